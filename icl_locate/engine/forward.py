@@ -1,0 +1,42 @@
+"""What every run of a model under a mask shares."""
+
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.errors import NumericalError
+from icl_locate.hooks import mask_attention
+from icl_locate.masks import Mask
+from icl_locate.tokens import Prompts
+
+
+def masked(
+    model: TransformerBridge, prompts: Prompts, mask: Mask | None
+) -> AbstractContextManager[object]:
+    """The context of a mask; of nothing if there is none."""
+    return nullcontext() if mask is None else mask_attention(model, prompts, mask)
+
+
+def keep_logits(model: TransformerBridge, n_last: int) -> dict[str, int]:
+    """The argument that has a model unembed only its last positions, where it takes one."""
+    parameters = inspect.signature(model.original_model.forward).parameters
+    return {"logits_to_keep": n_last} if "logits_to_keep" in parameters else {}
+
+
+def require_numbers(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """Return the values if none is NaN.
+
+    Raises:
+        NumericalError: naming the first row that holds NaN.
+    """
+    bad = values.isnan()
+    if bad.any():
+        row = int(bad.nonzero()[0, 0])
+        raise NumericalError(
+            f"the model gave NaN for prompt {row} of the batch: check its weights, or load it in "
+            "float32 or bfloat16 (float16 overflows in many models)"
+        )
+    return values

@@ -1,0 +1,36 @@
+"""The "hooks" engine: one hooked run for each cell of a sweep. Slow, plain, and the oracle."""
+
+from dataclasses import dataclass
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.engine.decoding import generate
+from icl_locate.engine.scoring import score_targets
+from icl_locate.masks import Mask
+from icl_locate.metrics import LOG_PROB, Metric, Statistics, mean_statistics
+from icl_locate.tokens import Prompts
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell's outcome: each item's statistics, and its answer where one was generated."""
+
+    statistics: Statistics
+    texts: list[str]
+
+
+def run_cell(
+    model: TransformerBridge,
+    prompts: Prompts,
+    mask: Mask | None,
+    metric: Metric,
+    *,
+    max_new_tokens: int,
+    batch_size: int,
+) -> Cell:
+    """Run the prompts under one mask, and measure each item."""
+    if metric is LOG_PROB:
+        scores = score_targets(model, prompts, mask, batch_size=batch_size)
+        return Cell(mean_statistics(scores.tolist()), [""] * len(prompts))
+    texts = generate(model, prompts, mask, max_new_tokens, batch_size=batch_size)
+    return Cell(metric.statistics(texts, prompts.targets), texts)

@@ -1,0 +1,73 @@
+"""The teacher-forced log-probability of each target."""
+
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate._types import Part, Segment
+from icl_locate.engine.forward import keep_logits, masked, require_numbers
+from icl_locate.errors import PromptError
+from icl_locate.masks import Mask
+from icl_locate.tokens import Prompts
+
+
+def score_targets(
+    model: TransformerBridge, prompts: Prompts, mask: Mask | None = None, *, batch_size: int = 32
+) -> Float[Tensor, "batch"]:
+    """The log-probability (natural, summed over tokens) of each prompt's target under a mask.
+
+    The target's tokens follow the prompt as generated tokens would: visible to each other, and rows
+    like any others.
+
+    Raises:
+        PromptError: if a target has no tokens.
+        NumericalError: if the model gives NaN.
+    """
+    scores = [_score_batch(model, batch, mask) for batch in prompts.batches(batch_size)]
+    return torch.cat(scores)
+
+
+@torch.no_grad()
+def _score_batch(
+    model: TransformerBridge, prompts: Prompts, mask: Mask | None
+) -> Float[Tensor, "batch"]:
+    forced = append_targets(prompts)
+    width = forced.tokens.shape[1] - prompts.tokens.shape[1]
+    tokens = forced.tokens.to(model.cfg.device)
+    with masked(model, forced, mask):
+        logits = model(
+            tokens,
+            attention_mask=forced.attention_mask.long().to(model.cfg.device),
+            **keep_logits(model, width + 1),
+        )
+    predicted = logits[:, -width - 1 : -1].float().log_softmax(dim=-1)
+    chosen = predicted.gather(-1, tokens[:, -width:, None])[..., 0]
+    is_target = forced.attention_mask[:, -width:].to(chosen.device)
+    return require_numbers(chosen.masked_fill(~is_target, 0.0).sum(dim=-1)).cpu()
+
+
+def append_targets(prompts: Prompts) -> Prompts:
+    """The prompts with their targets' tokens appended as GENERATED, padded on the right.
+
+    Raises:
+        PromptError: if a target has no tokens.
+    """
+    width = max(len(tokens) for tokens in prompts.target_tokens)
+    empty = [i for i, tokens in enumerate(prompts.target_tokens) if not tokens]
+    if empty:
+        raise PromptError(f"the target of prompt {empty[0]} has no tokens: expected text to score")
+    rows = [tokens + [0] * (width - len(tokens)) for tokens in prompts.target_tokens]
+    real = torch.tensor([[i < len(t) for i in range(width)] for t in prompts.target_tokens])
+    segments = torch.where(real, int(Segment.GENERATED), int(Segment.PAD)).to(torch.int8)
+    filler = torch.zeros_like(segments)
+    return replace(
+        prompts,
+        tokens=torch.cat([prompts.tokens, torch.tensor(rows)], dim=1),
+        attention_mask=torch.cat([prompts.attention_mask, real], dim=1),
+        segments=torch.cat([prompts.segments, segments], dim=1),
+        parts=torch.cat([prompts.parts, filler + int(Part.NONE)], dim=1),
+        shots=torch.cat([prompts.shots, filler.long()], dim=1),
+    )

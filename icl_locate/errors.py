@@ -1,0 +1,31 @@
+"""The package's own errors: each says what came, what was expected and what to do."""
+
+__all__ = ["IclLocateError", "ModelError", "NumericalError", "PromptError", "ResultError", "TaskError"]
+
+
+class IclLocateError(ValueError):
+    """Base of every error that this package raises for its users' input."""
+
+
+class PromptError(IclLocateError):
+    """Prompts that cannot be built: too few examples, an empty target, a prompt too long."""
+
+
+class MaskError(IclLocateError):
+    """A mask that does not fit: layers or heads out of range, a segment that is not there."""
+
+
+class ModelError(IclLocateError):
+    """A model that cannot be loaded, or whose attention cannot be masked."""
+
+
+class NumericalError(IclLocateError):
+    """A model that gave NaN where numbers were expected."""
+
+
+class TaskError(IclLocateError):
+    """A task that is unknown, or whose file is malformed."""
+
+
+class ResultError(IclLocateError):
+    """A result file that is missing or damaged, or a question that the result cannot answer."""

@@ -1,0 +1,59 @@
+"""A mask on a model: as hooks to hand over, or as a context that holds through generation."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.errors import ModelError
+from icl_locate.hooks.cells import CellTracker
+from icl_locate.hooks.probe import Route, apply_route, find_route
+from icl_locate.hooks.routes import NamedHook, ScoresEdit
+from icl_locate.masks import Mask, check_segments, resolve
+from icl_locate.tokens import Prompts
+
+
+def attention_hooks(model: TransformerBridge, prompts: Prompts, mask: Mask) -> list[NamedHook]:
+    """The mask as (hook name, function) pairs on the model's attention scores and patterns.
+
+    For ``model.run_with_hooks(prompts.tokens, fwd_hooks=...)`` and ``model.hooks(fwd_hooks=...)``;
+    they hold through cached generation too. The functions keep count of positions: use a fresh list
+    for each run that does not start with the whole prompt.
+
+    Raises:
+        ModelError: on an architecture that discards such edits; use `mask_attention` there.
+        MaskError: if the mask fits neither the model nor the prompts.
+    """
+    if find_route(model) is not Route.SCORES:
+        raise ModelError(
+            f"this {model.cfg.architecture} discards edits of hook_attn_scores: use "
+            "icl_locate.mask_attention(model, prompts, mask), which edits its attention mask"
+        )
+    tracker = _track(model, prompts, mask)
+    return [hook for layer in tracker.layers for hook in ScoresEdit(tracker, layer).named_hooks()]
+
+
+@contextmanager
+def mask_attention(
+    model: TransformerBridge, prompts: Prompts, mask: Mask
+) -> Iterator[TransformerBridge]:
+    """Mask the model's attention, by the route that works on its architecture, inside a ``with``.
+
+    Everything that runs inside must run on ``prompts.tokens`` (with ``prompts.attention_mask``):
+    a forward pass, or generation with or without a cache. Contexts nest: the union is hidden. The
+    model is restored at the end, after an exception too.
+
+    Raises:
+        ModelError: if this model's attention cannot be masked.
+        MaskError: if the mask fits neither the model nor the prompts.
+    """
+    route = find_route(model)
+    with apply_route(model, _track(model, prompts, mask), route):
+        yield model
+
+
+def _track(model: TransformerBridge, prompts: Prompts, mask: Mask) -> CellTracker:
+    check_segments(mask, prompts.segments)
+    n_heads = int(model.cfg.n_heads)
+    layers = resolve(mask, int(model.cfg.n_layers), n_heads)
+    return CellTracker(prompts.segments.to(model.cfg.device), layers, n_heads)

@@ -1,0 +1,128 @@
+"""Which route masks a model's attention: found by trying, once a model."""
+
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from enum import Enum
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate._types import Segment
+from icl_locate.errors import ModelError
+from icl_locate.hooks.cells import CellTracker
+from icl_locate.hooks.routes import MaskEdit, NamedHook, ScoresEdit
+from icl_locate.masks import ContextMask, resolve
+
+
+class Route(Enum):
+    """Where a model's attention can be edited."""
+
+    SCORES = "hook_attn_scores"
+    MASK = "attention_mask"
+
+
+_routes: "weakref.WeakKeyDictionary[TransformerBridge, Route]" = weakref.WeakKeyDictionary()
+
+_PROBE = [Segment.BOS] + [Segment.EXAMPLES] * 3 + [Segment.QUERY] * 4
+
+
+@contextmanager
+def apply_route(model: TransformerBridge, tracker: CellTracker, route: Route) -> Iterator[None]:
+    """Edit the model's attention by a route until the context ends."""
+    edit = ScoresEdit if route is Route.SCORES else MaskEdit
+    with ExitStack() as stack:
+        named: list[NamedHook] = []
+        for layer in tracker.layers:
+            layer_edit = edit(tracker, layer)
+            named += layer_edit.named_hooks()
+            if isinstance(layer_edit, MaskEdit):
+                handle = model.blocks[layer].attn.register_forward_pre_hook(
+                    layer_edit.edit_mask, with_kwargs=True
+                )
+                stack.callback(handle.remove)
+        stack.enter_context(model.hooks(fwd_hooks=named))
+        yield
+
+
+def find_route(model: TransformerBridge) -> Route:
+    """The route that masks this model's attention; tried on its first use and remembered.
+
+    A route passes if, with a segment hidden at every layer, the later rows' logits change, no
+    longer depend on that segment's tokens, and still do not depend on later tokens.
+
+    Raises:
+        ModelError: if no route passes: a model with layers that mix tokens by other means than
+            attention (state-space hybrids), an encoder-decoder, attention that ignores its mask.
+    """
+    if model not in _routes:
+        _check_blocks(model)
+        tried = {route: _try_route(model, route) for route in Route}
+        passed = [route for route, failure in tried.items() if failure is None]
+        if not passed:
+            reasons = "; ".join(f"{route.value}: {failure}" for route, failure in tried.items())
+            raise ModelError(
+                f"the attention of this {model.cfg.architecture} cannot be masked: hiding tokens "
+                f"had not the effect that it must have ({reasons}). Use a decoder whose layers mix "
+                "tokens by attention alone"
+            )
+        _routes[model] = passed[0]
+    return _routes[model]
+
+
+def _check_blocks(model: TransformerBridge) -> None:
+    blocks = getattr(model, "blocks", None)
+    if blocks is None or not all(hasattr(block, "attn") for block in blocks):
+        raise ModelError(
+            f"this {getattr(model.cfg, 'architecture', type(model).__name__)} has layers without "
+            "attention, or no single stack of layers: expected a decoder-only transformer"
+        )
+
+
+def _try_route(model: TransformerBridge, route: Route) -> str | None:
+    """Why the route fails on this model, or ``None`` if it passes."""
+    tokens = _probe_tokens(model)
+    segments = torch.tensor([_PROBE] * len(tokens), dtype=torch.int8, device=tokens.device)
+    mask = ContextMask({Segment.EXAMPLES})
+    layers = resolve(mask, int(model.cfg.n_layers), int(model.cfg.n_heads))
+    tracker = CellTracker(segments, layers, int(model.cfg.n_heads))
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TransformerLens warns where an edit is discarded
+        clean = _query_logits(model, tokens)
+        try:
+            with apply_route(model, tracker, route):
+                masked = _query_logits(model, tokens)
+        except (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError) as error:
+            return f"{type(error).__name__}: {error}"[:120]
+    effect = (clean[0] - masked[0]).abs().max()
+    leak = (masked[0] - masked[1]).abs().max()
+    lookahead = (masked[0, :-1] - masked[2, :-1]).abs().max()
+    if not effect > 1e-7 * clean.abs().max():
+        return "nothing changed"
+    if not leak <= 0.01 * effect:
+        return "hidden tokens still acted on later ones"
+    if not lookahead <= 0.01 * effect:
+        return "later tokens acted on earlier ones"
+    return None
+
+
+def _probe_tokens(model: TransformerBridge) -> Int[Tensor, "variant pos"]:
+    """Random tokens; the same with other example tokens; the same with another last token."""
+    generator = torch.Generator().manual_seed(0)
+    d_vocab = int(model.cfg.d_vocab)
+    base, other = torch.randint(d_vocab, (2, len(_PROBE)), generator=generator)
+    other = torch.where(other == base, (other + 1) % d_vocab, other)
+    examples = torch.tensor(_PROBE) == Segment.EXAMPLES
+    last = torch.arange(len(_PROBE)) == len(_PROBE) - 1
+    variants = [base, torch.where(examples, other, base), torch.where(last, other, base)]
+    return torch.stack(variants).to(model.cfg.device)
+
+
+def _query_logits(
+    model: TransformerBridge, tokens: Int[Tensor, "variant pos"]
+) -> Float[Tensor, "variant query_pos d_vocab"]:
+    logits = model(tokens, attention_mask=torch.ones_like(tokens))
+    return logits[:, [s is Segment.QUERY for s in _PROBE]].float()

@@ -1,0 +1,125 @@
+"""The two ways into a model's attention: its scores before the softmax, or the mask it is given.
+
+Both leave the same attention: a hidden key gets weight 0, and a row without any visible key attends
+to nothing (its head outputs are zero), where an additive mask alone would let it see the future.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from icl_locate.errors import ModelError
+from icl_locate.hooks.cells import CellTracker, own_key_hidden
+
+HookFunction = Callable[..., Tensor]
+NamedHook = tuple[str, HookFunction]
+
+
+@dataclass
+class ScoresEdit:
+    """Edits one layer's ``hook_attn_scores``, and zeroes ``hook_pattern`` on rows left empty."""
+
+    tracker: CellTracker
+    layer: int
+    _empty: Tensor | None = field(default=None, init=False)
+
+    def named_hooks(self) -> list[NamedHook]:
+        """The layer's hooks, for ``run_with_hooks`` or ``model.hooks``."""
+        attention = f"blocks.{self.layer}.attn"
+        return [
+            (f"{attention}.hook_attn_scores", self.edit_scores),
+            (f"{attention}.hook_pattern", self.edit_pattern),
+        ]
+
+    def edit_scores(
+        self, scores: Float[Tensor, "batch head query_pos key_pos"], hook: object
+    ) -> Float[Tensor, "batch head query_pos key_pos"]:
+        """Fill the hidden cells with the dtype's lowest number."""
+        batch, _, n_queries, n_keys = scores.shape
+        cells = self.tracker.cells(self.layer, batch, n_queries, n_keys)
+        lowest = torch.finfo(scores.dtype).min
+        edited = scores.masked_fill(cells, lowest)
+        suspects = own_key_hidden(cells)
+        self._empty = None
+        if suspects.any():
+            self._empty = suspects & (edited.amax(dim=-1) <= lowest / 2)
+        return edited
+
+    def edit_pattern(
+        self, pattern: Float[Tensor, "batch head query_pos key_pos"], hook: object
+    ) -> Float[Tensor, "batch head query_pos key_pos"]:
+        """Give rows that were left without a visible key no weights at all."""
+        if self._empty is None:
+            return pattern
+        return pattern.masked_fill(self._empty[..., None], 0.0)
+
+
+@dataclass
+class MaskEdit:
+    """Edits the 4-D mask that one layer's attention is given, and zeroes z on rows left empty."""
+
+    tracker: CellTracker
+    layer: int
+    _empty: Tensor | None = field(default=None, init=False)
+
+    def named_hooks(self) -> list[NamedHook]:
+        """The hook that zeroes the head outputs of rows left empty."""
+        return [(f"blocks.{self.layer}.attn.hook_z", self.edit_z)]
+
+    def edit_mask(
+        self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """A forward pre-hook: hide the cells in the attention's mask argument."""
+        hidden_states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+        batch, n_queries = hidden_states.shape[:2]
+        mask = kwargs.get("attention_mask")
+        if mask is None:
+            mask = _causal_mask(hidden_states, self.tracker.seen(self.layer))
+        if not (isinstance(mask, Tensor) and mask.ndim == 4):
+            raise ModelError(
+                f"{type(attention).__name__} of layer {self.layer} was given no 4-D attention mask "
+                f"but {getattr(mask, 'shape', mask)!r}: this architecture cannot be masked"
+            )
+        n_keys = mask.shape[-1]
+        cells = self.tracker.cells(self.layer, batch, n_queries, n_keys)
+        mask = mask.expand(batch, max(mask.shape[1], cells.shape[1]), n_queries, n_keys)
+        visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
+        visible = visible & ~cells & _built_in_mask(attention, n_queries, n_keys, mask.device)
+        empty = own_key_hidden(cells) & ~visible.any(dim=-1)
+        self._empty = empty if empty.any() else None
+        hide = cells & ~empty[..., None]
+        fill = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+        return args, kwargs | {"attention_mask": mask.masked_fill(hide, fill)}
+
+    def edit_z(
+        self, z: Float[Tensor, "batch query_pos head d_head"], hook: object
+    ) -> Float[Tensor, "batch query_pos head d_head"]:
+        """Zero the head outputs of rows that were left without a visible key."""
+        if self._empty is None:
+            return z
+        return z.masked_fill(self._empty.transpose(1, 2)[..., None], 0.0)
+
+
+def _causal_mask(
+    hidden_states: Float[Tensor, "batch query_pos d_model"], n_past: int
+) -> Float[Tensor, "1 1 query_pos key_pos"]:
+    n_queries = hidden_states.shape[1]
+    n_past = n_past if n_queries == 1 else 0
+    future = torch.ones(n_queries, n_past + n_queries, dtype=torch.bool, device=hidden_states.device)
+    future = future.triu(n_past + 1)
+    zeros = torch.zeros(future.shape, dtype=hidden_states.dtype, device=hidden_states.device)
+    return zeros.masked_fill(future, torch.finfo(zeros.dtype).min)[None, None]
+
+
+def _built_in_mask(
+    attention: nn.Module, n_queries: int, n_keys: int, device: torch.device
+) -> Bool[Tensor, "#one #one #query_pos #key_pos"]:
+    """The boolean mask that a module applies by itself (GPT-Neo's local window), else all True."""
+    built_in = getattr(getattr(attention, "original_component", None), "bias", None)
+    if isinstance(built_in, Tensor) and built_in.dtype == torch.bool and built_in.ndim == 4:
+        return built_in[:, :, n_keys - n_queries : n_keys, :n_keys].to(device)
+    return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)

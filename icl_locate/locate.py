@@ -1,0 +1,167 @@
+"""Locate the layer at which a task is recognised, with a bootstrap interval.
+
+``R(l) = (S(l) - floor) / (ceiling - floor)`` is what is recovered of the context's worth when the
+context is hidden from layer ``l`` on. The task is recognised at the first layer from which ``R``
+stays at the threshold or above for good: a first crossing would not do, since real curves dip.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy import ndarray
+from torch import Tensor
+
+from icl_locate.errors import ResultError
+from icl_locate.results import SweepResult, score_totals
+
+
+@dataclass(frozen=True)
+class Location:
+    """Where one condition's curve recovers.
+
+    Attributes:
+        condition: the condition.
+        layer: the recognition layer: from here on the context is no longer needed; ``None`` if the
+            context has no effect to recover.
+        interval: its confidence interval, both ends included; ``None`` if there is no layer, or too
+            few items to resample.
+        ceiling, floor: the mean scores over seeds with nothing hidden, and all hidden.
+        effect: ceiling minus floor with its confidence interval (low, high).
+        jump_layer: the layer ``l`` with the largest rise ``S(l) - S(l - 1)``; ``None`` if none.
+        jump: that rise.
+        scores: the curve ``S``, mean over seeds.
+        score_interval: its pointwise confidence interval; row 0 low, row 1 high.
+        recovery: the curve ``R``; NaN if the context has no effect.
+        confidence: of all intervals, such as 0.95.
+    """
+
+    condition: str
+    layer: int | None
+    interval: tuple[int, int] | None
+    ceiling: float
+    floor: float
+    effect: tuple[float, float, float]
+    jump_layer: int | None
+    jump: float
+    scores: Float[Tensor, "layer"]
+    score_interval: Float[Tensor, "bound layer"]
+    recovery: Float[Tensor, "layer"]
+    confidence: float
+
+    def __str__(self) -> str:
+        if self.layer is None:
+            return f"{self.condition}: no in-context effect"
+        low_high = "" if self.interval is None else f" [{self.interval[0]}, {self.interval[1]}]"
+        return f"{self.condition}: recognised by layer {self.layer}{low_high}"
+
+
+def locate(
+    result: SweepResult,
+    *,
+    threshold: float = 0.9,
+    confidence: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> list[Location]:
+    """Find each condition's recognition layer, each against its own ceiling.
+
+    Intervals are percentiles of a paired bootstrap: every resample draws items and seeds with
+    replacement, the same ones for all layers and conditions, and goes through the whole analysis.
+
+    Args:
+        threshold: the recovery that counts as recovered, in (0, 1].
+        confidence: of the intervals, in (0, 1).
+        n_resamples: of the bootstrap.
+        seed: of the bootstrap's own generator.
+
+    Raises:
+        ResultError: if an argument is out of range, or the result's metric is not known here.
+    """
+    for name, value in (("threshold", threshold), ("confidence", confidence)):
+        if not 0 < value <= 1 or (name == "confidence" and value == 1):
+            raise ResultError(f"{name} is {value}: expected a number between 0 and 1")
+    if n_resamples < 1:
+        raise ResultError(f"n_resamples is {n_resamples}: expected 1 or more")
+    resampled = bootstrap_curves(result, n_resamples, seed)
+    curves = result.scores.numpy().mean(axis=-1)
+    return [
+        _locate_one(name, curve, samples, threshold, confidence, len(result.targets) > 1)
+        for name, curve, samples in zip(
+            result.conditions, curves, resampled.swapaxes(0, 1), strict=True
+        )
+    ]
+
+
+def bootstrap_curves(
+    result: SweepResult, n_resamples: int, seed: int
+) -> Float[ndarray, "resample condition layer"]:
+    """Curves of resampled items and seeds, averaged over the resampled seeds."""
+    generator = np.random.default_rng(seed)
+    *cell_shape, n_items, n_statistics = result.statistics.shape
+    n_seeds = cell_shape[-1]
+    item_weights = _draw_counts(generator, n_resamples, n_items)
+    seed_weights = _draw_counts(generator, n_resamples, n_seeds) / n_seeds
+    statistics = result.statistics.numpy()
+    by_item = np.moveaxis(statistics, -2, 0).reshape(n_items, -1)
+    totals = (item_weights @ by_item).reshape(n_resamples, *cell_shape, n_statistics)
+    scores = score_totals(result.scorer(), totals)
+    return np.einsum("rcls,rs->rcl", scores, seed_weights)
+
+
+def recognition_layer(
+    curves: Float[ndarray, "*curve layer"], threshold: float
+) -> Int[ndarray, "*curve"]:
+    """The first layer from which recovery stays at the threshold or above, up to the last layer.
+
+    A curve whose ceiling is not above its floor recovers at the last layer only.
+    """
+    floor, ceiling = curves[..., :1], curves[..., -1:]
+    wanted = floor + threshold * (ceiling - floor)
+    recovered = (curves >= wanted) & (ceiling > floor)
+    recovered[..., -1] = True
+    below = ~recovered[..., ::-1]
+    n_recovered = np.where(below.any(axis=-1), below.argmax(axis=-1), below.shape[-1])
+    return curves.shape[-1] - n_recovered
+
+
+def _locate_one(
+    condition: str,
+    curve: Float[ndarray, "layer"],
+    samples: Float[ndarray, "resample layer"],
+    threshold: float,
+    confidence: float,
+    has_spread: bool,
+) -> Location:
+    tails = (1 - confidence) / 2, (1 + confidence) / 2
+    difference = float(curve[-1] - curve[0])
+    low, high = np.quantile(samples[:, -1] - samples[:, 0], tails)
+    affected = difference > 0 and low > 0
+    interval = None
+    if affected and has_spread:
+        ends = np.quantile(recognition_layer(samples, threshold), tails, method="nearest")
+        interval = int(ends[0]), int(ends[1])
+    rises = np.diff(curve)
+    return Location(
+        condition=condition,
+        layer=int(recognition_layer(curve, threshold)) if affected else None,
+        interval=interval,
+        ceiling=float(curve[-1]),
+        floor=float(curve[0]),
+        effect=(difference, float(low), float(high)),
+        jump_layer=int(rises.argmax()) + 1 if affected else None,
+        jump=float(rises.max()),
+        scores=torch.from_numpy(curve),
+        score_interval=torch.from_numpy(np.quantile(samples, tails, axis=0)),
+        recovery=torch.from_numpy((curve - curve[0]) / (difference if affected else np.nan)),
+        confidence=confidence,
+    )
+
+
+def _draw_counts(
+    generator: np.random.Generator, n_resamples: int, n: int
+) -> Float[ndarray, "resample drawn"]:
+    """How often each of ``n`` things is drawn, in draws of ``n`` with replacement."""
+    return generator.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
+

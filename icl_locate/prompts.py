@@ -1,0 +1,147 @@
+"""Prompts as text: examples, templates, and which examples a query is shown."""
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from icl_locate._types import Part, Segment
+from icl_locate.errors import PromptError
+
+Choice = Literal["random", "balanced"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item of a task: a source (the input) and the target (the wanted output)."""
+
+    source: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Span:
+    """A stretch of a prompt's text with the segment, part and shot that it belongs to.
+
+    ``shot`` counts the examples from 1; it is 0 outside the examples.
+    """
+
+    text: str
+    segment: Segment
+    part: Part = Part.NONE
+    shot: int = 0
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """How instruction, examples and query are laid out as text.
+
+    The prompt is ``instruction + separator``, then ``source_prefix + source + target_prefix +
+    target + separator`` for each example, then ``source_prefix + source + target_prefix`` for the
+    query. With no instruction (``None``) the first part is left out.
+
+    Attributes:
+        stop: strings that end a generated answer; ``None`` means the next source prefix.
+
+    >>> template = PromptTemplate("Add one:", "Q:", "A:", "; ")
+    >>> "".join(span.text for span in template.render([Example("1", "2")], "5"))
+    'Add one:; Q:1A:2; Q:5A:'
+    """
+
+    instruction: str | None = None
+    source_prefix: str = "Q:"
+    target_prefix: str = "A:"
+    separator: str = "\n"
+    stop: tuple[str, ...] | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The strings that end an answer: ``stop``, else the source prefix, else the separator."""
+        if self.stop is not None:
+            return self.stop
+        return tuple(s for s in (self.source_prefix.strip() or self.separator,) if s)
+
+    def without_instruction(self) -> "PromptTemplate":
+        """The same layout with no instruction in the prompt."""
+        return replace(self, instruction=None)
+
+    def render(self, examples: Sequence[Example], query: str) -> list[Span]:
+        """Lay out one prompt as consecutive spans; a separator belongs to what stands before it."""
+        spans: list[Span] = []
+        if self.instruction is not None:
+            spans.append(Span(self.instruction + self.separator, Segment.INSTRUCTIONS))
+        for shot, example in enumerate(examples, start=1):
+            pieces = (
+                (self.source_prefix, Part.DELIMITER),
+                (example.source, Part.SOURCE),
+                (self.target_prefix, Part.DELIMITER),
+                (example.target, Part.TARGET),
+                (self.separator, Part.DELIMITER),
+            )
+            spans += [Span(text, Segment.EXAMPLES, part, shot) for text, part in pieces]
+        spans += [
+            Span(self.source_prefix, Segment.QUERY, Part.DELIMITER),
+            Span(query, Segment.QUERY, Part.SOURCE),
+            Span(self.target_prefix, Segment.QUERY, Part.DELIMITER),
+        ]
+        return [span for span in spans if span.text]
+
+
+def choose_examples(
+    query: Example,
+    examples: Sequence[Example],
+    n_shots: int,
+    *,
+    seed: int = 0,
+    choice: Choice = "random",
+) -> list[Example]:
+    """Draw the examples that one query is shown; never the query itself.
+
+    The draw depends on ``seed`` and the query's source alone, so the same query sees the same
+    examples in whatever batch it stands.
+
+    Args:
+        choice: "random" draws without replacement from all examples; "balanced" gives each
+            distinct target ``n_shots // n_targets`` examples, draws the remainder at random and
+            shuffles.
+
+    Raises:
+        PromptError: if there are fewer examples than shots, or ``n_shots`` is negative.
+    """
+    if n_shots < 0:
+        raise PromptError(f"n_shots is {n_shots}: expected 0 or more")
+    if n_shots == 0:
+        return []
+    generator = random.Random(f"{seed}/{query.source}")
+    candidates = [example for example in examples if example.source != query.source]
+    if len(candidates) < n_shots:
+        raise PromptError(
+            f"{n_shots} shots were asked for, but only {len(candidates)} of the {len(examples)} "
+            "examples differ from the query: give more examples or ask for fewer shots"
+        )
+    match choice:
+        case "random":
+            return generator.sample(candidates, n_shots)
+        case "balanced":
+            return _choose_balanced(generator, candidates, n_shots)
+        case _:
+            raise PromptError(f"choice is {choice!r}: expected 'random' or 'balanced'")
+
+
+def _choose_balanced(
+    generator: random.Random, candidates: Sequence[Example], n_shots: int
+) -> list[Example]:
+    by_target: defaultdict[str, list[Example]] = defaultdict(list)
+    for example in candidates:
+        by_target[example.target].append(example)
+    quota = n_shots // len(by_target)
+    chosen: list[Example] = []
+    rest: list[Example] = []
+    for group in by_target.values():
+        shuffled = generator.sample(group, len(group))
+        chosen += shuffled[:quota]
+        rest += shuffled[quota:]
+    chosen += generator.sample(rest, n_shots - len(chosen))
+    generator.shuffle(chosen)
+    return chosen

@@ -1,0 +1,125 @@
+"""A result as one self-contained HTML page, and as text."""
+
+import html
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from icl_locate import plots
+from icl_locate.locate import Location, locate
+from icl_locate.results import SweepResult
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; width: 100% }
+th, td { border-bottom: 1px solid #ddd; padding: .35rem .6rem; text-align: right }
+th:first-child, td:first-child { text-align: left }
+pre { background: #f6f6f6; padding: 1rem; overflow: auto; font-size: 13px }
+"""
+
+_HEADERS = ("hidden", "recognised by layer", "interval", "floor", "ceiling", "largest jump at")
+
+
+def write_report(
+    result: SweepResult,
+    path: str | Path,
+    locations: Sequence[Location] | None = None,
+    figures: Sequence[go.Figure] = (),
+) -> Path:
+    """Write one HTML page that needs nothing else: figure, table, some answers, recipe.
+
+    Args:
+        locations: what `locate` found; ``None`` computes it.
+        figures: more figures to show below the curves.
+    """
+    locations = locate(result) if locations is None else locations
+    shown = [plots.layer_curves(result, locations), *figures]
+    parts = [
+        figure.to_html(full_html=False, include_plotlyjs=i == 0) for i, figure in enumerate(shown)
+    ]
+    title = f"{result.provenance.get('task')} in {result.provenance.get('model')}"
+    recipe = json.dumps(dict(result.provenance), indent=1, ensure_ascii=False)
+    page = f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
+<style>{_STYLE}</style></head><body>
+<h1>{html.escape(title)}</h1>
+<p>Score when the context is hidden from a layer on. From the recognition layer on, the model no
+longer needs the context: at least nine tenths of what the context is worth are recovered for good.
+</p>
+{parts[0]}
+{_html_table(location_rows(locations))}
+{"".join(parts[1:])}
+{_html_answers(result)}
+<h2>Recipe</h2><pre>{html.escape(recipe)}</pre>
+</body></html>
+"""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def location_rows(locations: Sequence[Location]) -> list[tuple[str, ...]]:
+    """The table of locations as text, one row a condition, without the header."""
+    return [
+        (
+            location.condition,
+            "no effect" if location.layer is None else str(location.layer),
+            "" if location.interval is None else f"{location.interval[0]}-{location.interval[1]}",
+            f"{location.floor:.3g}",
+            f"{location.ceiling:.3g}",
+            "" if location.jump_layer is None else f"{location.jump_layer} (+{location.jump:.3g})",
+        )
+        for location in locations
+    ]
+
+
+def text_table(locations: Sequence[Location]) -> str:
+    """The table of locations for a terminal."""
+    rows = [_HEADERS, *location_rows(locations)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADERS))]
+    lines = [
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def write_png(figure: go.Figure, path: Path, *, width: int = 1000, height: int = 600) -> str | None:
+    """Write a figure as PNG; returns ``None``, or why it could not be written.
+
+    kaleido draws it with a Chrome or Chromium that must be on the machine.
+    """
+    import kaleido.errors
+
+    try:
+        figure.write_image(path, width=width, height=height, scale=2)
+    except (RuntimeError, OSError, ValueError, kaleido.errors.KaleidoError) as error:
+        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return None
+
+
+def _html_table(rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in _HEADERS)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _html_answers(result: SweepResult) -> str:
+    """The first query's answer at each start layer, for the first condition and seed."""
+    answers = [by_seed[0][0] for by_seed in result.texts[0]]
+    if not any(answers):
+        return ""
+    lines = [f"query   {result.sources[0]}", f"wanted  {result.targets[0]}", ""]
+    lines += [
+        f"{layer:>6}  {answer}" for layer, answer in zip(result.layers, answers, strict=True)
+    ]
+    heading = f"One answer over the layers ({result.conditions[0]} hidden)"
+    return f"<h2>{html.escape(heading)}</h2><pre>{html.escape(chr(10).join(lines))}</pre>"

@@ -1,0 +1,148 @@
+"""What a sweep found: scores over condition, layer and seed, with all that is needed to judge them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from icl_locate.errors import ResultError
+from icl_locate.metrics import METRICS, Metric, get_metric
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """The scores of a sweep, its texts, and its recipe.
+
+    Layer ``l`` hides the context from layer ``l`` on; the last, ``n_layers``, hides nothing.
+
+    Attributes:
+        conditions, layers, seeds: the axes' labels.
+        statistics: each item's sufficient statistics of the metric; they add up over items.
+        item_scores: the metric of each item on its own.
+        scores: the metric over all items.
+        texts: the answers, ``texts[condition][layer][seed][item]``; empty where the metric is a
+            log-probability.
+        sources, targets: the queries and their wanted answers.
+        metric: the metric's name; its signature stands in ``provenance``.
+        provenance: model, tokenizer, task, template, prompts' hash, versions, options.
+        custom_metric: the metric itself if it is none of the package's; not saved.
+    """
+
+    conditions: tuple[str, ...]
+    layers: tuple[int, ...]
+    seeds: tuple[int, ...]
+    statistics: Float[Tensor, "condition layer seed item stat"]
+    item_scores: Float[Tensor, "condition layer seed item"]
+    scores: Float[Tensor, "condition layer seed"]
+    texts: Sequence[Sequence[Sequence[Sequence[str]]]]
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
+    metric: str
+    provenance: Mapping[str, Any]
+    custom_metric: Metric | None = None
+
+    @property
+    def n_layers(self) -> int:
+        """The model's number of layers; as a start layer it hides nothing."""
+        return self.layers[-1]
+
+    @property
+    def ceiling(self) -> Float[Tensor, "condition seed"]:
+        """The score of each condition's own prompt with nothing hidden."""
+        return self.scores[:, -1]
+
+    @property
+    def floor(self) -> Float[Tensor, "condition seed"]:
+        """The score with the context hidden at every layer."""
+        return self.scores[:, 0]
+
+    def condition_index(self, condition: str) -> int:
+        """The place of a condition on its axis.
+
+        Raises:
+            ResultError: if the result has no such condition.
+        """
+        if condition not in self.conditions:
+            raise ResultError(
+                f"the result has no condition {condition!r}: expected one of "
+                f"{', '.join(map(repr, self.conditions))}"
+            )
+        return self.conditions.index(condition)
+
+    def scorer(self) -> Metric:
+        """The metric that turns summed statistics into scores.
+
+        Raises:
+            ResultError: for a custom metric after loading: what it computes is not in the file.
+        """
+        if self.custom_metric is not None:
+            return self.custom_metric
+        if self.metric in METRICS:
+            return get_metric(self.metric)
+        if self.provenance.get("metric_is_mean"):
+            return METRICS["exact_match"]  # means are all made of their statistics in one way
+        raise ResultError(
+            f"the metric {self.metric!r} is not part of icl_locate, so its intervals cannot be "
+            "computed from the file: set custom_metric with dataclasses.replace"
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``path`` (.safetensors) and beside it a .json of the same name; no pickle."""
+        from icl_locate.store import save_result
+
+        return save_result(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "SweepResult":
+        """Read what `save` wrote.
+
+        Raises:
+            ResultError: if a file is missing, damaged, or not of this format.
+        """
+        from icl_locate.store import load_result
+
+        return load_result(Path(path))
+
+    def to_xarray(self) -> "xr.Dataset":
+        """Scores, ceilings and floors as a labelled dataset over condition, layer and seed."""
+        import xarray as xr
+
+        coordinates = {
+            "condition": list(self.conditions),
+            "layer": list(self.layers),
+            "seed": list(self.seeds),
+        }
+        axes = ("condition", "layer", "seed")
+        return xr.Dataset(
+            {
+                "score": (axes, self.scores.numpy()),
+                "item_score": ((*axes, "item"), self.item_scores.numpy()),
+                "ceiling": (("condition", "seed"), self.ceiling.numpy()),
+                "floor": (("condition", "seed"), self.floor.numpy()),
+            },
+            coords=coordinates,
+            attrs={"metric": self.metric, "signature": str(self.provenance.get("signature", ""))},
+        )
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row a cell: condition, layer, seed, score."""
+        frame = self.to_xarray()["score"].to_dataframe().reset_index()
+        return frame[["condition", "layer", "seed", "score"]]
+
+
+def score_totals(
+    metric: Metric, totals: Float[ndarray, "*cell stat"]
+) -> Float[ndarray, "*cell"]:
+    """The metric of each cell, from its statistics summed over items."""
+    flat = totals.reshape(-1, totals.shape[-1])
+    return np.array([metric.score(row) for row in flat]).reshape(totals.shape[:-1])

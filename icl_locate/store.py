@@ -1,0 +1,66 @@
+"""Results on disk: tensors in safetensors, everything else in JSON beside them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from icl_locate.errors import ResultError
+from icl_locate.results import SweepResult
+
+FORMAT = "icl_locate.SweepResult/1"
+_TENSORS = ("statistics", "item_scores", "scores")
+_LABELS = ("conditions", "layers", "seeds", "sources", "targets")
+
+
+def save_result(result: SweepResult, path: Path) -> Path:
+    """Write a result as ``path.safetensors`` and ``path.json``; returns the first."""
+    tensors_path, json_path = _paths(path)
+    tensors_path.parent.mkdir(parents=True, exist_ok=True)
+    rest: dict[str, Any] = {name: list(getattr(result, name)) for name in _LABELS}
+    rest |= {"format": FORMAT, "metric": result.metric, "texts": result.texts}
+    rest |= {"provenance": dict(result.provenance)}
+    json_path.write_text(json.dumps(rest, indent=1, ensure_ascii=False), encoding="utf-8")
+    save_file({name: getattr(result, name).contiguous() for name in _TENSORS}, tensors_path)
+    return tensors_path
+
+
+def load_result(path: Path) -> SweepResult:
+    """Read what `save_result` wrote.
+
+    Raises:
+        ResultError: if a file is missing, damaged, or not of this format.
+    """
+    tensors_path, json_path = _paths(path)
+    for needed in (tensors_path, json_path):
+        if not needed.is_file():
+            raise ResultError(f"there is no {needed}: expected the two files that save() wrote")
+    try:
+        rest = json.loads(json_path.read_text(encoding="utf-8"))
+        tensors = load_file(tensors_path)
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise ResultError(f"{path} is damaged ({error}): save the result again") from error
+    if not isinstance(rest, dict) or rest.get("format") != FORMAT:
+        raise ResultError(f"{json_path} is not a result: expected the format {FORMAT!r}")
+    missing = [name for name in _TENSORS if name not in tensors]
+    missing += [name for name in (*_LABELS, "metric", "texts", "provenance") if name not in rest]
+    if missing:
+        raise ResultError(f"{path} is damaged: it lacks {', '.join(missing)}; save it again")
+    return SweepResult(
+        **{name: tuple(rest[name]) for name in _LABELS},
+        **{name: tensors[name] for name in _TENSORS},
+        texts=rest["texts"],
+        metric=rest["metric"],
+        provenance=rest["provenance"],
+    )
+
+
+def _paths(path: Path) -> tuple[Path, Path]:
+    known = path.suffix in (".safetensors", ".json")
+    stem = path.with_suffix("") if known else path
+    return (
+        stem.with_name(stem.name + ".safetensors"),
+        stem.with_name(stem.name + ".json"),
+    )

@@ -1,0 +1,224 @@
+"""Sweep a context mask over start layers, conditions and seeds."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.conditions import PAPER_CONDITIONS, Condition, get_condition
+from icl_locate._types import Segment
+from icl_locate.engine.hooked import Cell, run_cell
+from icl_locate.errors import MaskError, TaskError
+from icl_locate.masks import from_layer
+from icl_locate.metrics import METRICS, MeanMetric, Metric, TextScore, get_metric
+from icl_locate.models import EMBEDDED, embedded_directory
+from icl_locate.prompts import Choice
+from icl_locate.results import SweepResult, score_totals
+from icl_locate.tasks.task import Task
+from icl_locate.tokens import Prompts, build_prompts
+
+Engine = Literal["auto", "hooks"]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    model: TransformerBridge
+    task: Task
+    conditions: tuple[Condition, ...]
+    metric: Metric
+    n_shots: int
+    n_queries: int
+    seeds: tuple[int, ...]
+    choice: Choice
+    max_new_tokens: int
+    batch_size: int
+
+    def prompts(self, condition: Condition, seed: int) -> Prompts:
+        template = self.task.template
+        return build_prompts(
+            self.model,
+            self.task.test[: self.n_queries],
+            examples=self.task.train,
+            n_shots=self.n_shots,
+            template=template if condition.instruction else template.without_instruction(),
+            seed=seed,
+            choice=self.choice,
+        )
+
+
+def sweep(
+    model: TransformerBridge,
+    task: Task,
+    *,
+    conditions: Iterable[str | Condition] = PAPER_CONDITIONS,
+    n_shots: int = 5,
+    n_queries: int = 64,
+    seeds: Iterable[int] = (0, 1, 2),
+    metric: str | Metric | TextScore | None = None,
+    choice: Choice = "random",
+    max_new_tokens: int = 50,
+    batch_size: int = 64,
+    engine: Engine = "auto",
+    progress: bool = False,
+) -> SweepResult:
+    """Hide the context from each layer on, under each condition, and score what the model does.
+
+    The method of Sia et al. (NeurIPS 2024, section 3): start layer ``l`` hides the condition's
+    segments at layers ``l`` and above, for all rows and heads, at the prompt and at every generated
+    token. Start ``0`` gives the floor, ``n_layers`` (nothing hidden) the ceiling.
+
+    Args:
+        conditions: conditions, or names of the paper's.
+        n_queries: the first so many queries of ``task.test``; the same for every seed.
+        seeds: each draws other examples for the same queries.
+        metric: a name ("bleu", "chrf", "exact_match", "token_accuracy", "log_prob"), a `Metric`, or
+            a function of (answer, target) that is averaged; ``None`` means the task's.
+        max_new_tokens: length at which an answer ends if no stop string ended it before.
+        batch_size: prompts that run at once.
+        engine: "hooks" runs the model once for each cell; "auto" picks the fastest exact engine.
+        progress: whether to show a progress bar over the cells.
+
+    Raises:
+        TaskError: too few queries, no conditions or seeds, an unknown metric.
+        MaskError: a condition that hides what the prompts do not hold.
+        PromptError, ModelError, NumericalError: as their sources say.
+    """
+    plan = _Plan(
+        model=model,
+        task=task,
+        conditions=tuple(get_condition(condition) for condition in conditions),
+        metric=get_metric(task.metric if metric is None else metric),
+        n_shots=n_shots,
+        n_queries=n_queries,
+        seeds=tuple(seeds),
+        choice=choice,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+    )
+    _check(plan, engine)
+    n_layers = int(model.cfg.n_layers)
+    grid: dict[tuple[str, int, int], Cell] = {}
+    digest = hashlib.sha256()
+    total = len(plan.conditions) * (n_layers + 1) * len(plan.seeds)
+    with tqdm(total=total, unit="cell", desc=task.name, disable=not progress) as bar:
+        for seed in plan.seeds:
+            clean: dict[bool, Cell] = {}
+            for condition in plan.conditions:
+                prompts = plan.prompts(condition, seed)
+                digest.update("\0".join(prompts.texts).encode())
+                for layer in range(n_layers + 1):
+                    grid[condition.name, layer, seed] = _run(plan, condition, layer, prompts, clean)
+                    bar.update()
+    return _collect(plan, grid, digest.hexdigest())
+
+
+def _run(
+    plan: _Plan, condition: Condition, layer: int, prompts: Prompts, clean: dict[bool, Cell]
+) -> Cell:
+    """One cell; the unmasked run of a prompt is shared by all conditions that have this prompt."""
+    is_clean = layer == int(plan.model.cfg.n_layers)
+    if is_clean and condition.instruction in clean:
+        return clean[condition.instruction]
+    cell = run_cell(
+        plan.model,
+        prompts,
+        None if is_clean else condition.mask(from_layer(layer)),
+        plan.metric,
+        max_new_tokens=plan.max_new_tokens,
+        batch_size=plan.batch_size,
+    )
+    if is_clean:
+        clean[condition.instruction] = cell
+    return cell
+
+
+def _check(plan: _Plan, engine: str) -> None:
+    if engine not in ("auto", "hooks"):
+        raise TaskError(f"engine is {engine!r}: expected 'auto' or 'hooks'")
+    names = [condition.name for condition in plan.conditions]
+    for what, values in (("conditions", names), ("seeds", plan.seeds)):
+        if not values or len(set(values)) < len(values):
+            raise TaskError(f"{what} are {list(values)}: expected at least one, each once")
+    if not 1 <= plan.n_queries <= len(plan.task.test):
+        raise TaskError(
+            f"n_queries is {plan.n_queries}, but the task {plan.task.name!r} has "
+            f"{len(plan.task.test)} queries: expected 1 to {len(plan.task.test)}"
+        )
+    for condition in plan.conditions:
+        if condition.instruction and plan.task.template.instruction is None:
+            raise MaskError(
+                f"condition {condition.name!r} needs an instruction in the prompt, but the task "
+                f"{plan.task.name!r} has none: set template.instruction, or use conditions with "
+                "instruction=False"
+            )
+        if Segment.EXAMPLES in condition.hide and plan.n_shots == 0:
+            raise MaskError(
+                f"condition {condition.name!r} hides examples, but n_shots is 0: use 1 or more"
+            )
+
+
+def _collect(
+    plan: _Plan, grid: dict[tuple[str, int, int], Cell], prompts_digest: str
+) -> SweepResult:
+    layers = tuple(range(int(plan.model.cfg.n_layers) + 1))
+
+    def table(value: Callable[[Cell], Any]) -> list[list[list[Any]]]:
+        return [
+            [[value(grid[condition.name, layer, seed]) for seed in plan.seeds] for layer in layers]
+            for condition in plan.conditions
+        ]
+
+    statistics = np.array(table(lambda cell: cell.statistics))
+    return SweepResult(
+        conditions=tuple(condition.name for condition in plan.conditions),
+        layers=layers,
+        seeds=plan.seeds,
+        statistics=torch.from_numpy(statistics),
+        item_scores=torch.from_numpy(score_totals(plan.metric, statistics)),
+        scores=torch.from_numpy(score_totals(plan.metric, statistics.sum(axis=-2))),
+        texts=table(lambda cell: cell.texts),
+        sources=tuple(example.source for example in plan.task.test[: plan.n_queries]),
+        targets=tuple(example.target for example in plan.task.test[: plan.n_queries]),
+        metric=plan.metric.name,
+        provenance=_provenance(plan, prompts_digest),
+        custom_metric=None if plan.metric.name in METRICS else plan.metric,
+    )
+
+
+def _provenance(plan: _Plan, prompts_digest: str) -> dict[str, Any]:
+    config = plan.model.cfg
+    name = str(getattr(config, "model_name", ""))
+    packages = ("icl_locate", "torch", "transformers", "transformer_lens", "sacrebleu")
+    return {
+        "model": EMBEDDED if name == str(embedded_directory()) else name,
+        "architecture": str(getattr(config, "architecture", "")),
+        "dtype": str(next(plan.model.original_model.parameters()).dtype).removeprefix("torch."),
+        "tokenizer": type(plan.model.tokenizer).__name__,
+        "task": plan.task.name,
+        "template": asdict(plan.task.template),
+        "conditions": [
+            {
+                "name": c.name,
+                "hide": sorted(s.name for s in c.hide),
+                "instruction": c.instruction,
+                "keep_self": c.keep_self,
+            }
+            for c in plan.conditions
+        ],
+        "n_shots": plan.n_shots,
+        "n_queries": plan.n_queries,
+        "seeds": list(plan.seeds),
+        "choice": plan.choice,
+        "max_new_tokens": plan.max_new_tokens,
+        "engine": "hooks",
+        "signature": plan.metric.signature,
+        "metric_is_mean": isinstance(plan.metric, MeanMetric),
+        "prompts_sha256": prompts_digest,
+        "versions": {package: version(package) for package in packages},
+    }

@@ -1,0 +1,57 @@
+"""The embedded model's own tasks: translation into its pseudo-languages and into Python."""
+
+import random
+
+from icl_locate.embedded.languages import (
+    LANGUAGES,
+    MAX_WORDS,
+    MIN_WORDS,
+    PYTHON,
+    Language,
+    sample_sentence,
+)
+from icl_locate.errors import TaskError
+from icl_locate.prompts import Example, PromptTemplate
+from icl_locate.tasks.task import Task
+
+N_EXAMPLES = 512
+TRANSLATION, CODE = "pseudo-translation", "pseudo-python"
+DEFAULT_LANGUAGE = LANGUAGES[1].name
+
+
+def pseudo_template(language: str) -> PromptTemplate:
+    """The layout that the embedded model was trained on."""
+    return PromptTemplate(f"Translate English to {language}:", "Q:", "A:", "\n", stop=("\n",))
+
+
+def pseudo_task(name: str) -> Task:
+    """ "pseudo-translation", "pseudo-translation/LANGUAGE" or "pseudo-python".
+
+    Train and test sentences are disjoint, and the embedded model was trained on none of the latter.
+
+    Raises:
+        TaskError: if there is no such language.
+    """
+    wanted = PYTHON.name if name == CODE else name.partition("/")[2] or DEFAULT_LANGUAGE
+    by_name = {language.name: language for language in LANGUAGES}
+    if wanted not in by_name:
+        raise TaskError(f"unknown pseudo-language {wanted!r}: expected one of {', '.join(by_name)}")
+    language = by_name[wanted]
+    return Task(
+        name=name,
+        train=_pairs(language, held_out=False),
+        test=_pairs(language, held_out=True),
+        template=pseudo_template(language.name),
+        metric="bleu",
+    )
+
+
+def _pairs(language: Language, *, held_out: bool) -> tuple[Example, ...]:
+    generator = random.Random(f"sentences/{held_out}")
+    sentences: dict[tuple[str, ...], None] = {}
+    while len(sentences) < N_EXAMPLES:
+        n_words = generator.randint(MIN_WORDS, MAX_WORDS)
+        sentences[sample_sentence(generator, n_words, held_out=held_out)] = None
+    return tuple(
+        Example(" ".join(words), " ".join(language.translate(words))) for words in sentences
+    )

@@ -1,0 +1,258 @@
+"""Prompts as tokens: one tokenisation a prompt, each token aligned to its segment, left-padded."""
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from itertools import accumulate
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Int, Int8
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from icl_locate._types import Part, Segment
+from icl_locate.errors import PromptError
+from icl_locate.prompts import Choice, Example, PromptTemplate, Span, choose_examples
+
+
+@runtime_checkable
+class TokenizedModel(Protocol):
+    """What prompts need of a model: a tokenizer, and a configuration with its context length."""
+
+    tokenizer: PreTrainedTokenizerBase | None
+    cfg: object
+
+
+@dataclass(frozen=True)
+class TokenizedPrompt:
+    """One prompt's tokens, each with its segment, part and shot; no padding."""
+
+    tokens: list[int]
+    segments: list[Segment]
+    parts: list[Part]
+    shots: list[int]
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """A batch of left-padded prompts.
+
+    Attributes:
+        tokens: token ids.
+        attention_mask: True at real tokens, False at padding.
+        segments: values of `Segment`; they partition the real tokens.
+        parts: values of `Part`: source, target and delimiters of examples and query.
+        shots: the example that a token belongs to, from 1; 0 outside the examples.
+        target_tokens: the target's tokens, as they continue the prompt.
+        texts, sources, targets: the prompts, the queries' sources and their wanted outputs.
+        template: the layout, whose stop strings end an answer.
+    """
+
+    tokens: Int[Tensor, "batch pos"]
+    attention_mask: Bool[Tensor, "batch pos"]
+    segments: Int8[Tensor, "batch pos"]
+    parts: Int8[Tensor, "batch pos"]
+    shots: Int[Tensor, "batch pos"]
+    target_tokens: list[list[int]]
+    texts: list[str]
+    sources: list[str]
+    targets: list[str]
+    template: PromptTemplate
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: slice) -> "Prompts":
+        """The prompts of a slice, with the padding that all of them share cut off."""
+        chosen = {
+            field.name: getattr(self, field.name)[index]
+            for field in fields(self)
+            if field.name != "template"
+        }
+        width = int(chosen["attention_mask"].sum(dim=1).max()) if chosen["targets"] else 0
+        for name, value in chosen.items():
+            if isinstance(value, Tensor):
+                chosen[name] = value[:, value.shape[1] - width :]
+        return Prompts(**chosen, template=self.template)
+
+    def batches(self, size: int) -> Iterator["Prompts"]:
+        """Consecutive slices of at most ``size`` prompts."""
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+
+def build_prompts(
+    model: TokenizedModel,
+    queries: Sequence[Example],
+    *,
+    examples: Sequence[Example] = (),
+    n_shots: int = 5,
+    template: PromptTemplate | None = None,
+    seed: int = 0,
+    choice: Choice = "random",
+    prepend_bos: bool | None = None,
+) -> Prompts:
+    """Build few-shot prompts for a model: choose examples, lay them out, tokenise, align and pad.
+
+    Args:
+        queries: the items to answer; their targets become ``prompts.targets``.
+        examples: the bank that shots are drawn from, without the query itself.
+        n_shots: examples a prompt.
+        template: the layout; the default has no instruction.
+        seed: which examples are drawn; the draw depends on it and the query's source alone.
+        choice: "random" or "balanced" over the targets.
+        prepend_bos: ``None`` follows the model's tokenizer; True or False force it.
+
+    Raises:
+        PromptError: no queries; too few examples; an empty source or target; a prompt that exceeds
+            the model's context; a tokenizer without offsets, padding token or (if asked for) BOS.
+    """
+    template = template or PromptTemplate()
+    tokenizer = check_tokenizer(model.tokenizer)
+    if not queries:
+        raise PromptError("no queries were given: expected at least one Example")
+    rows: list[TokenizedPrompt] = []
+    targets: list[list[int]] = []
+    texts: list[str] = []
+    for query in queries:
+        shots = choose_examples(query, examples, n_shots, seed=seed, choice=choice)
+        for example in (query, *shots):
+            _check_example(example)
+        spans = template.render(shots, query.source)
+        rows.append(align(tokenizer, spans, prepend_bos=prepend_bos))
+        texts.append("".join(span.text for span in spans))
+        targets.append(_continue(tokenizer, texts[-1], query.target))
+    _check_length(model, rows, targets)
+    return _pad(
+        rows,
+        int(tokenizer.pad_token_id),  # pyright: ignore[reportArgumentType]
+        target_tokens=targets,
+        texts=texts,
+        sources=[query.source for query in queries],
+        targets=[query.target for query in queries],
+        template=template,
+    )
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer if prompts can be built with it.
+
+    Raises:
+        PromptError: if there is none, or it has no character offsets or no padding token.
+    """
+    if tokenizer is None:
+        raise PromptError("the model has no tokenizer: load it with one, or set model.tokenizer")
+    if not tokenizer.is_fast:
+        raise PromptError(
+            f"{type(tokenizer).__name__} gives no character offsets: expected a fast tokenizer "
+            "(AutoTokenizer.from_pretrained(..., use_fast=True))"
+        )
+    if tokenizer.pad_token_id is None:
+        raise PromptError(
+            "the tokenizer has no padding token: set one, for instance "
+            "model.tokenizer.pad_token = model.tokenizer.eos_token"
+        )
+    return tokenizer
+
+
+def align(
+    tokenizer: PreTrainedTokenizerBase, spans: Sequence[Span], *, prepend_bos: bool | None = None
+) -> TokenizedPrompt:
+    """Tokenise the whole prompt once and give each token the span it belongs to.
+
+    A token across a border goes to the span of its first character that is no white space; a token
+    of nothing but white space goes to the span of its first character.
+    """
+    text = "".join(span.text for span in spans)
+    ends = list(accumulate(len(span.text) for span in spans))
+    encoding = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+    ids, special = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])
+    n_before = next((i for i, flag in enumerate(special) if not flag), len(special))
+    n_after = next((i for i, flag in enumerate(reversed(special)) if not flag), 0)
+    bos = ids[:n_before]
+    if prepend_bos is False:
+        bos = []
+    elif prepend_bos and not bos:
+        if tokenizer.bos_token_id is None:
+            raise PromptError("prepend_bos=True, but the tokenizer has no BOS token")
+        bos = [int(tokenizer.bos_token_id)]
+    body = slice(n_before, len(ids) - n_after)
+    if not ids[body]:
+        raise PromptError(
+            f"{type(tokenizer).__name__} gave no tokens for {text[:40]!r}: its files do not belong "
+            "together; load the model with its own tokenizer"
+        )
+    tokens = bos + ids[body]
+    segments = [Segment.BOS] * len(bos)
+    parts = [Part.NONE] * len(bos)
+    shots = [0] * len(bos)
+    for start, end in encoding["offset_mapping"][body]:
+        piece = text[start:end]
+        first = start + len(piece) - len(piece.lstrip()) if piece.strip() else start
+        span = spans[min(bisect_right(ends, first), len(spans) - 1)]
+        segments.append(span.segment)
+        parts.append(span.part)
+        shots.append(span.shot)
+    return TokenizedPrompt(tokens, segments, parts, shots)
+
+
+def _continue(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> list[int]:
+    """The target's tokens after the prompt's: from one tokenisation of both where it keeps the
+    prompt's tokens, else (a merge across the border) from the target on its own.
+    """
+    alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    both = tokenizer(prompt + target, add_special_tokens=False)["input_ids"]
+    if both[: len(alone)] == alone and len(both) > len(alone):
+        return both[len(alone) :]
+    return tokenizer(target, add_special_tokens=False)["input_ids"]
+
+
+def _check_example(example: Example) -> None:
+    for name in ("source", "target"):
+        if not getattr(example, name).strip():
+            raise PromptError(f"{example!r} has an empty {name}: expected text")
+
+
+def _check_length(
+    model: TokenizedModel, rows: Sequence[TokenizedPrompt], targets: Sequence[Sequence[int]]
+) -> None:
+    limit = getattr(model.cfg, "n_ctx", None)
+    lengths = [len(row.tokens) + len(target) for row, target in zip(rows, targets, strict=True)]
+    longest = max(range(len(rows)), key=lengths.__getitem__)
+    if limit is not None and lengths[longest] > limit:
+        raise PromptError(
+            f"prompt {longest} takes {len(rows[longest].tokens)} tokens, {lengths[longest]} with "
+            f"its target, but the model's context holds {limit}: use fewer shots or shorter text"
+        )
+
+
+def _pad(
+    rows: Sequence[TokenizedPrompt],
+    pad_token: int,
+    *,
+    target_tokens: list[list[int]],
+    texts: list[str],
+    sources: list[str],
+    targets: list[str],
+    template: PromptTemplate,
+) -> Prompts:
+    width = max(len(row.tokens) for row in rows)
+
+    def padded(name: str, value: int, dtype: torch.dtype) -> Tensor:
+        values = [getattr(row, name) for row in rows]
+        return torch.tensor([[value] * (width - len(v)) + list(v) for v in values], dtype=dtype)
+
+    segments = padded("segments", int(Segment.PAD), torch.int8)
+    return Prompts(
+        tokens=padded("tokens", pad_token, torch.long),
+        attention_mask=segments != Segment.PAD,
+        segments=segments,
+        parts=padded("parts", int(Part.NONE), torch.int8),
+        shots=padded("shots", 0, torch.long),
+        target_tokens=target_tokens,
+        texts=texts,
+        sources=sources,
+        targets=targets,
+        template=template,
+    )
