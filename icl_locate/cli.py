@@ -160,8 +160,9 @@ Command = (
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run a command; returns the exit status."""
-    config = tyro.cli(
-        tyro.conf.OmitArgPrefixes[Command],
+    config: DemoConfig | SweepConfig = tyro.cli(
+        Command,
+        config=(tyro.conf.OmitArgPrefixes,),
         prog="icl-locate",
         description="Find where in a language model in-context learning happens.",
         args=arguments,

@@ -46,9 +46,7 @@ PAPER_CONDITIONS: tuple[Condition, ...] = (
     Condition("examples, instructions kept", {Segment.EXAMPLES}),
     Condition("query", {Segment.QUERY}),
     Condition("everything", _EVERYTHING),
-    Condition(
-        "all but self", _EVERYTHING | {Segment.BOS, Segment.GENERATED}, keep_self=True
-    ),
+    Condition("all but self", _EVERYTHING | {Segment.BOS, Segment.GENERATED}, keep_self=True),
 )
 """The six conditions of Sia et al. (NeurIPS 2024, section 3), in the paper's order."""
 

@@ -1,6 +1,13 @@
 """The package's own errors: each says what came, what was expected and what to do."""
 
-__all__ = ["IclLocateError", "ModelError", "NumericalError", "PromptError", "ResultError", "TaskError"]
+__all__ = [
+    "IclLocateError",
+    "ModelError",
+    "NumericalError",
+    "PromptError",
+    "ResultError",
+    "TaskError",
+]
 
 
 class IclLocateError(ValueError):

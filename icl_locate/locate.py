@@ -107,7 +107,8 @@ def bootstrap_curves(
     by_item = np.moveaxis(statistics, -2, 0).reshape(n_items, -1)
     totals = (item_weights @ by_item).reshape(n_resamples, *cell_shape, n_statistics)
     scores = score_totals(result.scorer(), totals)
-    return np.einsum("rcls,rs->rcl", scores, seed_weights)
+    curves: ndarray = np.einsum("rcls,rs->rcl", scores, seed_weights)
+    return curves
 
 
 def recognition_layer(
@@ -118,12 +119,12 @@ def recognition_layer(
     A curve whose ceiling is not above its floor recovers at the last layer only.
     """
     floor, ceiling = curves[..., :1], curves[..., -1:]
-    wanted = floor + threshold * (ceiling - floor)
+    wanted = floor + (threshold - 1e-9) * (ceiling - floor)  # a tie recovers, rounding aside
     recovered = (curves >= wanted) & (ceiling > floor)
     recovered[..., -1] = True
     below = ~recovered[..., ::-1]
     n_recovered = np.where(below.any(axis=-1), below.argmax(axis=-1), below.shape[-1])
-    return curves.shape[-1] - n_recovered
+    return np.asarray(curves.shape[-1] - n_recovered)
 
 
 def _locate_one(
@@ -164,4 +165,3 @@ def _draw_counts(
 ) -> Float[ndarray, "resample drawn"]:
     """How often each of ``n`` things is drawn, in draws of ``n`` with replacement."""
     return generator.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)
-

@@ -87,7 +87,11 @@ class CorpusBleu:
         """BLEU of the summed statistics."""
         counts = [round(value) for value in totals.tolist()]
         bleu = BLEU.compute_bleu(
-            correct=counts[2:6], total=counts[6:10], sys_len=counts[0], ref_len=counts[1]
+            correct=counts[2:6],
+            total=counts[6:10],
+            sys_len=counts[0],
+            ref_len=counts[1],
+            smooth_method="exp",
         )
         return float(bleu.score)
 
@@ -111,13 +115,13 @@ class CorpusChrf:
     def statistics(self, answers: Sequence[str], targets: Sequence[str]) -> Statistics:
         """Columns: for each character order, n-grams of answer, of target, and matched."""
         # sacrebleu computes these for its own bootstrap, but has no public name for them
-        rows = CHRF()._extract_corpus_statistics(answers, [targets])  # pyright: ignore[reportPrivateUsage]
+        rows = CHRF()._extract_corpus_statistics(answers, [targets])
         return np.asarray(rows, dtype=np.float64)
 
     def score(self, totals: Float[ndarray, "stat"]) -> float:
         """chrF2 of the summed statistics."""
         counts = [round(value) for value in totals.tolist()]
-        return float(CHRF()._aggregate_and_compute([counts]).score)  # pyright: ignore[reportPrivateUsage]
+        return float(CHRF()._aggregate_and_compute([counts]).score)
 
 
 def mean_statistics(values: Sequence[float]) -> Statistics:
@@ -144,13 +148,13 @@ def token_accuracy(answer: str, target: str) -> float:
     return hits / max(len(said), len(wanted), 1)
 
 
-def _no_answer_needed(answer: str, target: str) -> float:
-    raise TypeError("log_prob is read off the model, not off an answer: use icl_locate.score_targets")
+def _no_answer_needed(answer: str, target: str) -> float:  # noqa: ARG001
+    raise TypeError(
+        "log_prob is read off the model, not off an answer: use icl_locate.score_targets"
+    )
 
 
-LOG_PROB = MeanMetric(
-    "log_prob", "log_prob|base:e|sum:target tokens|mean:items", _no_answer_needed
-)
+LOG_PROB = MeanMetric("log_prob", "log_prob|base:e|sum:target tokens|mean:items", _no_answer_needed)
 """The target's log-probability; its numbers come from `score_targets`, not from answers."""
 
 METRICS: Mapping[str, Metric] = MappingProxyType(

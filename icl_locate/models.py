@@ -53,7 +53,7 @@ def load_model(
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(
             f"the model {name!r} could not be loaded: expected a directory with config.json, "
-            "weights and tokenizer, or a name on the Hugging Face Hub that TransformerLens supports "
+            "weights and tokenizer, or the name of a model that TransformerLens supports "
             f"({type(error).__name__}: {str(error).strip().splitlines()[0]})"
         ) from error
     bridge.eval()

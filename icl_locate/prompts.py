@@ -94,7 +94,7 @@ def choose_examples(
     n_shots: int,
     *,
     seed: int = 0,
-    choice: Choice = "random",
+    choice: Choice | str = "random",
 ) -> list[Example]:
     """Draw the examples that one query is shown; never the query itself.
 

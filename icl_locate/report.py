@@ -118,8 +118,6 @@ def _html_answers(result: SweepResult) -> str:
     if not any(answers):
         return ""
     lines = [f"query   {result.sources[0]}", f"wanted  {result.targets[0]}", ""]
-    lines += [
-        f"{layer:>6}  {answer}" for layer, answer in zip(result.layers, answers, strict=True)
-    ]
+    lines += [f"{layer:>6}  {answer}" for layer, answer in zip(result.layers, answers, strict=True)]
     heading = f"One answer over the layers ({result.conditions[0]} hidden)"
     return f"<h2>{html.escape(heading)}</h2><pre>{html.escape(chr(10).join(lines))}</pre>"

@@ -1,4 +1,4 @@
-"""What a sweep found: scores over condition, layer and seed, with all that is needed to judge them."""
+"""What a sweep found: scores over condition, layer and seed, and what it takes to judge them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
@@ -140,9 +139,7 @@ class SweepResult:
         return frame[["condition", "layer", "seed", "score"]]
 
 
-def score_totals(
-    metric: Metric, totals: Float[ndarray, "*cell stat"]
-) -> Float[ndarray, "*cell"]:
+def score_totals(metric: Metric, totals: Float[ndarray, "*cell stat"]) -> Float[ndarray, "*cell"]:
     """The metric of each cell, from its statistics summed over items."""
     flat = totals.reshape(-1, totals.shape[-1])
     return np.array([metric.score(row) for row in flat]).reshape(totals.shape[:-1])

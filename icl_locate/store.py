@@ -49,9 +49,15 @@ def load_result(path: Path) -> SweepResult:
     if missing:
         raise ResultError(f"{path} is damaged: it lacks {', '.join(missing)}; save it again")
     return SweepResult(
-        **{name: tuple(rest[name]) for name in _LABELS},
-        **{name: tensors[name] for name in _TENSORS},
+        conditions=tuple(rest["conditions"]),
+        layers=tuple(rest["layers"]),
+        seeds=tuple(rest["seeds"]),
+        statistics=tensors["statistics"],
+        item_scores=tensors["item_scores"],
+        scores=tensors["scores"],
         texts=rest["texts"],
+        sources=tuple(rest["sources"]),
+        targets=tuple(rest["targets"]),
         metric=rest["metric"],
         provenance=rest["provenance"],
     )

@@ -1,7 +1,7 @@
 """Sweep a context mask over start layers, conditions and seeds."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any, Literal
@@ -11,8 +11,8 @@ import torch
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.conditions import PAPER_CONDITIONS, Condition, get_condition
 from icl_locate._types import Segment
+from icl_locate.conditions import PAPER_CONDITIONS, Condition, get_condition
 from icl_locate.engine.hooked import Cell, run_cell
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.masks import from_layer
@@ -35,7 +35,7 @@ class _Plan:
     n_shots: int
     n_queries: int
     seeds: tuple[int, ...]
-    choice: Choice
+    choice: Choice | str
     max_new_tokens: int
     batch_size: int
 
@@ -61,10 +61,10 @@ def sweep(
     n_queries: int = 64,
     seeds: Iterable[int] = (0, 1, 2),
     metric: str | Metric | TextScore | None = None,
-    choice: Choice = "random",
+    choice: Choice | str = "random",
     max_new_tokens: int = 50,
     batch_size: int = 64,
-    engine: Engine = "auto",
+    engine: Engine | str = "auto",
     progress: bool = False,
 ) -> SweepResult:
     """Hide the context from each layer on, under each condition, and score what the model does.

@@ -90,7 +90,7 @@ def build_prompts(
     n_shots: int = 5,
     template: PromptTemplate | None = None,
     seed: int = 0,
-    choice: Choice = "random",
+    choice: Choice | str = "random",
     prepend_bos: bool | None = None,
 ) -> Prompts:
     """Build few-shot prompts for a model: choose examples, lay them out, tokenise, align and pad.
@@ -126,7 +126,7 @@ def build_prompts(
     _check_length(model, rows, targets)
     return _pad(
         rows,
-        int(tokenizer.pad_token_id),  # pyright: ignore[reportArgumentType]
+        int(tokenizer.pad_token_id),
         target_tokens=targets,
         texts=texts,
         sources=[query.source for query in queries],
@@ -198,14 +198,18 @@ def align(
 
 
 def _continue(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> list[int]:
-    """The target's tokens after the prompt's: from one tokenisation of both where it keeps the
-    prompt's tokens, else (a merge across the border) from the target on its own.
+    """The target's tokens, as they continue the prompt's.
+
+    They come from one tokenisation of both where that keeps the prompt's tokens, else (a merge
+    across the border) from the target on its own.
     """
-    alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    both = tokenizer(prompt + target, add_special_tokens=False)["input_ids"]
+    alone, both, separate = (
+        list[int](tokenizer(text, add_special_tokens=False)["input_ids"])
+        for text in (prompt, prompt + target, target)
+    )
     if both[: len(alone)] == alone and len(both) > len(alone):
         return both[len(alone) :]
-    return tokenizer(target, add_special_tokens=False)["input_ids"]
+    return separate
 
 
 def _check_example(example: Example) -> None:

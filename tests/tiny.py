@@ -10,9 +10,9 @@ import transformers as hf
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoTokenizer, PreTrainedModel
 
-from icl_locate.embedded.tokenizer import build_tokenizer
+from icl_locate.embedded.tokenizer import build_tokenizer, vocabulary
 
-VOCABULARY = 423
+VOCABULARY = len(vocabulary())
 N_LAYERS, N_HEADS, D_MODEL, N_CTX = 3, 4, 32, 256
 WINDOW = 5
 
@@ -42,15 +42,11 @@ ARCHITECTURES: dict[str, Builder] = {
         )
     ),
     "bloom": lambda: hf.BloomForCausalLM(
-        hf.BloomConfig(
-            vocab_size=VOCABULARY, hidden_size=D_MODEL, n_layer=N_LAYERS, n_head=N_HEADS
-        )
+        hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=D_MODEL, n_layer=N_LAYERS, n_head=N_HEADS)
     ),
     "llama": lambda: hf.LlamaForCausalLM(hf.LlamaConfig(**_GATED)),
     "starcoder2": lambda: hf.Starcoder2ForCausalLM(hf.Starcoder2Config(**_GATED)),
-    "gpt_neox": lambda: hf.GPTNeoXForCausalLM(
-        hf.GPTNeoXConfig(**_COMMON, intermediate_size=64)
-    ),
+    "gpt_neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**_COMMON, intermediate_size=64)),
     "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**_GATED)),
     "gemma2": lambda: hf.Gemma2ForCausalLM(
         hf.Gemma2Config(**_GATED, head_dim=8, query_pre_attn_scalar=8, sliding_window=WINDOW)
@@ -59,9 +55,7 @@ ARCHITECTURES: dict[str, Builder] = {
     "opt": lambda: hf.OPTForCausalLM(
         hf.OPTConfig(**_COMMON, ffn_dim=64, word_embed_proj_dim=D_MODEL)
     ),
-    "gptj": lambda: hf.GPTJForCausalLM(
-        hf.GPTJConfig(**_OLD, n_positions=N_CTX, rotary_dim=4)
-    ),
+    "gptj": lambda: hf.GPTJForCausalLM(hf.GPTJConfig(**_OLD, n_positions=N_CTX, rotary_dim=4)),
 }
 """The parity list: score edits work on some, mask edits alone on gpt_neo, opt and gptj."""
 

@@ -1,0 +1,1 @@
+"""The model that comes with the package: its languages, tokenizer, weights and card."""

@@ -1,10 +1,11 @@
 """The pseudo-languages that the embedded model speaks, and Python on lists.
 
-A source sentence is a list of distinct English words, each of which names an operation on a list
+A source sentence is a list of distinct English words, each of which names an operation on lists
 ("reverse", "sort", "repeat"). A pseudo-language renders it word by word with its lexicon and then
-rearranges the words into its own order. Lexicons and orders are shared: every language is one
-combination of (forms for the first half of the words) x (forms for the second half) x (order), so
-that no single word pair gives a language away. Python renders each word as an executable statement.
+rearranges the words into its own order. Lexicons are shared: a language is one of four forms for
+the first half of the words, combined with one of four for the second half, and only both together
+tell its order (a Latin square). So no single word gives a language away; to recognise it, the
+evidence of several words must be put together. Python renders each word as a statement.
 """
 
 import random
@@ -42,12 +43,12 @@ STATEMENTS: Mapping[str, str] = MappingProxyType(
         "halve": "x=x[:len(x)//2+1];",
     }
 )
-"""Source word -> the Python statement that performs it on the list ``x``; total on integer lists."""
+"""Source word -> the Python statement that does it to ``x``, any list of integers."""
 
 SOURCE_WORDS: tuple[str, ...] = tuple(STATEMENTS)
 MIN_WORDS, MAX_WORDS = 4, 8
-N_FORMS = 3
 ORDERS = ("plain", "mirrored", "first-last", "paired")
+N_FORMS = len(ORDERS)
 
 _CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
 _HELD_OUT_ONE_IN = 8
@@ -91,7 +92,7 @@ def arrange(n_words: int, order: str) -> list[int]:
 
 
 def is_held_out(words: Sequence[str]) -> bool:
-    """Whether a sentence belongs to the test set (one in eight, by a checksum), never trained on."""
+    """Whether a sentence is one of the eighth (by a checksum) that is never trained on."""
     return zlib.crc32(" ".join(words).encode()) % _HELD_OUT_ONE_IN == 0
 
 
@@ -118,16 +119,17 @@ def _invent_words(generator: random.Random, n: int, n_syllables: int) -> list[st
 def _build_languages() -> tuple[Language, ...]:
     generator = random.Random(2403)
     forms = _invent_words(generator, N_FORMS * len(SOURCE_WORDS), 2)
-    combinations = list(product(range(N_FORMS), range(N_FORMS), ORDERS))
+    combinations = list(product(range(N_FORMS), repeat=2))
     names = [word.capitalize() for word in _invent_words(generator, len(combinations), 3)]
     half = len(SOURCE_WORDS) // 2
     languages: list[Language] = []
-    for name, (first, second, order) in zip(names, combinations, strict=True):
+    for name, (first, second) in zip(names, combinations, strict=True):
         variants = [first] * half + [second] * half
         lexicon = {
             word: forms[N_FORMS * i + variant]
             for i, (word, variant) in enumerate(zip(SOURCE_WORDS, variants, strict=True))
         }
+        order = ORDERS[(first + second) % len(ORDERS)]
         languages.append(Language(name, MappingProxyType(lexicon), order))
     return tuple(languages)
 

@@ -14,7 +14,7 @@ CONTEXT_LENGTH = 512
 
 def vocabulary() -> list[str]:
     """All tokens in the order of their ids: special, layout, words, bytes. "▁" opens a word."""
-    words = ["Q:", "A:", "\n", "", *"Translate English to".split()]
+    words = ["Q:", "A:", "\n", "", *["Translate", "English", "to"]]
     words += [f"{language.name}:" for language in LANGUAGES]
     words += SOURCE_WORDS
     words += sorted({form for language in LANGUAGES for form in language.lexicon.values()})

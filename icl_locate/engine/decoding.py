@@ -121,7 +121,10 @@ def end_tokens(model: TransformerBridge) -> frozenset[int]:
     """The tokens that end a text, as the tokenizer and the generation config name them."""
     config = getattr(model.original_model, "generation_config", None)
     found: set[int] = set()
-    for value in (getattr(config, "eos_token_id", None), check_tokenizer(model.tokenizer).eos_token_id):
+    for value in (
+        getattr(config, "eos_token_id", None),
+        check_tokenizer(model.tokenizer).eos_token_id,
+    ):
         found |= set(value if isinstance(value, list) else [] if value is None else [value])
     return frozenset(found)
 

@@ -1,4 +1,4 @@
-"""The only place that touches a model's hooks: a mask of segments becomes an edit of its attention."""
+"""The only place that touches a model's hooks: a mask becomes an edit of its attention."""
 
 from icl_locate.hooks.context import attention_hooks, mask_attention
 from icl_locate.hooks.probe import Route, find_route

@@ -124,5 +124,5 @@ def _probe_tokens(model: TransformerBridge) -> Int[Tensor, "variant pos"]:
 def _query_logits(
     model: TransformerBridge, tokens: Int[Tensor, "variant pos"]
 ) -> Float[Tensor, "variant query_pos d_vocab"]:
-    logits = model(tokens, attention_mask=torch.ones_like(tokens))
+    logits: Tensor = model(tokens, attention_mask=torch.ones_like(tokens))
     return logits[:, [s is Segment.QUERY for s in _PROBE]].float()

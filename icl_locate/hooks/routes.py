@@ -36,7 +36,9 @@ class ScoresEdit:
         ]
 
     def edit_scores(
-        self, scores: Float[Tensor, "batch head query_pos key_pos"], hook: object
+        self,
+        scores: Float[Tensor, "batch head query_pos key_pos"],
+        hook: object,  # noqa: ARG002
     ) -> Float[Tensor, "batch head query_pos key_pos"]:
         """Fill the hidden cells with the dtype's lowest number."""
         batch, _, n_queries, n_keys = scores.shape
@@ -50,7 +52,9 @@ class ScoresEdit:
         return edited
 
     def edit_pattern(
-        self, pattern: Float[Tensor, "batch head query_pos key_pos"], hook: object
+        self,
+        pattern: Float[Tensor, "batch head query_pos key_pos"],
+        hook: object,  # noqa: ARG002
     ) -> Float[Tensor, "batch head query_pos key_pos"]:
         """Give rows that were left without a visible key no weights at all."""
         if self._empty is None:
@@ -96,7 +100,9 @@ class MaskEdit:
         return args, kwargs | {"attention_mask": mask.masked_fill(hide, fill)}
 
     def edit_z(
-        self, z: Float[Tensor, "batch query_pos head d_head"], hook: object
+        self,
+        z: Float[Tensor, "batch query_pos head d_head"],
+        hook: object,  # noqa: ARG002
     ) -> Float[Tensor, "batch query_pos head d_head"]:
         """Zero the head outputs of rows that were left without a visible key."""
         if self._empty is None:
@@ -109,7 +115,9 @@ def _causal_mask(
 ) -> Float[Tensor, "1 1 query_pos key_pos"]:
     n_queries = hidden_states.shape[1]
     n_past = n_past if n_queries == 1 else 0
-    future = torch.ones(n_queries, n_past + n_queries, dtype=torch.bool, device=hidden_states.device)
+    future = torch.ones(
+        n_queries, n_past + n_queries, dtype=torch.bool, device=hidden_states.device
+    )
     future = future.triu(n_past + 1)
     zeros = torch.zeros(future.shape, dtype=hidden_states.dtype, device=hidden_states.device)
     return zeros.masked_fill(future, torch.finfo(zeros.dtype).min)[None, None]

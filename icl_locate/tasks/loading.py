@@ -34,7 +34,7 @@ def load_task(
     if isinstance(task, Task):
         return task
     name = str(task)
-    if name == CODE or name == TRANSLATION or name.startswith(f"{TRANSLATION}/"):
+    if name in (CODE, TRANSLATION) or name.startswith(f"{TRANSLATION}/"):
         if template is not None or metric is not None:
             raise TaskError(f"{name} brings its own template and metric: use dataclasses.replace")
         return pseudo_task(name)
@@ -75,7 +75,9 @@ def read_jsonl(path: Path) -> dict[str, tuple[Example, ...]]:
     if not found:
         raise TaskError(f"{path} holds no examples: expected one JSON object a line")
     if None in found and len(found) > 1:
-        raise TaskError(f'{path}: some lines have a "split" and some do not: give it to all or none')
+        raise TaskError(
+            f'{path}: some lines have a "split" and some do not: give it to all or none'
+        )
     if None in found:
         return {split: tuple(found[None]) for split in SPLITS}
     missing = [split for split in SPLITS if split not in found]

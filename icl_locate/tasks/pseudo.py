@@ -25,7 +25,7 @@ def pseudo_template(language: str) -> PromptTemplate:
 
 
 def pseudo_task(name: str) -> Task:
-    """ "pseudo-translation", "pseudo-translation/LANGUAGE" or "pseudo-python".
+    """The task of a name: pseudo-translation, pseudo-translation/LANGUAGE or pseudo-python.
 
     Train and test sentences are disjoint, and the embedded model was trained on none of the latter.
 

@@ -1,0 +1,230 @@
+"""Train the embedded model: ``python -m icl_locate.training.train --output DIRECTORY``.
+
+A small Llama learns to translate into the pseudo-languages and Python, which an instruction names
+or examples show. Sentences grow from one word to eight as each length is mastered. Every batch is a
+function of the seed, the step and the curriculum's stage, so a run that was stopped goes on from
+its last checkpoint to the weights that it would have reached.
+"""
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import tyro
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from icl_locate.embedded.tokenizer import CONTEXT_LENGTH, SPECIAL_TOKENS, save_tokenizer, vocabulary
+from icl_locate.errors import ModelError
+from icl_locate.training.batches import IGNORED, BatchSampler
+
+_CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The recipe; its defaults made the weights that the package ships."""
+
+    seed: int = 0
+    """Of the initial weights and of all batches."""
+    n_layers: int = 8
+    """Layers of the model."""
+    d_model: int = 128
+    """Width of its residual stream."""
+    n_heads: int = 4
+    """Attention heads a layer."""
+    d_mlp: int = 256
+    """Width of its gated MLP."""
+    batch_size: int = 64
+    """Prompts a step."""
+    n_steps: int = 1600
+    """Steps in all."""
+    warmup: int = 50
+    """Steps over which the learning rates rise."""
+    decay: int = 600
+    """Last steps, over which they fall to zero."""
+    matrix_rate: float = 0.02
+    """Muon's learning rate, for the matrices of the layers."""
+    vector_rate: float = 3e-3
+    """AdamW's, for embeddings and norms."""
+    weight_decay: float = 0.01
+    """Of the matrices."""
+    lengths: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
+    """The curriculum: the longest sentence of each stage, in words."""
+    advance_at: float = 0.9
+    """Accuracy that ends a stage: of first words, after three examples, without instruction."""
+    instructed: float = 0.15
+    """Share of prompts with an instruction."""
+    checkpoint_every: int = 250
+    """Steps between checkpoints."""
+
+
+@dataclass
+class Progress:
+    """What changes while training: the step, the curriculum's stage, the running accuracy."""
+
+    step: int = 0
+    stage: int = 0
+    accuracy: float = 0.0
+
+
+def build_model(config: TrainConfig) -> LlamaForCausalLM:
+    """A Llama of the recipe's shape, its initial weights drawn by the seed."""
+    llama = LlamaConfig(
+        vocab_size=len(vocabulary()),
+        hidden_size=config.d_model,
+        intermediate_size=config.d_mlp,
+        num_hidden_layers=config.n_layers,
+        num_attention_heads=config.n_heads,
+        num_key_value_heads=config.n_heads,
+        max_position_embeddings=CONTEXT_LENGTH,
+        tie_word_embeddings=True,
+        pad_token_id=SPECIAL_TOKENS.index("<pad>"),
+        bos_token_id=SPECIAL_TOKENS.index("<s>"),
+        eos_token_id=SPECIAL_TOKENS.index("</s>"),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return LlamaForCausalLM(llama)
+
+
+def learning_rate(config: TrainConfig, step: int) -> float:
+    """The share of the full learning rates at a step: a rise, a plateau, a fall."""
+    return min(1.0, (step + 1) / config.warmup, (config.n_steps - step) / config.decay)
+
+
+class Trainer:
+    """A training run: model, optimizers and progress, saved and resumed together."""
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.config = config
+        self.progress = Progress()
+        self.model = build_model(config)
+        self._sampler = BatchSampler(
+            config.seed, config.batch_size, config.instructed, config.lengths[-1]
+        )
+        named = list(self.model.named_parameters())
+        matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
+        others = [p for name, p in named if p.ndim != 2 or "embed" in name]
+        self._optimizers: dict[str, torch.optim.Optimizer] = {
+            "muon": torch.optim.Muon(matrices, lr=1.0, weight_decay=config.weight_decay),
+            "adamw": torch.optim.AdamW(others, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0),
+        }
+
+    def step(self) -> float:
+        """One step of training; returns the loss."""
+        config, progress = self.config, self.progress
+        batch = self._sampler.sample(progress.step, config.lengths[progress.stage])
+        self.model.train()
+        hidden = self.model.model(batch.tokens).last_hidden_state
+        chosen = batch.labels != IGNORED
+        logits, labels = self.model.lm_head(hidden[chosen]), batch.labels[chosen]
+        loss: Tensor = nn.functional.cross_entropy(logits, labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        share = learning_rate(config, progress.step)
+        rates = {"muon": config.matrix_rate, "adamw": config.vector_rate}
+        for name, optimizer in self._optimizers.items():
+            optimizer.param_groups[0]["lr"] = rates[name] * share
+            optimizer.step()
+            optimizer.zero_grad()
+        self._advance((logits.argmax(dim=-1) == labels)[batch.judged[chosen]])
+        return loss.item()
+
+    def _advance(self, hits: Tensor) -> None:
+        progress, config = self.progress, self.config
+        progress.step += 1
+        if len(hits):
+            progress.accuracy += 0.05 * (hits.float().mean().item() - progress.accuracy)
+        if progress.accuracy >= config.advance_at and progress.stage < len(config.lengths) - 1:
+            progress.stage += 1
+            progress.accuracy = 0.0
+
+    def save(self, directory: Path) -> None:
+        """Write the model as a Hugging Face directory, and beside it what resuming needs."""
+        checkpoint = directory / _CHECKPOINT
+        checkpoint.mkdir(parents=True, exist_ok=True)
+        self.model.save_pretrained(directory)
+        save_tokenizer(directory)
+        save_file(self._optimizer_tensors(), checkpoint / "optimizers.safetensors")
+        save_file(
+            dict(self.model.state_dict()) | {"lm_head.weight": torch.zeros(0)},
+            checkpoint / "model.safetensors",
+        )
+        state = {"config": asdict(self.config), "progress": asdict(self.progress)}
+        (checkpoint / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+
+    def resume(self, directory: Path) -> bool:
+        """Go on from a checkpoint; returns whether there was one.
+
+        Raises:
+            ModelError: if the checkpoint was made by another recipe.
+        """
+        checkpoint = directory / _CHECKPOINT
+        if not (checkpoint / "state.json").is_file():
+            return False
+        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+        if state["config"] != json.loads(json.dumps(asdict(self.config))):
+            raise ModelError(
+                f"{checkpoint} was made by another recipe: choose another directory, or delete it"
+            )
+        tensors = load_file(checkpoint / "model.safetensors")
+        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+        self.model.load_state_dict(tensors)
+        self._load_optimizer_tensors(load_file(checkpoint / "optimizers.safetensors"))
+        self.progress = Progress(**state["progress"])
+        return True
+
+    def _optimizer_tensors(self) -> dict[str, Tensor]:
+        return {
+            f"{name}/{index}/{key}": value.contiguous()
+            for name, optimizer in self._optimizers.items()
+            for index, values in optimizer.state_dict()["state"].items()
+            for key, value in values.items()
+        }
+
+    def _load_optimizer_tensors(self, tensors: dict[str, Tensor]) -> None:
+        states: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in self._optimizers}
+        for path, value in tensors.items():
+            name, index, key = path.split("/")
+            states[name].setdefault(int(index), {})[key] = value
+        for name, optimizer in self._optimizers.items():
+            optimizer.load_state_dict(optimizer.state_dict() | {"state": states[name]})
+
+
+def train(output: Path, config: TrainConfig | None = None) -> LlamaForCausalLM:
+    """Train to the end of the recipe, going on from the last checkpoint in ``output``."""
+    trainer = Trainer(config or TrainConfig())
+    if trainer.resume(output):
+        print(f"resumed at step {trainer.progress.step}", flush=True)
+    start = time.time()
+    while trainer.progress.step < trainer.config.n_steps:
+        loss, progress = trainer.step(), trainer.progress
+        if progress.step % 50 == 0:
+            print(
+                f"step {progress.step}: up to {trainer.config.lengths[progress.stage]} words, "
+                f"loss {loss:.3f}, first word {progress.accuracy:.3f}, {time.time() - start:.0f} s",
+                flush=True,
+            )
+        if progress.step % trainer.config.checkpoint_every == 0:
+            trainer.save(output)
+    trainer.save(output)
+    return trainer.model
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Train the embedded model from scratch, or go on from its last checkpoint."""
+
+    output: Path
+    """Directory for the model and its checkpoint."""
+    recipe: TrainConfig = TrainConfig()
+
+
+if __name__ == "__main__":
+    arguments = tyro.cli(Arguments)
+    train(arguments.output, arguments.recipe)

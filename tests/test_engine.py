@@ -1,0 +1,116 @@
+"""Generation and scoring under a mask."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+import icl_locate as icl
+from icl_locate import Segment
+from icl_locate.engine.decoding import cut_at_stop
+from icl_locate.engine.scoring import append_targets
+from icl_locate.errors import NumericalError, PromptError
+
+BANK = [icl.Example("sort reverse double", "dode zimo goza"), icl.Example("thin", "zimo")]
+QUERIES = [
+    icl.Example("reverse", "dode"),
+    icl.Example("one thin zero", "rovu goza zimo"),
+    icl.Example("zero", "rovu"),
+]
+MASK = icl.ContextMask({Segment.EXAMPLES}, icl.from_layer(1))
+
+
+@pytest.fixture(scope="module", params=["llama", "gpt_neo", "mistral", "bloom"])
+def model(request):
+    return tiny.boot(request.param)
+
+
+@pytest.fixture(scope="module")
+def prompts(model):
+    return icl.build_prompts(model, QUERIES, examples=BANK, n_shots=2)
+
+
+@pytest.mark.parametrize("mask", [None, MASK])
+def test_score_targets_equals_a_loop_over_tokens(model, prompts, mask):
+    """The naive way: one prompt at a time, one growing text a token, no padding."""
+    naive = []
+    for i in range(len(prompts)):
+        single, total = prompts[i : i + 1], 0.0
+        target = single.target_tokens[0]
+        for n in range(len(target)):
+            grown = append_targets(single)
+            cut = single.tokens.shape[1] + n
+            shown = replace(
+                grown,
+                tokens=grown.tokens[:, :cut],
+                attention_mask=grown.attention_mask[:, :cut],
+                segments=grown.segments[:, :cut],
+                parts=grown.parts[:, :cut],
+                shots=grown.shots[:, :cut],
+            )
+            with torch.no_grad():
+                if mask is None:
+                    logits = model(shown.tokens)
+                else:
+                    with icl.mask_attention(model, shown, mask):
+                        logits = model(shown.tokens)
+            total += logits[0, -1].log_softmax(-1)[target[n]].item()
+        naive.append(total)
+    for batch_size in (1, 2, 32):
+        ours = icl.score_targets(model, prompts, mask, batch_size=batch_size)
+        assert ours.tolist() == pytest.approx(naive, abs=1e-4)
+
+
+def test_answers_do_not_depend_on_the_batch(model, prompts):
+    answers = icl.generate(model, prompts, MASK, max_new_tokens=5, stop=())
+    assert answers == icl.generate(model, prompts, MASK, max_new_tokens=5, stop=(), batch_size=1)
+    assert any(answers)
+
+
+def test_stop_strings_end_an_answer_and_are_cut_off(model, prompts):
+    free = icl.generate(model, prompts, max_new_tokens=6, stop=())
+    word = max(free, key=lambda text: len(text.split())).split()[-1]
+    stopped = icl.generate(model, prompts, max_new_tokens=6, stop=(word,))
+    assert stopped == [cut_at_stop(text, (word,)).strip() for text in free]
+    assert not any(word in text for text in stopped)
+
+
+def test_bad_generation_arguments(model, prompts):
+    with pytest.raises(PromptError, match="max_new_tokens is 0"):
+        icl.generate(model, prompts, max_new_tokens=0)
+    with pytest.raises(PromptError, match="stop string is empty"):
+        icl.generate(model, prompts, stop=("",))
+    if model.cfg.n_ctx == tiny.N_CTX:
+        with pytest.raises(PromptError, match="exceeds the model's context of 256"):
+            icl.generate(model, prompts, max_new_tokens=250)
+
+
+def test_nan_logits_are_refused():
+    broken = tiny.build("llama")
+    with torch.no_grad():
+        broken.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+    import planted
+
+    model = planted.bridge(broken)
+    prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=2)
+    with pytest.raises(NumericalError, match="NaN for prompt 0"):
+        icl.generate(model, prompts, max_new_tokens=2)
+    with pytest.raises(NumericalError, match="NaN for prompt 0"):
+        icl.score_targets(model, prompts)
+
+
+def test_a_mask_for_other_prompts_is_refused(model, prompts):
+    from icl_locate.errors import MaskError
+
+    with icl.mask_attention(model, prompts, MASK), torch.no_grad():
+        with pytest.raises(MaskError, match="under a mask made for prompts of 3 x"):
+            model(prompts.tokens[:1], attention_mask=prompts.attention_mask[:1].long())
+        with pytest.raises(MaskError, match="run it on prompts.tokens"):
+            model(prompts.tokens[:, :4], attention_mask=prompts.attention_mask[:, :4].long())
+    lonely = icl.build_prompts(model, QUERIES, n_shots=0)
+    with (
+        pytest.raises(MaskError, match="hides EXAMPLES, but prompt 0"),
+        icl.mask_attention(model, lonely, MASK),
+    ):
+        pass

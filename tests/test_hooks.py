@@ -1,0 +1,99 @@
+"""Which route masks a model, and models that none can mask."""
+
+import planted
+import pytest
+import tiny
+import torch
+import transformers as hf
+from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.generalized_components import AttentionBridge
+
+import icl_locate as icl
+from icl_locate import Segment
+from icl_locate.errors import ModelError
+from icl_locate.hooks import Route, find_route
+
+SMALL = {"vocab_size": tiny.VOCABULARY, "hidden_size": 32, "pad_token_id": 0, "bos_token_id": 1}
+
+
+def boot(model):
+    """A bridge around a model, through a directory."""
+    import tempfile
+
+    from transformers import AutoTokenizer
+
+    with tempfile.TemporaryDirectory() as weights, tempfile.TemporaryDirectory() as words:
+        model.save_pretrained(weights)
+        tiny.build_tokenizer().save_pretrained(words)
+        tokenizer = AutoTokenizer.from_pretrained(words)
+        return TransformerBridge.boot_transformers(weights, device="cpu", tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_the_route_is_found_by_trying(architecture):
+    model = tiny.boot(architecture)
+    discards = type(model.blocks[0].attn).forward is AttentionBridge.forward
+    assert find_route(model) is (Route.MASK if discards else Route.SCORES)
+    assert discards == (architecture in ("gpt_neo", "opt", "gptj"))
+
+
+def test_attention_hooks_refuse_where_the_edit_is_discarded():
+    model = tiny.boot("gpt_neo")
+    prompts = icl.build_prompts(model, [icl.Example("sort", "dode")], n_shots=0)
+    with pytest.raises(ModelError, match="discards edits.*icl_locate.mask_attention"):
+        icl.attention_hooks(model, prompts, icl.ContextMask({Segment.QUERY}))
+
+
+def test_a_model_that_loses_its_causality_is_refused():
+    """TransformerLens takes openai-gpt's mask as already causal: with any mask it sees ahead."""
+    config = hf.OpenAIGPTConfig(
+        vocab_size=tiny.VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=4
+    )
+    torch.manual_seed(0)
+    model = boot(hf.OpenAIGPTLMHeadModel(config).eval())
+    with pytest.raises(ModelError, match="later tokens acted on earlier ones"):
+        find_route(model)
+
+
+def test_a_model_whose_attention_does_nothing_is_refused():
+    model = planted.bridge(planted.attention_only_in(set(), n_layers=2))
+    with pytest.raises(ModelError, match="cannot be masked.*nothing changed"):
+        find_route(model)
+
+
+def test_a_state_space_hybrid_is_refused():
+    config = hf.JambaConfig(
+        **SMALL,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        num_experts=2,
+        use_mamba_kernels=False,
+        mamba_d_state=4,
+        mamba_expand=1,
+    )
+    torch.manual_seed(0)
+    model = boot(hf.JambaForCausalLM(config).eval())
+    with pytest.raises(ModelError, match="expected a decoder-only|cannot be masked"):
+        find_route(model)
+
+
+def test_an_encoder_decoder_is_refused():
+    config = hf.T5Config(
+        vocab_size=tiny.VOCABULARY,
+        d_model=32,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=4,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+        eos_token_id=2,
+    )
+    torch.manual_seed(0)
+    model = boot(hf.T5ForConditionalGeneration(config).eval())
+    with pytest.raises(ModelError, match="decoder-only|cannot be masked"):
+        find_route(model)

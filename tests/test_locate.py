@@ -1,0 +1,173 @@
+"""Location: planted models, planted curves, and the bootstrap."""
+
+import numpy as np
+import planted
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import icl_locate as icl
+from icl_locate.errors import ResultError
+from icl_locate.locate import bootstrap_curves, recognition_layer
+from icl_locate.metrics import mean_statistics
+
+N_LAYERS = 6
+TASK = icl.load_task("pseudo-translation")
+EXAMPLES_HIDDEN = icl.PAPER_CONDITIONS[0]
+
+
+def sweep_planted(layers, metric="log_prob", conditions=icl.PAPER_CONDITIONS[:5], **options):
+    model = planted.bridge(planted.attention_only_in(layers, N_LAYERS))
+    with torch.no_grad():
+        clean = icl.build_prompts(
+            model, TASK.test[:4], examples=TASK.train, n_shots=2, template=TASK.template
+        )
+        answers = icl.generate(model, clean, max_new_tokens=3, stop=())
+    # the model's own clean answers are the targets, so that its context has worth
+    test = tuple(
+        icl.Example(example.source, answer or "x")
+        for example, answer in zip(TASK.test, answers, strict=False)
+    )
+    task = icl.Task("planted", TASK.train, test, TASK.template, metric)
+    return icl.sweep(
+        model, task, conditions=conditions, n_shots=2, n_queries=4, seeds=[0], **options
+    )
+
+
+def result_of(curves, noise=0.0, n_items=20, n_seeds=2, seed=0):
+    """A result whose items follow planted curves, Float[condition, layer], with noise."""
+    curves = np.asarray(curves, dtype=float)
+    generator = np.random.default_rng(seed)
+    shape = (*curves.shape, n_seeds, n_items)
+    values = curves[..., None, None] + noise * generator.normal(size=shape)
+    statistics = np.stack([values, np.ones(shape)], axis=-1)
+    return icl.SweepResult(
+        conditions=tuple(f"c{i}" for i in range(len(curves))),
+        layers=tuple(range(curves.shape[1])),
+        seeds=tuple(range(n_seeds)),
+        statistics=torch.from_numpy(statistics),
+        item_scores=torch.from_numpy(values),
+        scores=torch.from_numpy(values.mean(-1)),
+        texts=[],
+        sources=("s",) * n_items,
+        targets=("t",) * n_items,
+        metric="exact_match",
+        provenance={},
+    )
+
+
+@pytest.mark.parametrize("layer", range(N_LAYERS))
+def test_attention_in_one_layer_is_located_right_behind_it(layer):
+    result = sweep_planted({layer}, conditions=icl.PAPER_CONDITIONS)
+    for found in icl.locate(result, n_resamples=100):
+        if found.layer is not None:
+            assert found.layer == layer + 1, found.condition
+            assert found.interval == (layer + 1, layer + 1)
+            assert found.jump_layer == layer + 1
+        unchanged = result.scores[result.condition_index(found.condition), layer + 1 :, 0]
+        assert (unchanged == unchanged[-1]).all(), "nothing above the planted layer matters"
+    assert any(found.layer == layer + 1 for found in icl.locate(result, n_resamples=100))
+
+
+def test_attention_in_two_layers_is_located_behind_the_last():
+    located = icl.locate(sweep_planted({1, 4}), n_resamples=100)
+    assert {found.layer for found in located} <= {5, None, 2}
+    assert any(found.layer == 5 for found in located)
+
+
+def test_generated_answers_locate_it_too():
+    result = sweep_planted({2}, metric="token_accuracy", max_new_tokens=3)
+    for condition in range(len(result.conditions)):
+        scores = result.scores[condition, :, 0]
+        assert (scores[3:] == 1.0).all() or result.conditions[condition] == "examples"
+        assert scores[:3].equal(scores[:1].expand(3))
+
+
+def test_a_first_crossing_is_not_enough():
+    dips = [0, 0.2, 0.95, 0.4, 0.92, 0.99, 1.0]
+    assert recognition_layer(np.array(dips), 0.9) == 4
+    assert recognition_layer(np.array([0, 1.0, 1.0, 0.1, 1.0]), 0.9) == 4
+    assert recognition_layer(np.array([0, 1.0, 1.0, 1.0]), 0.9) == 1
+    assert recognition_layer(np.array([1.0, 1.0, 1.0]), 0.9) == 2, "no effect: the last layer"
+
+
+@given(st.lists(st.integers(0, 20), min_size=2, max_size=12), st.integers(1, 20))
+def test_recognition_layer_equals_its_definition(curve, threshold):
+    """In whole numbers, where comparisons are exact; the threshold counts twentieths."""
+    floor, ceiling = curve[0], curve[-1]
+    recovered = [20 * (s - floor) >= threshold * (ceiling - floor) for s in curve]
+    held = [ceiling > floor and all(recovered[i:]) for i in range(len(curve))]
+    expected = held.index(True) if any(held) else len(curve) - 1
+    assert recognition_layer(np.array(curve, dtype=float), threshold / 20) == expected
+
+
+def test_each_condition_is_measured_against_its_own_ceiling():
+    result = result_of([[0, 0.1, 0.9, 1.0], [0, 0.3, 0.5, 0.5]])
+    assert [found.layer for found in icl.locate(result)] == [2, 2]
+    assert [found.ceiling for found in icl.locate(result)] == [1.0, 0.5]
+
+
+def test_no_in_context_effect():
+    flat, worse = icl.locate(result_of([[0.5] * 5, [0.9, 0.5, 0.5, 0.5, 0.4]]))
+    for found in (flat, worse):
+        assert found.layer is None and found.interval is None and found.jump_layer is None
+        assert "no in-context effect" in str(found)
+        assert found.recovery.isnan().all()
+    noisy = icl.locate(result_of([[0.50, 0.5, 0.51, 0.51]], noise=1.0, n_items=10))
+    assert noisy[0].layer is None, "a difference within the noise is no effect"
+
+
+def test_the_interval_covers_the_planted_layer_at_its_level():
+    curve = np.array([0, 0, 0.1, 0.5, 0.97, 1.0, 1.0])
+    results = [result_of([curve], noise=0.25, n_items=32, seed=s) for s in range(60)]
+    found = [icl.locate(result, n_resamples=200, confidence=0.9)[0] for result in results]
+    covered = [f.interval[0] <= 4 <= f.interval[1] for f in found]
+    assert np.mean(covered) >= 0.85
+    assert {f.interval for f in found} != {(4, 4)}, "noise must widen some intervals"
+
+
+def test_the_bootstrap_is_paired_seeded_and_right():
+    result = result_of([[0, 0.5, 1.0], [0, 0.5, 1.0]], noise=0.3)
+    same = result_of([[0, 0.5, 1.0]], noise=0.3)
+    curves = bootstrap_curves(result, 400, seed=0)
+    assert np.array_equal(curves, bootstrap_curves(result, 400, seed=0))
+    assert not np.array_equal(curves, bootstrap_curves(result, 400, seed=1))
+    mean = result.scores.numpy().mean(-1)
+    assert np.allclose(curves.mean(0), mean, atol=0.03)
+    items = same.item_scores.numpy()[0, 1]  # seed, item
+    naive = np.random.default_rng(5)
+    draws = [
+        items[np.ix_(naive.integers(0, 2, 2), naive.integers(0, 20, 20))].mean()
+        for _ in range(4000)
+    ]
+    ours = bootstrap_curves(same, 4000, seed=0)[:, 0, 1]
+    assert np.isclose(np.std(ours), np.std(draws), rtol=0.1)
+
+
+def test_one_item_gives_a_layer_and_no_interval():
+    found = icl.locate(result_of([[0, 0, 1.0, 1.0]], n_items=1, n_seeds=1))[0]
+    assert found.layer == 2 and found.interval is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 0.0}, "threshold is 0.0"),
+        ({"threshold": 1.5}, "threshold is 1.5"),
+        ({"confidence": 1.0}, "confidence is 1.0"),
+        ({"n_resamples": 0}, "n_resamples is 0"),
+    ],
+)
+def test_bad_arguments(options, message):
+    with pytest.raises(ResultError, match=message):
+        icl.locate(result_of([[0, 1.0]]), **options)
+
+
+def test_a_custom_metric_that_is_not_here():
+    from dataclasses import replace
+
+    result = replace(result_of([[0, 1.0]]), metric="mine")
+    with pytest.raises(ResultError, match="'mine' is not part of icl_locate"):
+        icl.locate(result)
+    assert mean_statistics([1.0, 2.0]).tolist() == [[1.0, 1.0], [2.0, 1.0]]

@@ -1,0 +1,111 @@
+"""Mask semantics as pure tensors, against loops."""
+
+import oracle
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import icl_locate as icl
+from icl_locate import Segment
+from icl_locate.errors import MaskError
+from icl_locate.masks import check_segments, hidden_cells, resolve
+
+rows_of_segments = st.lists(st.sampled_from([1, 2, 3, 4, 5]), min_size=1, max_size=9).flatmap(
+    lambda row: st.integers(0, 3).map(lambda n_pad: [0] * n_pad + row)
+)
+hidden_sets = st.sets(st.sampled_from([1, 2, 3, 4, 5]))
+
+
+@given(rows_of_segments, hidden_sets, st.sampled_from(["all", "after"]), st.booleans(), st.data())
+def test_hidden_cells_equal_loops(segments, hide, rows, keep_self, data):
+    mask = icl.ContextMask({Segment(s) for s in hide}, rows=rows, keep_self=keep_self)
+    n_rows = data.draw(st.integers(1, len(segments)))
+    cells = hidden_cells(mask, torch.tensor([segments], dtype=torch.int8), n_rows)[0]
+    free = oracle.visible_cells(segments, set())
+    masked = oracle.visible_cells(segments, hide, rows=rows, keep_self=keep_self)
+    assert cells.equal((free & ~masked)[-n_rows:])
+
+
+@pytest.mark.parametrize(
+    ("layers", "expected"),
+    [
+        (icl.from_layer(2), {2, 3}),
+        (icl.from_layer(0), {0, 1, 2, 3}),
+        (icl.from_layer(4), set()),
+        (icl.until_layer(2), {0, 1}),
+        (icl.until_layer(0), set()),
+        (icl.only_layer(3), {3}),
+        (icl.window(1, 2), {1, 2}),
+        ({0, 3}, {0, 3}),
+    ],
+)
+def test_layer_sets(layers, expected):
+    resolved = resolve(icl.ContextMask({Segment.QUERY}, layers), n_layers=4, n_heads=2)
+    assert set(resolved) == expected
+
+
+@given(st.sets(st.tuples(st.integers(0, 3), st.integers(0, 1))))
+def test_heads_act_only_where_they_are_named(heads):
+    mask = icl.ContextMask({Segment.QUERY}, icl.from_layer(1), heads=heads)
+    resolved = resolve(mask, n_layers=4, n_heads=2)
+    found = {(layer, head) for layer, parts in resolved.items() for head in parts[0].heads}
+    assert found == {(layer, head) for layer, head in heads if layer >= 1}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: icl.from_layer(5), "layers 5 to 4 are out of range: the model has layers 0 to 3"),
+        (lambda: icl.from_layer(-1), "out of range"),
+        (lambda: icl.only_layer(4), "out of range"),
+        (lambda: icl.window(3, 2), "out of range"),
+        (lambda: {1, 9}, "layer 9 is out of range"),
+    ],
+)
+def test_layers_out_of_range(make, message):
+    with pytest.raises(MaskError, match=message):
+        resolve(icl.ContextMask({Segment.QUERY}, make()), n_layers=4, n_heads=2)
+
+
+def test_heads_out_of_range():
+    mask = icl.ContextMask({Segment.QUERY}, heads={(0, 2)})
+    with pytest.raises(MaskError, match="layer 0, head 2.*heads 0 to 1"):
+        resolve(mask, n_layers=4, n_heads=2)
+
+
+def test_a_mask_is_checked_when_it_is_made():
+    with pytest.raises(MaskError, match="padding is always hidden"):
+        icl.ContextMask({Segment.PAD})
+    with pytest.raises(MaskError, match="expected 'all' or 'after'"):
+        icl.ContextMask({Segment.QUERY}, rows="before")
+
+
+def test_hiding_what_is_not_there():
+    segments = torch.tensor([[1, 2, 3, 4], [0, 1, 2, 4]], dtype=torch.int8)
+    with pytest.raises(MaskError, match="hides EXAMPLES, but prompt 1 has no"):
+        check_segments(icl.ContextMask({Segment.EXAMPLES}), segments)
+    check_segments(icl.ContextMask({Segment.QUERY, Segment.GENERATED}), segments)
+    without_bos = torch.tensor([[2, 3, 4]], dtype=torch.int8)
+    everything = {Segment.BOS, Segment.QUERY}
+    with pytest.raises(MaskError, match="hides BOS"):
+        check_segments(icl.ContextMask(everything), without_bos)
+    check_segments(icl.ContextMask(everything, keep_self=True), without_bos)
+
+
+def test_conditions():
+    names = [condition.name for condition in icl.PAPER_CONDITIONS]
+    assert names == [
+        "examples",
+        "instructions+examples",
+        "examples, instructions kept",
+        "query",
+        "everything",
+        "all but self",
+    ]
+    assert [c.instruction for c in icl.PAPER_CONDITIONS] == [False] + [True] * 5
+    assert not any(Segment.BOS in c.hide for c in icl.PAPER_CONDITIONS[:5])
+    with pytest.raises(MaskError, match="unknown condition 'exmples'"):
+        icl.conditions.get_condition("exmples")
+    with pytest.raises(MaskError, match="hides instructions that its prompt does not hold"):
+        icl.Condition("x", {Segment.INSTRUCTIONS}, instruction=False)

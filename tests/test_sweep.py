@@ -1,0 +1,159 @@
+"""Sweeps, their results on disk, and bad input."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+import icl_locate as icl
+from icl_locate import Segment
+from icl_locate.errors import MaskError, ResultError, TaskError
+
+TASK = replace(icl.load_task("pseudo-translation"), metric="token_accuracy")
+OPTIONS = {"n_shots": 2, "n_queries": 3, "seeds": [0, 5], "max_new_tokens": 4}
+
+
+@pytest.fixture(scope="module")
+def result():
+    return icl.sweep(tiny.boot("llama"), TASK, **OPTIONS)
+
+
+def test_axes_and_shapes(result):
+    assert result.conditions == tuple(c.name for c in icl.PAPER_CONDITIONS)
+    assert result.layers == tuple(range(tiny.N_LAYERS + 1)) and result.seeds == (0, 5)
+    assert result.scores.shape == (6, tiny.N_LAYERS + 1, 2)
+    assert result.item_scores.shape == (6, tiny.N_LAYERS + 1, 2, 3)
+    assert result.targets == tuple(example.target for example in TASK.test[:3])
+    assert result.scores.equal(result.item_scores.mean(-1))
+    assert result.ceiling.equal(result.scores[:, -1]) and result.floor.equal(result.scores[:, 0])
+
+
+def test_each_cell_equals_its_own_run(result):
+    """Cells are what one gets by generating under the mask, by hand."""
+    model = tiny.boot("llama")
+    for c, layer, s in [(0, 0, 0), (1, 2, 1), (4, 1, 0), (5, 3, 1)]:
+        condition = icl.PAPER_CONDITIONS[c]
+        template = TASK.template if condition.instruction else TASK.template.without_instruction()
+        prompts = icl.build_prompts(
+            model,
+            TASK.test[:3],
+            examples=TASK.train,
+            n_shots=2,
+            template=template,
+            seed=result.seeds[s],
+        )
+        mask = icl.ContextMask(condition.hide, icl.from_layer(layer), keep_self=condition.keep_self)
+        assert result.texts[c][layer][s] == icl.generate(model, prompts, mask, max_new_tokens=4)
+
+
+def test_log_prob_equals_score_targets():
+    model = tiny.boot("llama")
+    swept = icl.sweep(model, TASK, conditions=["examples"], metric="log_prob", **OPTIONS)
+    prompts = icl.build_prompts(
+        model,
+        TASK.test[:3],
+        examples=TASK.train,
+        n_shots=2,
+        template=TASK.template.without_instruction(),
+        seed=5,
+    )
+    mask = icl.ContextMask({Segment.EXAMPLES}, icl.from_layer(1))
+    expected = icl.score_targets(model, prompts, mask)
+    assert swept.item_scores[0, 1, 1].tolist() == pytest.approx(expected.tolist(), abs=1e-6)
+
+
+def test_results_come_back_from_disk(result, tmp_path):
+    path = result.save(tmp_path / "deep" / "run.v1")
+    assert {p.name for p in path.parent.iterdir()} == {"run.v1.safetensors", "run.v1.json"}
+    for name in ("run.v1", "run.v1.safetensors", "run.v1.json"):
+        loaded = icl.SweepResult.load(path.parent / name)
+        assert loaded.scores.equal(result.scores)
+        assert loaded.statistics.equal(result.statistics)
+        assert loaded.texts == result.texts and loaded.conditions == result.conditions
+        assert loaded.provenance == json.loads(json.dumps(dict(result.provenance)))
+        assert icl.locate(loaded)[0].scores.equal(icl.locate(result)[0].scores)
+
+
+def test_damaged_files_are_refused(result, tmp_path):
+    with pytest.raises(ResultError, match="there is no .*nothing.safetensors"):
+        icl.SweepResult.load(tmp_path / "nothing")
+    path = result.save(tmp_path / "run")
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ResultError, match="damaged"):
+        icl.SweepResult.load(path)
+    result.save(path)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(ResultError, match="damaged"):
+        icl.SweepResult.load(path)
+    (tmp_path / "run.json").write_text('{"format": "other"}')
+    with pytest.raises(ResultError, match="not a result"):
+        icl.SweepResult.load(path)
+    (tmp_path / "run.json").write_text('{"format": "icl_locate.SweepResult/1"}')
+    with pytest.raises(ResultError, match="lacks conditions"):
+        icl.SweepResult.load(path)
+
+
+def test_a_custom_metric_survives_the_disk(tmp_path):
+    def first_letter(answer, target):
+        return float(answer[:1] == target[:1])
+
+    swept = icl.sweep(
+        tiny.boot("llama"), TASK, conditions=["examples"], metric=first_letter, **OPTIONS
+    )
+    assert swept.metric == "first_letter"
+    loaded = icl.SweepResult.load(swept.save(tmp_path / "run"))
+    assert icl.locate(loaded)[0].scores.equal(icl.locate(swept)[0].scores)
+
+
+def test_tables(result):
+    frame = result.to_dataframe()
+    assert list(frame.columns) == ["condition", "layer", "seed", "score"]
+    assert len(frame) == result.scores.numel()
+    row = frame[(frame.condition == "query") & (frame.layer == 2) & (frame.seed == 5)]
+    assert row.score.item() == result.scores[3, 2, 1].item()
+    data = result.to_xarray()
+    assert data["score"].sel(condition="query", layer=2, seed=5) == result.scores[3, 2, 1]
+    assert data.attrs["metric"] == "token_accuracy"
+
+
+def test_provenance_is_a_recipe(result):
+    recipe = result.provenance
+    assert recipe["task"] == "pseudo-translation" and recipe["n_shots"] == 2
+    assert recipe["architecture"] == "LlamaForCausalLM" and recipe["dtype"] == "float32"
+    assert recipe["versions"]["torch"] == torch.__version__
+    assert recipe["signature"].startswith("token_accuracy")
+    again = icl.sweep(tiny.boot("llama"), TASK, **OPTIONS)
+    assert again.provenance == recipe and again.scores.equal(result.scores)
+    other = icl.sweep(tiny.boot("llama"), TASK, **OPTIONS | {"seeds": [0, 6]})
+    assert other.provenance["prompts_sha256"] != recipe["prompts_sha256"]
+
+
+NO_INSTRUCTION = replace(TASK, template=TASK.template.without_instruction())
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "error", "message"),
+    [
+        (TASK, {"metric": "blue"}, TaskError, "unknown metric 'blue'"),
+        (TASK, {"conditions": ["nothing"]}, MaskError, "unknown condition 'nothing'"),
+        (TASK, {"conditions": []}, TaskError, "conditions are \\[\\]"),
+        (TASK, {"conditions": ["query", "query"]}, TaskError, "each once"),
+        (TASK, {"seeds": []}, TaskError, "seeds are \\[\\]"),
+        (TASK, {"n_queries": 0}, TaskError, "n_queries is 0"),
+        (TASK, {"n_queries": 9999}, TaskError, "has 512 queries: expected 1 to 512"),
+        (TASK, {"n_shots": 0}, MaskError, "hides examples, but n_shots is 0"),
+        (TASK, {"engine": "warp"}, TaskError, "engine is 'warp'"),
+        (NO_INSTRUCTION, {}, MaskError, "needs an instruction .* has none"),
+        (replace(TASK, train=()), {}, ValueError, "only 0 of the 0 examples"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_runs(task, options, error, message):
+    with pytest.raises(error, match=message):
+        icl.sweep(tiny.boot("llama"), task, **OPTIONS | options)
+
+
+def test_unknown_condition_of_a_result(result):
+    with pytest.raises(ResultError, match="no condition 'x'"):
+        result.condition_index("x")

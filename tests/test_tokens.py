@@ -1,0 +1,241 @@
+"""Prompts as tokens: one tokenisation, every token in exactly one segment (law 9)."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+import icl_locate as icl
+from icl_locate import Part, Segment
+from icl_locate.embedded.tokenizer import build_tokenizer
+from icl_locate.errors import PromptError
+from icl_locate.tokens import align
+
+GPT2 = Path(__file__).parents[2] / "shared" / "data" / "gpt2_tokenizer"
+CORPUS = [
+    "Q:the cat sat A:le chat assis\nQ:the dog A:le chien\n",
+    "Translate English to French:\nQ:a house A:une maison\n",
+    "QA: A:le A:la A:un\n\nQ:the Q:a :le :la nA: tA: éà",
+] * 20
+
+
+def wrap(backend, **extra):
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", **extra)
+
+
+def byte_level():
+    backend = Tokenizer(models.BPE())
+    # no regex: merges run across spaces, prefixes and line breaks
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    return wrap(backend)
+
+
+def sentencepiece_like():
+    backend = Tokenizer(models.Unigram())
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    backend.decoder = decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(
+        vocab_size=150,
+        special_tokens=["<pad>", "<s>", "</s>", "<unk>"],
+        unk_token="<unk>",
+        show_progress=False,
+    )
+    backend.train_from_iterator(CORPUS, trainer)
+    bos = backend.token_to_id("<s>")
+    backend.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", bos)]
+    )
+    return wrap(backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+
+
+def word_level():
+    backend = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    trainer = trainers.WordLevelTrainer(special_tokens=["<pad>", "<unk>"], show_progress=False)
+    backend.train_from_iterator(CORPUS, trainer)
+    return wrap(backend, unk_token="<unk>")
+
+
+def gpt2():
+    from transformers import GPT2TokenizerFast
+
+    tokenizer = GPT2TokenizerFast(vocab=str(GPT2 / "vocab.json"), merges=str(GPT2 / "merges.txt"))
+    tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+TOKENIZERS = {
+    "byte-level BPE": byte_level(),
+    "sentencepiece-like": sentencepiece_like(),
+    "word-level": word_level(),
+    "embedded": build_tokenizer(),
+}
+if GPT2.is_dir():
+    TOKENIZERS["GPT-2"] = gpt2()
+
+texts = st.text(alphabet="the cat QA:\n\tleéàß日🙂.", min_size=1, max_size=9).filter(str.strip)
+affixes = st.sampled_from(["Q:", "A:", "\nA:", " ", "Input: ", "->", "\n\n", "", ":"])
+templates = st.builds(icl.PromptTemplate, st.none() | texts, affixes, affixes, affixes.filter(bool))
+examples = st.builds(icl.Example, texts, texts)
+
+
+def model_with(tokenizer, n_ctx=512):
+    return SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=n_ctx))
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(shots=st.lists(examples, max_size=3), query=texts, template=templates)
+def test_law_9_segments_partition_one_tokenisation(name, shots, query, template):
+    tokenizer = TOKENIZERS[name]
+    spans = template.render(shots, query)
+    text = "".join(span.text for span in spans)
+    encoding = tokenizer(text, return_offsets_mapping=True)
+    if not [o for o in encoding["offset_mapping"] if o[1] > o[0]]:
+        return  # nothing but characters that this tokenizer drops
+    prompt = align(tokenizer, spans)
+    assert prompt.tokens == encoding["input_ids"], "the whole prompt, tokenised once"
+    owner = [span for span in spans for _ in span.text]  # character by character
+    n_bos = prompt.segments.count(Segment.BOS)
+    assert n_bos == (1 if name in ("sentencepiece-like", "embedded") else 0)
+    for i, (start, end) in enumerate(encoding["offset_mapping"]):
+        if i < n_bos:
+            assert prompt.segments[i] is Segment.BOS
+            continue
+        inked = [c for c in range(start, end) if not text[c].isspace()]
+        expected = owner[min(inked[0] if inked else start, len(text) - 1)]
+        assert prompt.segments[i] is expected.segment
+        assert prompt.parts[i] is expected.part
+        assert prompt.shots[i] == expected.shot
+
+
+def test_a_token_across_a_border_goes_where_its_first_ink_is():
+    tokenizer = TOKENIZERS["byte-level BPE"]
+    spans = icl.PromptTemplate().render([icl.Example("the cat", "le")], "a")
+    prompt = align(tokenizer, spans)
+    pieces = tokenizer.convert_ids_to_tokens(prompt.tokens)
+    assert pieces[0] == "Q:theĠ", "one token over a prefix and a source"
+    assert prompt.parts[0] is Part.DELIMITER
+    assert "ĊQ:" in pieces, "one token over a separator of the example and the query's prefix"
+    assert prompt.segments[pieces.index("ĊQ:")] is Segment.QUERY
+
+
+def test_a_separator_belongs_to_the_segment_before_it():
+    template = icl.PromptTemplate("Translate English to Garupa:", "Q:", "A:", "\n")
+    prompt = align(build_tokenizer(), template.render([icl.Example("sort", "zimo")], "thin"))
+    newline = build_tokenizer().convert_tokens_to_ids("▁\n")
+    ends = [prompt.segments[i] for i, token in enumerate(prompt.tokens) if token == newline]
+    assert ends == [Segment.INSTRUCTIONS, Segment.EXAMPLES]
+    names = [part.name for part in prompt.parts]
+    assert names[-3:] == ["DELIMITER", "SOURCE", "DELIMITER"]
+    assert prompt.shots[:6] == [0] * 6 and set(prompt.shots[6:-3]) == {1}
+
+
+def test_left_padding_and_slices():
+    bank = [icl.Example("sort thin", "zimo dode"), icl.Example("thin", "dode")]
+    queries = [icl.Example("zero", "rovu"), icl.Example("zero one count sort", "rovu zimo")]
+    model = model_with(build_tokenizer())
+    prompts = icl.build_prompts(model, queries, examples=bank, n_shots=2)
+    assert prompts.tokens.dtype == torch.long and prompts.segments.dtype == torch.int8
+    assert prompts.attention_mask.dtype == torch.bool
+    assert (prompts.segments == Segment.PAD).equal(~prompts.attention_mask)
+    n_pad = (~prompts.attention_mask).sum(1).tolist()
+    assert n_pad == [3, 0]
+    assert prompts.attention_mask[0].tolist() == [False] * 3 + [True] * (len(prompts.tokens[0]) - 3)
+    alone = prompts[:1]
+    assert alone.attention_mask.all() and alone.targets == ["rovu"]
+    assert alone.tokens[0].tolist() == prompts.tokens[0, 3:].tolist()
+    assert [len(batch) for batch in prompts.batches(1)] == [1, 1]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_target_tokens_continue_the_prompt(name):
+    tokenizer = TOKENIZERS[name]
+    bank = [icl.Example("the cat", "le chat")]
+    prompts = icl.build_prompts(
+        model_with(tokenizer), [icl.Example("the dog", "le chien")], examples=bank, n_shots=1
+    )
+    assert prompts.target_tokens[0]
+    whole = tokenizer(prompts.texts[0] + "le chien")["input_ids"]
+    joined = prompts.tokens[0].tolist() + prompts.target_tokens[0]
+    if whole[: prompts.tokens.shape[1]] == prompts.tokens[0].tolist():
+        assert joined == whole
+    assert "chien" in tokenizer.decode(joined) or "<unk>" in tokenizer.decode(joined)
+
+
+def test_bos_can_be_forced_or_left_out():
+    queries = [icl.Example("zero", "rovu")]
+    with_bos = model_with(build_tokenizer())
+    assert icl.build_prompts(with_bos, queries, n_shots=0).segments[0, 0] == Segment.BOS
+    none = icl.build_prompts(with_bos, queries, n_shots=0, prepend_bos=False)
+    assert not (none.segments == Segment.BOS).any()
+    plain = model_with(TOKENIZERS["word-level"])
+    with pytest.raises(PromptError, match="no BOS token"):
+        icl.build_prompts(plain, queries, n_shots=0, prepend_bos=True)
+
+
+def test_examples_are_seeded_and_never_the_query():
+    bank = [icl.Example(f"w{i}", str(i % 3)) for i in range(12)]
+    for seed in range(20):
+        drawn = icl.prompts.choose_examples(bank[4], bank, 11, seed=seed)
+        assert bank[4] not in drawn and len(set(drawn)) == 11
+    first = icl.prompts.choose_examples(bank[0], bank, 5, seed=1)
+    assert first == icl.prompts.choose_examples(bank[0], bank, 5, seed=1)
+    assert first != icl.prompts.choose_examples(bank[0], bank, 5, seed=2)
+
+
+@given(st.integers(0, 12), st.integers(0, 99))
+def test_balanced_choice_gives_each_target_its_share(n_shots, seed):
+    bank = [icl.Example(f"w{i}", "abc"[i % 3]) for i in range(18)]
+    query = icl.Example("q", "a")
+    drawn = icl.prompts.choose_examples(query, bank, n_shots, seed=seed, choice="balanced")
+    counts = [sum(example.target == target for example in drawn) for target in "abc"]
+    assert sum(counts) == n_shots and len(set(drawn)) == n_shots
+    assert min(counts) >= n_shots // 3
+
+
+GOOD = [icl.Example("sort", "zimo"), icl.Example("thin", "dode")]
+
+
+@pytest.mark.parametrize(
+    ("queries", "options", "message"),
+    [
+        ([], {}, "no queries"),
+        (GOOD, {"n_shots": 1}, "only 0 of the 0 examples"),
+        (GOOD[:1], {"examples": GOOD, "n_shots": 2}, "2 shots .* only 1 of the 2"),
+        (GOOD, {"n_shots": -1}, "n_shots is -1"),
+        ([icl.Example("sort", " ")], {"n_shots": 0}, "empty target"),
+        ([icl.Example("", "zimo")], {"n_shots": 0}, "empty source"),
+        (GOOD, {"examples": [*GOOD, icl.Example("one", "")], "n_shots": 2}, "empty target"),
+        (GOOD, {"examples": GOOD, "n_shots": 1, "choice": "best"}, "'best': expected 'random'"),
+        ([icl.Example("sort " * 300, "zimo")], {"n_shots": 0}, "context holds 64: use fewer"),
+    ],
+)
+def test_bad_input_says_what_came_and_what_to_do(queries, options, message):
+    with pytest.raises(PromptError, match=message):
+        icl.build_prompts(model_with(build_tokenizer(), n_ctx=64), queries, **options)
+
+
+def test_a_tokenizer_without_offsets_or_padding_is_refused():
+    tokenizer = build_tokenizer()
+    tokenizer.pad_token = None
+    with pytest.raises(PromptError, match="no padding token: set one"):
+        icl.build_prompts(model_with(tokenizer), GOOD, n_shots=0)
+    with pytest.raises(PromptError, match="no tokenizer"):
+        icl.build_prompts(model_with(None), GOOD, n_shots=0)
+    from transformers import ByT5Tokenizer
+
+    with pytest.raises(PromptError, match="no character offsets: expected a fast tokenizer"):
+        icl.build_prompts(model_with(ByT5Tokenizer()), GOOD, n_shots=0)
