@@ -7,8 +7,8 @@ from .engine.decoding import generate as generate
 from .engine.scoring import score_targets as score_targets
 from .hooks import attention_hooks as attention_hooks
 from .hooks import mask_attention as mask_attention
-from .locate import Location as Location
-from .locate import locate as locate
+from .location import Location as Location
+from .location import locate as locate
 from .masks import ContextMask as ContextMask
 from .masks import from_layer as from_layer
 from .masks import only_layer as only_layer
@@ -19,7 +19,7 @@ from .prompts import Example as Example
 from .prompts import PromptTemplate as PromptTemplate
 from .report import write_report as write_report
 from .results import SweepResult as SweepResult
-from .sweep import sweep as sweep
+from .sweeps import sweep as sweep
 from .tasks import Task as Task
 from .tasks import load_task as load_task
 from .tokens import Prompts as Prompts

@@ -7,7 +7,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Part, Segment
 from icl_locate.errors import PromptError
-from icl_locate.locate import Location, locate
+from icl_locate.location import Location, locate
 from icl_locate.results import SweepResult
 from icl_locate.tokens import Prompts, check_tokenizer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from icl_locate import plots
-from icl_locate.locate import Location, locate
+from icl_locate.location import Location, locate
 from icl_locate.results import SweepResult
 
 _STYLE = """

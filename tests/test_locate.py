@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import icl_locate as icl
 from icl_locate.errors import ResultError
-from icl_locate.locate import bootstrap_curves, recognition_layer
+from icl_locate.location import bootstrap_curves, recognition_layer
 from icl_locate.metrics import mean_statistics
 
 N_LAYERS = 6

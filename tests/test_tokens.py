@@ -133,7 +133,7 @@ def test_a_token_across_a_border_goes_where_its_first_ink_is():
 
 
 def test_a_separator_belongs_to_the_segment_before_it():
-    template = icl.PromptTemplate("Translate English to Garupa:", "Q:", "A:", "\n")
+    template = icl.PromptTemplate("Translate English to Python:", "Q:", "A:", "\n")
     prompt = align(build_tokenizer(), template.render([icl.Example("sort", "zimo")], "thin"))
     newline = build_tokenizer().convert_tokens_to_ids("▁\n")
     ends = [prompt.segments[i] for i, token in enumerate(prompt.tokens) if token == newline]

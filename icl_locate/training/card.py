@@ -1,0 +1,162 @@
+"""Write the embedded model's card: ``python -m icl_locate.training.card DIRECTORY``."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+from safetensors.torch import load_file
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.embedded.languages import LANGUAGES, N_FORMS, ORDERS, PYTHON, SOURCE_WORDS
+from icl_locate.engine.decoding import generate
+from icl_locate.metrics import METRICS
+from icl_locate.models import load_model, quiet_loading
+from icl_locate.tasks.pseudo import pseudo_task
+from icl_locate.tokens import build_prompts
+
+SETTINGS = {
+    "5 examples, no instruction": (5, False),
+    "1 example, no instruction": (1, False),
+    "9 examples, no instruction": (9, False),
+    "instruction alone": (0, True),
+    "instruction and 5 examples": (5, True),
+    "neither": (0, False),
+}
+
+
+def measure(
+    model: TransformerBridge, n_shots: int, *, instruction: bool, language: str, n_queries: int
+) -> float:
+    """Token accuracy of greedy answers on held-out sentences of one language, from 0 to 1."""
+    task = pseudo_task(f"pseudo-translation/{language}")
+    template = task.template if instruction else task.template.without_instruction()
+    prompts = build_prompts(
+        model, task.test[:n_queries], examples=task.train, n_shots=n_shots, template=template
+    )
+    metric = METRICS["token_accuracy"]
+    answers = generate(model, prompts, max_new_tokens=12)
+    return metric.score(metric.statistics(answers, prompts.targets).sum(axis=0))
+
+
+def write_card(directory: Path, n_queries: int = 48) -> str:
+    """Measure the model in a directory and write its README.md; returns the text."""
+    model = load_model(directory, device="cpu")
+    rows: list[str] = []
+    for name, (n_shots, instruction) in SETTINGS.items():
+        scores = {
+            language.name: measure(
+                model,
+                n_shots,
+                instruction=instruction,
+                language=language.name,
+                n_queries=n_queries,
+            )
+            for language in LANGUAGES
+        }
+        python = scores.pop(PYTHON.name)
+        mean = sum(scores.values()) / len(scores)
+        rows.append(f"| {name} | {mean:.3f} | {min(scores.values()):.3f} | {python:.3f} |")
+    text = _CARD.format(
+        n_languages=len(LANGUAGES) - 1,
+        n_words=len(SOURCE_WORDS),
+        n_forms=N_FORMS,
+        orders=", ".join(ORDERS),
+        rows="\n".join(rows),
+        n_queries=n_queries,
+        recipe=_recipe(directory),
+        **_shape(directory),
+    )
+    (directory / "README.md").write_text(text, encoding="utf-8")
+    return text
+
+
+def _shape(directory: Path) -> dict[str, int]:
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    weights = load_file(directory / "model.safetensors")
+    return {
+        "n_layers": config["num_hidden_layers"],
+        "n_heads": config["num_attention_heads"],
+        "d_model": config["hidden_size"],
+        "d_mlp": config["intermediate_size"],
+        "d_vocab": config["vocab_size"],
+        "n_context": config["max_position_embeddings"],
+        "n_parameters": sum(tensor.numel() for tensor in weights.values()),
+    }
+
+
+def _recipe(directory: Path) -> str:
+    state = directory / "checkpoint" / "state.json"
+    recorded = directory / "recipe.json"
+    if state.is_file():
+        recipe = json.loads(state.read_text(encoding="utf-8"))["config"]
+        recorded.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
+    recipe = json.loads(recorded.read_text(encoding="utf-8"))
+    return "\n".join(f"| `{key}` | {value} |" for key, value in recipe.items())
+
+
+_CARD = """# The embedded model
+
+A Llama of {n_parameters:,} parameters ({n_layers} layers, {n_heads} heads, width {d_model}, gated
+MLP of {d_mlp}, {d_vocab} tokens, context of {n_context}) that learns in context. It comes with
+icl_locate so that the demo, the notebooks and the tests need no download.
+
+## What it does
+
+It translates sentences of four to eight English words into one of {n_languages} pseudo-languages or
+into Python. Each of the {n_words} source words names an operation on a list; a pseudo-language has
+a word for each and an order of its own ({orders}). A language is one of {n_forms} forms for the
+first half of the words, combined with one of {n_forms} for the second half, and only both together
+tell the order. Languages so share half their lexicon with others, and the evidence of several words
+must be put together to know one. In Python each word becomes a statement on a list `x`.
+
+An instruction names the language, or examples show it:
+
+```text
+Translate English to Python:
+Q:reverse sortA:x=x[::-1]; x=sorted(x);
+Q:double behead zeroA:
+```
+
+## What it scores
+
+Token accuracy of greedy answers on held-out sentences (an eighth of all sentences, chosen by a
+checksum, never trained on, neither as queries nor as examples), {n_queries} a language:
+
+| prompt | mean over pseudo-languages | worst of them | Python |
+|---|---|---|---|
+{rows}
+
+Measured by `python -m icl_locate.training.card DIRECTORY`.
+
+## How it was trained
+
+From scratch by `python -m icl_locate.training.train --output DIRECTORY`: next-token loss on the
+answers, sentences growing from one word to eight, Muon on the layers' matrices and AdamW on the
+rest, on two CPU cores.
+
+| | |
+|---|---|
+{recipe}
+
+## Limits
+
+It knows these {n_words} words and languages and nothing else; other text is spelt in bytes that it
+never saw in training. Its licence is the package's (MIT).
+"""
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Measure a trained model and write its card."""
+
+    directory: tyro.conf.Positional[Path]
+    """The model's directory."""
+    n_queries: int = 48
+    """Held-out sentences a language."""
+
+
+if __name__ == "__main__":
+    quiet_loading()
+    arguments = tyro.cli(Arguments)
+    print(write_card(arguments.directory, arguments.n_queries))

@@ -1,0 +1,72 @@
+"""The package as a whole: names, import time, examples, what it must not contain."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import icl_locate as icl
+
+ROOT = Path(__file__).parents[1]
+
+CONTRACT = {
+    "load_model",
+    "load_task",
+    "PromptTemplate",
+    "build_prompts",
+    "Example",
+    "Task",
+    "Segment",
+    "Condition",
+    "ContextMask",
+    "from_layer",
+    "only_layer",
+    "window",
+    "until_layer",
+    "attention_hooks",
+    "mask_attention",
+    "sweep",
+    "SweepResult",
+    "locate",
+    "plots",
+    "PAPER_CONDITIONS",
+    "score_targets",
+    "generate",
+}
+
+
+def test_the_contracts_names_are_public():
+    assert set(icl.__all__) >= CONTRACT
+    for name in icl.__all__:
+        assert getattr(icl, name) is not None
+        assert getattr(icl, name).__doc__, name
+    with pytest.raises(AttributeError, match="no_such_name"):
+        _ = icl.no_such_name
+
+
+def test_import_is_fast():
+    code = "import time; s = time.perf_counter(); import icl_locate; print(time.perf_counter() - s)"
+    times = [
+        float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
+        for _ in range(3)
+    ]
+    assert min(times) < 1.0
+
+
+@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda p: p.stem)
+def test_examples_run(example):
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, str(example)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "examples: " in done.stdout, "each example ends with a location"
+    assert time.perf_counter() - start < 240
+
+
+def test_no_module_outgrows_its_noun():
+    for path in (ROOT / "icl_locate").rglob("*.py"):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path
+        assert "from __future__ import annotations" not in path.read_text(encoding="utf-8"), path
