@@ -24,7 +24,7 @@ tests: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 notebooks: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest --nbmake -p no:doctest notebooks
+	$(BIN)/python -m pytest --nbmake -o addopts= notebooks
 
 docs: $(VENV)/dev.stamp
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

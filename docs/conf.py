@@ -1,10 +1,12 @@
 """Sphinx configuration; notebooks are copied here and executed while the site is built."""
 
+import os
 import shutil
 from importlib.metadata import version as package_version
 from pathlib import Path
 
 HERE = Path(__file__).parent
+os.environ["PLOTLY_RENDERER"] = "notebook"  # figures as HTML, which a page can show
 (HERE / "notebooks").mkdir(exist_ok=True)
 for notebook in (HERE.parent / "notebooks").glob("*.ipynb"):
     shutil.copy(notebook, HERE / "notebooks" / notebook.name)

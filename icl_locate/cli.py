@@ -3,6 +3,7 @@
 Everything heavy is imported inside the commands, so that ``--help`` answers at once.
 """
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,8 @@ class SweepConfig:
     n_shots: int = 5
     """Examples in each prompt."""
 
-    n_queries: int = 64
-    """Queries to answer: the first of the task's test set."""
+    n_queries: int | None = None
+    """Queries to answer: the first of the task's test set. Default: 64, or all that there are."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each draws other examples for the same queries."""
@@ -53,14 +54,17 @@ class SweepConfig:
     instruction: str | None = None
     """Instruction that opens the prompts of a .jsonl task. Default: none."""
 
-    source_prefix: str = "Q:"
-    """What stands before a source in the prompts of a .jsonl task."""
+    source_prefix: str | None = None
+    """What stands before a source in the prompts of a .jsonl task. Default: "Q:"."""
 
-    target_prefix: str = "A:"
-    """What stands before a target in the prompts of a .jsonl task."""
+    target_prefix: str | None = None
+    """What stands before a target in the prompts of a .jsonl task. Default: "A:"."""
 
-    separator: str = "\n"
-    """What stands after an example in the prompts of a .jsonl task."""
+    separator: str | None = None
+    """What stands after an example in the prompts of a .jsonl task. Default: a line break."""
+
+    prepend_bos: bool | None = None
+    """Whether prompts start with BOS. Default: as the model's tokenizer does."""
 
     max_new_tokens: int = 50
     """Length at which an answer ends if no stop string ended it before."""
@@ -69,7 +73,7 @@ class SweepConfig:
     """Prompts that run at once."""
 
     engine: Literal["auto", "hooks"] = "auto"
-    """auto: the fastest exact engine; hooks: one hooked run for each cell."""
+    """hooks: one hooked run for each cell; auto: the fastest exact engine, so far the same."""
 
     device: str | None = None
     """cpu, cuda, ... Default: a GPU if there is one."""
@@ -108,9 +112,10 @@ class DemoConfig:
 def run_sweep(config: SweepConfig) -> None:
     """Run a sweep and write what it found."""
     import icl_locate as icl
-    from icl_locate.models import quiet_loading
+    from icl_locate.location import check_confidence
 
-    quiet_loading()
+    check_confidence(config.confidence)
+    _check_output(config.output)
     task = _load_task(config)
     conditions = config.conditions or _possible_conditions(task, config.n_shots)
     model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
@@ -119,10 +124,11 @@ def run_sweep(config: SweepConfig) -> None:
         task,
         conditions=conditions,
         n_shots=config.n_shots,
-        n_queries=min(config.n_queries, len(task.test)),
+        n_queries=config.n_queries or min(64, len(task.test)),
         seeds=config.seeds,
         metric=config.metric,
         choice=config.choice,
+        prepend_bos=config.prepend_bos,
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
         engine=config.engine,
@@ -135,9 +141,8 @@ def run_demo(config: DemoConfig) -> None:
     """Run the main job on the embedded model."""
     import icl_locate as icl
     from icl_locate import plots
-    from icl_locate.models import quiet_loading
 
-    quiet_loading()
+    _check_output(config.output)
     task = icl.load_task("pseudo-translation")
     model = icl.load_model(device="cpu")
     result = icl.sweep(
@@ -181,23 +186,34 @@ def main(arguments: list[str] | None = None) -> int:
 def _load_task(config: SweepConfig) -> Any:
     import icl_locate as icl
 
-    if not config.task.endswith(".jsonl"):
-        return icl.load_task(config.task)
-    template = icl.PromptTemplate(
-        config.instruction, config.source_prefix, config.target_prefix, config.separator
-    )
+    names = ("instruction", "source_prefix", "target_prefix", "separator")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    template = icl.PromptTemplate(**given) if given else None
     return icl.load_task(config.task, template=template)
 
 
 def _possible_conditions(task: Any, n_shots: int) -> tuple[str, ...]:
     import icl_locate as icl
 
-    return tuple(
+    possible = tuple(
         condition.name
         for condition in icl.PAPER_CONDITIONS
         if (task.template.instruction is not None or not condition.instruction)
         and (n_shots > 0 or icl.Segment.EXAMPLES not in condition.hide)
     )
+    if not possible:
+        raise IclLocateError(
+            "these prompts have neither instruction nor examples to hide: give --instruction, or "
+            "1 or more with --n-shots"
+        )
+    return possible
+
+
+def _check_output(output: Path) -> None:
+    """Refuse, before anything runs, a directory that could not be written."""
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise IclLocateError(f"nothing can be written to {output}: {existing} is in the way")
 
 
 def _write(
@@ -207,10 +223,10 @@ def _write(
     from icl_locate import plots
     from icl_locate.report import text_table, write_png
 
+    written = [result.save(output / "result.safetensors")]
     locations = icl.locate(result, confidence=confidence)
     figures = {"layer_curves": plots.layer_curves(result, locations), **(more or {})}
-    output.mkdir(parents=True, exist_ok=True)
-    written = [result.save(output / "result.safetensors"), output / "scores.csv"]
+    written.append(output / "scores.csv")
     result.to_dataframe().to_csv(written[-1], index=False)
     others = [figure for name, figure in figures.items() if name != "layer_curves"]
     written.append(icl.write_report(result, output / "report.html", locations, others))

@@ -2,6 +2,7 @@
 
 __all__ = [
     "IclLocateError",
+    "MaskError",
     "ModelError",
     "NumericalError",
     "PromptError",

@@ -34,7 +34,9 @@ class Location:
         scores: the curve ``S``, mean over seeds.
         score_interval: its pointwise confidence interval; row 0 low, row 1 high.
         recovery: the curve ``R``; NaN if the context has no effect.
+        threshold: the recovery that counted as recovered.
         confidence: of all intervals, such as 0.95.
+        n_resamples: of the bootstrap.
     """
 
     condition: str
@@ -48,7 +50,9 @@ class Location:
     scores: Float[Tensor, "layer"]
     score_interval: Float[Tensor, "bound layer"]
     recovery: Float[Tensor, "layer"]
+    threshold: float
     confidence: float
+    n_resamples: int
 
     def __str__(self) -> str:
         if self.layer is None:
@@ -79,9 +83,9 @@ def locate(
     Raises:
         ResultError: if an argument is out of range, or the result's metric is not known here.
     """
-    for name, value in (("threshold", threshold), ("confidence", confidence)):
-        if not 0 < value <= 1 or (name == "confidence" and value == 1):
-            raise ResultError(f"{name} is {value}: expected a number between 0 and 1")
+    if not 0 < threshold <= 1:
+        raise ResultError(f"threshold is {threshold}: expected a number between 0 and 1")
+    check_confidence(confidence)
     if n_resamples < 1:
         raise ResultError(f"n_resamples is {n_resamples}: expected 1 or more")
     resampled = bootstrap_curves(result, n_resamples, seed)
@@ -92,6 +96,16 @@ def locate(
             result.conditions, curves, resampled.swapaxes(0, 1), strict=True
         )
     ]
+
+
+def check_confidence(confidence: float) -> None:
+    """Refuse a confidence that is no share.
+
+    Raises:
+        ResultError: if it is not between 0 and 1, both excluded.
+    """
+    if not 0 < confidence < 1:
+        raise ResultError(f"confidence is {confidence}: expected a number between 0 and 1")
 
 
 def bootstrap_curves(
@@ -156,7 +170,9 @@ def _locate_one(
         scores=torch.from_numpy(curve),
         score_interval=torch.from_numpy(np.quantile(samples, tails, axis=0)),
         recovery=torch.from_numpy((curve - curve[0]) / (difference if affected else np.nan)),
+        threshold=threshold,
         confidence=confidence,
+        n_resamples=len(samples),
     )
 
 

@@ -69,7 +69,7 @@ class ContextMask:
         hide: the segments whose tokens are hidden as keys.
         layers: where: `from_layer`, `until_layer`, `only_layer`, `window`, or any set of layers.
         heads: the (layer, head) pairs to which the mask is limited; ``None`` means every head.
-        rows: "all" query rows, or only those "after" the last hidden key of their prompt.
+        rows: "all" query rows, or only those "after" the last hidden token of their prompt.
         keep_self: whether a row still sees its own token although its segment is hidden.
 
     Masks compose with ``|``: the union hides what any of them hides.
@@ -212,7 +212,7 @@ def masked_rows(
     real = segments != Segment.PAD
     if mask.rows == "all":
         return real
-    hidden = hidden_keys(mask, segments)
+    hidden = hidden_keys(mask, segments) & (segments != Segment.GENERATED)
     behind_it = hidden.flip(-1).cumsum(-1).flip(-1)  # hidden keys at this position or later
     return real & (behind_it == 0)
 

@@ -67,7 +67,11 @@ class CorpusBleu:
     """Corpus BLEU by sacrebleu (13a tokenisation, exponential smoothing), from 0 to 100."""
 
     lowercase: bool = False
-    name: str = "bleu"
+
+    @property
+    def name(self) -> str:
+        """Either "bleu", or "bleu_lc" where case is ignored."""
+        return "bleu_lc" if self.lowercase else "bleu"
 
     @property
     def signature(self) -> str:
@@ -160,6 +164,7 @@ LOG_PROB = MeanMetric("log_prob", "log_prob|base:e|sum:target tokens|mean:items"
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
         "bleu": CorpusBleu(),
+        "bleu_lc": CorpusBleu(lowercase=True),
         "chrf": CorpusChrf(),
         "exact_match": MeanMetric("exact_match", "exact_match|strip", exact_match),
         "token_accuracy": MeanMetric(
@@ -174,15 +179,19 @@ def get_metric(metric: str | Metric | TextScore) -> Metric:
     """The metric of a name; a callable of (answer, target) becomes the mean over items.
 
     Raises:
-        TaskError: if the name is unknown.
+        TaskError: if the name is unknown, or a custom metric takes the name of another.
     """
     if isinstance(metric, str):
         if metric not in METRICS:
             raise TaskError(f"unknown metric {metric!r}: expected one of {', '.join(METRICS)}")
         return METRICS[metric]
-    if isinstance(metric, Metric):
-        return metric
-    if not callable(metric):
-        raise TaskError(f"metric is {metric!r}: expected a name, a Metric or a callable")
-    name = getattr(metric, "__name__", type(metric).__name__)
-    return MeanMetric(name, f"{name}|custom|mean:items", metric)
+    if not isinstance(metric, Metric):
+        if not callable(metric):
+            raise TaskError(f"metric is {metric!r}: expected a name, a Metric or a callable")
+        name = getattr(metric, "__name__", type(metric).__name__)
+        metric = MeanMetric(name, f"{name}|custom|mean:items", metric)
+    if METRICS.get(metric.name, metric) != metric:
+        raise TaskError(
+            f"the custom metric is called {metric.name!r} like one of icl_locate's own: rename it"
+        )
+    return metric

@@ -1,10 +1,12 @@
 """Models: the embedded one, a Hub name, a local directory, or a bridge that is already there."""
 
-import logging
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import ModelError
@@ -43,21 +45,45 @@ def load_model(
     path = embedded_directory() if name == EMBEDDED else Path(name)
     if name != EMBEDDED and (path.is_absolute() or name.startswith(".")) and not path.is_dir():
         raise ModelError(f"there is no model directory {name}: expected one with a config.json")
+    place, floats = resolve_device(device), resolve_dtype(dtype)
     try:
-        bridge = TransformerBridge.boot_transformers(
-            str(path) if path.is_dir() else name,
-            device=torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")),
-            dtype=resolve_dtype(dtype),
-            revision=None if path.is_dir() else revision,
-        )
-    except (OSError, ValueError, KeyError) as error:
+        with quiet_loading() if path.is_dir() else nullcontext():
+            bridge = TransformerBridge.boot_transformers(
+                str(path) if path.is_dir() else name,
+                device=place,
+                dtype=floats,
+                revision=None if path.is_dir() else revision,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ModelError(
             f"the model {name!r} could not be loaded: expected a directory with config.json, "
             "weights and tokenizer, or the name of a model that TransformerLens supports "
-            f"({type(error).__name__}: {str(error).strip().splitlines()[0]})"
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
     bridge.eval()
     return bridge
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """The device of a name; ``None`` means a GPU if there is one.
+
+    Raises:
+        ModelError: if there is no such device on this machine.
+    """
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(
+            f"device is {str(device)!r}: expected one of this machine, such as 'cpu' "
+            f"({first_line(error)})"
+        ) from error
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def resolve_dtype(dtype: torch.dtype | str) -> torch.dtype:
@@ -72,9 +98,15 @@ def resolve_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return found
 
 
-def quiet_loading() -> None:
-    """Keep transformers' progress bars and load reports out of a command's output."""
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' progress bars out of a command's output, inside a ``with``."""
     from transformers.utils import logging as transformers_logging
 
+    was_enabled = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()
-    logging.getLogger("transformer_lens").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()

@@ -23,6 +23,7 @@ SEGMENT_COLOURS = {
 }
 METRIC_TITLES = {
     "bleu": "BLEU",
+    "bleu_lc": "BLEU, lowercased",
     "chrf": "chrF2",
     "exact_match": "exact match",
     "token_accuracy": "token accuracy",
@@ -68,7 +69,7 @@ def layer_curves(
             "zeroline": False,
         },
         yaxis={"title": metric, "zeroline": False},
-        legend={"title": "hidden", "orientation": "v"},
+        legend={"title": "hidden: recognised by layer"},
         hovermode="closest",
         margin={"b": 110},
     )
@@ -79,11 +80,12 @@ def layer_curves(
 def caption(result: SweepResult, locations: Sequence[Location]) -> str:
     """The recipe in two lines: what a reader needs to judge the numbers."""
     provenance = result.provenance
-    confidence = f"{100 * locations[0].confidence:g} %" if locations else ""
+    how = locations[0]
     return (
         f"{provenance.get('n_shots')} shots, {len(result.targets)} queries, seeds "
-        f"{', '.join(map(str, result.seeds))}; bands: {confidence} paired bootstrap over items and "
-        "seeds; dashed: ceilings; diamonds: recognition layers.<br>"
+        f"{', '.join(map(str, result.seeds))}. Bands: {100 * how.confidence:g} % paired bootstrap "
+        f"over items and seeds ({how.n_resamples} resamples); dashed: ceilings; diamonds: "
+        f"recovery of {100 * how.threshold:g} % for good.<br>"
         f"{provenance.get('signature')}"
     )
 
@@ -136,7 +138,7 @@ def _curve(result: SweepResult, location: Location, colour: str, dash: str) -> g
         y=location.scores.tolist(),
         customdata=details,
         mode="lines+markers",
-        name=location.condition,
+        name=_legend(location),
         legendgroup=location.condition,
         line={"color": colour, "dash": dash, "width": 2},
         marker={"size": 5},
@@ -148,6 +150,13 @@ def _curve(result: SweepResult, location: Location, colour: str, dash: str) -> g
     )
 
 
+def _legend(location: Location) -> str:
+    if location.layer is None:
+        return f"{location.condition}: no effect"
+    interval = "" if location.interval is None else " [{}, {}]".format(*location.interval)
+    return f"{location.condition}: {location.layer}{interval}"
+
+
 def _band(result: SweepResult, location: Location, colour: str) -> go.Scatter:
     low, high = location.score_interval.tolist()
     layers = list(result.layers)
@@ -155,6 +164,7 @@ def _band(result: SweepResult, location: Location, colour: str) -> go.Scatter:
     return go.Scatter(
         x=layers + layers[::-1],
         y=high + low[::-1],
+        mode="lines",
         fill="toself",
         fillcolor=f"rgba({red},{green},{blue},0.12)",
         line={"width": 0},

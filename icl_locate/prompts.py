@@ -57,7 +57,7 @@ class PromptTemplate:
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """The strings that end an answer: ``stop``, else the source prefix, else the separator."""
+        """What ends an answer (``stop``, else the source prefix, else the separator)."""
         if self.stop is not None:
             return self.stop
         return tuple(s for s in (self.source_prefix.strip() or self.separator,) if s)

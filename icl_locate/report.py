@@ -46,8 +46,8 @@ def write_report(
 <style>{_STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
 <p>Score when the context is hidden from a layer on. From the recognition layer on, the model no
-longer needs the context: at least nine tenths of what the context is worth are recovered for good.
-</p>
+longer needs the context: at least {100 * locations[0].threshold:g} % of what the context is worth
+are recovered for good.</p>
 {parts[0]}
 {_html_table(location_rows(locations))}
 {"".join(parts[1:])}
@@ -97,10 +97,12 @@ def write_png(figure: go.Figure, path: Path, *, width: int = 1000, height: int =
     """
     import kaleido.errors
 
+    from icl_locate.models import first_line
+
     try:
         figure.write_image(path, width=width, height=height, scale=2)
     except (RuntimeError, OSError, ValueError, kaleido.errors.KaleidoError) as error:
-        return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return first_line(error)
     return None
 
 

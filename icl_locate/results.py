@@ -50,6 +50,16 @@ class SweepResult:
     provenance: Mapping[str, Any]
     custom_metric: Metric | None = None
 
+    def __post_init__(self) -> None:
+        cells = len(self.conditions), len(self.layers), len(self.seeds)
+        items = (*cells, len(self.targets))
+        found = self.scores.shape, self.item_scores.shape, self.statistics.shape[:-1]
+        if found != (cells, items, items):
+            raise ResultError(
+                f"scores, item_scores and statistics are {', '.join(map(str, map(tuple, found)))}: "
+                f"expected {cells}, {items} and {items} from the labels"
+            )
+
     @property
     def n_layers(self) -> int:
         """The model's number of layers; as a start layer it hides nothing."""
@@ -64,19 +74,6 @@ class SweepResult:
     def floor(self) -> Float[Tensor, "condition seed"]:
         """The score with the context hidden at every layer."""
         return self.scores[:, 0]
-
-    def condition_index(self, condition: str) -> int:
-        """The place of a condition on its axis.
-
-        Raises:
-            ResultError: if the result has no such condition.
-        """
-        if condition not in self.conditions:
-            raise ResultError(
-                f"the result has no condition {condition!r}: expected one of "
-                f"{', '.join(map(repr, self.conditions))}"
-            )
-        return self.conditions.index(condition)
 
     def scorer(self) -> Metric:
         """The metric that turns summed statistics into scores.

@@ -1,11 +1,12 @@
 """Results on disk: tensors in safetensors, everything else in JSON beside them."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from icl_locate.errors import ResultError
 from icl_locate.results import SweepResult
@@ -22,8 +23,13 @@ def save_result(result: SweepResult, path: Path) -> Path:
     rest: dict[str, Any] = {name: list(getattr(result, name)) for name in _LABELS}
     rest |= {"format": FORMAT, "metric": result.metric, "texts": result.texts}
     rest |= {"provenance": dict(result.provenance)}
-    json_path.write_text(json.dumps(rest, indent=1, ensure_ascii=False), encoding="utf-8")
-    save_file({name: getattr(result, name).contiguous() for name in _TENSORS}, tensors_path)
+    text = json.dumps(rest, indent=1, ensure_ascii=False).encode()
+    tensors = {name: getattr(result, name).contiguous() for name in _TENSORS}
+    payload = save(tensors, metadata={"json_sha256": hashlib.sha256(text).hexdigest()})
+    for target, content in ((json_path, text), (tensors_path, payload)):
+        unfinished = target.with_name(f"{target.name}.part")
+        unfinished.write_bytes(content)
+        unfinished.replace(target)
     return tensors_path
 
 
@@ -38,8 +44,11 @@ def load_result(path: Path) -> SweepResult:
         if not needed.is_file():
             raise ResultError(f"there is no {needed}: expected the two files that save() wrote")
     try:
-        rest = json.loads(json_path.read_text(encoding="utf-8"))
-        tensors = load_file(tensors_path)
+        text = json_path.read_bytes()
+        rest = json.loads(text)
+        with safe_open(tensors_path, "pt") as file:
+            digest = (file.metadata() or {}).get("json_sha256")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise ResultError(f"{path} is damaged ({error}): save the result again") from error
     if not isinstance(rest, dict) or rest.get("format") != FORMAT:
@@ -48,6 +57,8 @@ def load_result(path: Path) -> SweepResult:
     missing += [name for name in (*_LABELS, "metric", "texts", "provenance") if name not in rest]
     if missing:
         raise ResultError(f"{path} is damaged: it lacks {', '.join(missing)}; save it again")
+    if digest != hashlib.sha256(text).hexdigest():
+        raise ResultError(f"{json_path} does not belong to {tensors_path}: save the result again")
     return SweepResult(
         conditions=tuple(rest["conditions"]),
         layers=tuple(rest["layers"]),

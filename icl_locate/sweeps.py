@@ -1,6 +1,7 @@
 """Sweep a context mask over start layers, conditions and seeds."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -13,10 +14,11 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
 from icl_locate.conditions import PAPER_CONDITIONS, Condition, get_condition
+from icl_locate.engine.decoding import check_room
 from icl_locate.engine.hooked import Cell, run_cell
 from icl_locate.errors import MaskError, TaskError
-from icl_locate.masks import from_layer
-from icl_locate.metrics import METRICS, MeanMetric, Metric, TextScore, get_metric
+from icl_locate.masks import check_segments, from_layer
+from icl_locate.metrics import LOG_PROB, METRICS, MeanMetric, Metric, TextScore, get_metric
 from icl_locate.models import EMBEDDED, embedded_directory
 from icl_locate.prompts import Choice
 from icl_locate.results import SweepResult, score_totals
@@ -36,6 +38,7 @@ class _Plan:
     n_queries: int
     seeds: tuple[int, ...]
     choice: Choice | str
+    prepend_bos: bool | None
     max_new_tokens: int
     batch_size: int
 
@@ -49,6 +52,7 @@ class _Plan:
             template=template if condition.instruction else template.without_instruction(),
             seed=seed,
             choice=self.choice,
+            prepend_bos=self.prepend_bos,
         )
 
 
@@ -62,6 +66,7 @@ def sweep(
     seeds: Iterable[int] = (0, 1, 2),
     metric: str | Metric | TextScore | None = None,
     choice: Choice | str = "random",
+    prepend_bos: bool | None = None,
     max_new_tokens: int = 50,
     batch_size: int = 64,
     engine: Engine | str = "auto",
@@ -79,9 +84,12 @@ def sweep(
         seeds: each draws other examples for the same queries.
         metric: a name ("bleu", "chrf", "exact_match", "token_accuracy", "log_prob"), a `Metric`, or
             a function of (answer, target) that is averaged; ``None`` means the task's.
+        choice: how examples are drawn, "random" or "balanced" over the targets.
+        prepend_bos: whether prompts start with BOS; ``None`` follows the model's tokenizer.
         max_new_tokens: length at which an answer ends if no stop string ended it before.
         batch_size: prompts that run at once.
-        engine: "hooks" runs the model once for each cell; "auto" picks the fastest exact engine.
+        engine: "hooks" runs the model once for each cell; "auto" picks the fastest exact engine,
+            which so far is the only one.
         progress: whether to show a progress bar over the cells.
 
     Raises:
@@ -96,26 +104,40 @@ def sweep(
         metric=get_metric(task.metric if metric is None else metric),
         n_shots=n_shots,
         n_queries=n_queries,
-        seeds=tuple(seeds),
+        seeds=tuple(int(seed) for seed in seeds),
         choice=choice,
+        prepend_bos=prepend_bos,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
     )
     _check(plan, engine)
     n_layers = int(model.cfg.n_layers)
+    prompts = _build_all(plan)
     grid: dict[tuple[str, int, int], Cell] = {}
-    digest = hashlib.sha256()
     total = len(plan.conditions) * (n_layers + 1) * len(plan.seeds)
     with tqdm(total=total, unit="cell", desc=task.name, disable=not progress) as bar:
         for seed in plan.seeds:
             clean: dict[bool, Cell] = {}
             for condition in plan.conditions:
-                prompts = plan.prompts(condition, seed)
-                digest.update("\0".join(prompts.texts).encode())
+                shown = prompts[condition.instruction, seed]
                 for layer in range(n_layers + 1):
-                    grid[condition.name, layer, seed] = _run(plan, condition, layer, prompts, clean)
+                    grid[condition.name, layer, seed] = _run(plan, condition, layer, shown, clean)
                     bar.update()
-    return _collect(plan, grid, digest.hexdigest())
+    return _collect(plan, grid, prompts)
+
+
+def _build_all(plan: _Plan) -> dict[tuple[bool, int], Prompts]:
+    """The prompts with and without instruction of every seed, checked before anything runs."""
+    prompts: dict[tuple[bool, int], Prompts] = {}
+    for condition in plan.conditions:
+        for seed in plan.seeds:
+            key = condition.instruction, seed
+            if key not in prompts:
+                prompts[key] = plan.prompts(condition, seed)
+                if plan.metric is not LOG_PROB:
+                    check_room(plan.model, prompts[key], plan.max_new_tokens)
+            check_segments(condition.mask(from_layer(0)), prompts[key].segments)
+    return prompts
 
 
 def _run(
@@ -164,7 +186,9 @@ def _check(plan: _Plan, engine: str) -> None:
 
 
 def _collect(
-    plan: _Plan, grid: dict[tuple[str, int, int], Cell], prompts_digest: str
+    plan: _Plan,
+    grid: dict[tuple[str, int, int], Cell],
+    prompts: dict[tuple[bool, int], Prompts],
 ) -> SweepResult:
     layers = tuple(range(int(plan.model.cfg.n_layers) + 1))
 
@@ -186,20 +210,24 @@ def _collect(
         sources=tuple(example.source for example in plan.task.test[: plan.n_queries]),
         targets=tuple(example.target for example in plan.task.test[: plan.n_queries]),
         metric=plan.metric.name,
-        provenance=_provenance(plan, prompts_digest),
+        provenance=_provenance(plan, prompts),
         custom_metric=None if plan.metric.name in METRICS else plan.metric,
     )
 
 
-def _provenance(plan: _Plan, prompts_digest: str) -> dict[str, Any]:
+def _provenance(plan: _Plan, prompts: dict[tuple[bool, int], Prompts]) -> dict[str, Any]:
     config = plan.model.cfg
     name = str(getattr(config, "model_name", ""))
+    hf_config = plan.model.original_model.config
     packages = ("icl_locate", "torch", "transformers", "transformer_lens", "sacrebleu")
     return {
         "model": EMBEDDED if name == str(embedded_directory()) else name,
+        "revision": getattr(hf_config, "_commit_hash", None),
         "architecture": str(getattr(config, "architecture", "")),
         "dtype": str(next(plan.model.original_model.parameters()).dtype).removeprefix("torch."),
-        "tokenizer": type(plan.model.tokenizer).__name__,
+        "vocabulary_sha256": _digest(
+            [json.dumps(plan.model.tokenizer.get_vocab(), sort_keys=True)]
+        ),
         "task": plan.task.name,
         "template": asdict(plan.task.template),
         "conditions": [
@@ -215,10 +243,17 @@ def _provenance(plan: _Plan, prompts_digest: str) -> dict[str, Any]:
         "n_queries": plan.n_queries,
         "seeds": list(plan.seeds),
         "choice": plan.choice,
+        "bos": any(bool((p.segments == Segment.BOS).any()) for p in prompts.values()),
         "max_new_tokens": plan.max_new_tokens,
         "engine": "hooks",
         "signature": plan.metric.signature,
         "metric_is_mean": isinstance(plan.metric, MeanMetric),
-        "prompts_sha256": prompts_digest,
+        "prompts_sha256": _digest(
+            str((p.tokens.tolist(), p.segments.tolist(), p.target_tokens)) for p in prompts.values()
+        ),
         "versions": {package: version(package) for package in packages},
     }
+
+
+def _digest(texts: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()

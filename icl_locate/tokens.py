@@ -65,6 +65,8 @@ class Prompts:
 
     def __getitem__(self, index: slice) -> "Prompts":
         """The prompts of a slice, with the padding that all of them share cut off."""
+        if not isinstance(index, slice):
+            raise PromptError(f"prompts[{index!r}]: expected a slice, such as prompts[0:1]")
         chosen = {
             field.name: getattr(self, field.name)[index]
             for field in fields(self)
@@ -77,7 +79,13 @@ class Prompts:
         return Prompts(**chosen, template=self.template)
 
     def batches(self, size: int) -> Iterator["Prompts"]:
-        """Consecutive slices of at most ``size`` prompts."""
+        """Consecutive slices of at most ``size`` prompts.
+
+        Raises:
+            PromptError: if ``size`` is less than 1.
+        """
+        if size < 1:
+            raise PromptError(f"batch_size is {size}: expected 1 or more")
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
@@ -102,7 +110,8 @@ def build_prompts(
         template: the layout; the default has no instruction.
         seed: which examples are drawn; the draw depends on it and the query's source alone.
         choice: "random" or "balanced" over the targets.
-        prepend_bos: ``None`` follows the model's tokenizer; True or False force it.
+        prepend_bos: ``None`` follows ``model.tokenizer``, which TransformerLens sets to prepend
+            BOS wherever there is one (GPT-2 too); True or False force it.
 
     Raises:
         PromptError: no queries; too few examples; an empty source or target; a prompt that exceeds
@@ -187,7 +196,11 @@ def align(
     segments = [Segment.BOS] * len(bos)
     parts = [Part.NONE] * len(bos)
     shots = [0] * len(bos)
+    previous_end = 0
     for start, end in encoding["offset_mapping"][body]:
+        if start == end:  # some tokenizers trim the white space that a token covers
+            start = previous_end
+        previous_end = max(previous_end, end)
         piece = text[start:end]
         first = start + len(piece) - len(piece.lstrip()) if piece.strip() else start
         span = spans[min(bisect_right(ends, first), len(spans) - 1)]

@@ -48,9 +48,10 @@ def visible_cells(
     window: int = tiny.N_CTX,
     masked: bool = True,
 ) -> Tensor:
-    """Bool[query, key] of one prompt, by the definition, cell by cell (PAD=0)."""
+    """Bool[query, key] of one prompt, by the definition, cell by cell (PAD=0, GENERATED=5)."""
     n = len(segments)
-    last_hidden = max((i for i in range(n) if segments[i] in hide), default=-1)
+    in_prompt = (i for i in range(n) if segments[i] in hide and segments[i] != 5)
+    last_hidden = max(in_prompt, default=-1)
     cells = torch.zeros(n, n, dtype=torch.bool)
     for i in range(n):
         for j in range(i + 1):

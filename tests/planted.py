@@ -27,8 +27,9 @@ def attention_only_in(layers: set[int], n_layers: int = 6, seed: int = 0) -> Lla
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config).eval()
         for layer, block in enumerate(model.model.layers):
-            block.self_attn.o_proj.weight.mul_(20.0 if layer in layers else 0.0)
+            block.self_attn.o_proj.weight.mul_(100.0 if layer in layers else 0.0)
             block.self_attn.v_proj.weight.mul_(20.0)
+            block.self_attn.q_proj.weight.mul_(10.0)
     return model
 
 

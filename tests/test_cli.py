@@ -1,7 +1,9 @@
 """The command line, as a user runs it."""
 
+import dataclasses
+import inspect
 import json
-import os
+import re
 import subprocess
 import sys
 import time
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from icl_locate.cli import main
+from icl_locate.cli import DemoConfig, SweepConfig, main
 
 COMMAND = [sys.executable, "-m", "icl_locate.cli"]
 
@@ -34,12 +36,17 @@ def _timed(*arguments):
     return time.perf_counter() - start
 
 
-def test_every_option_is_documented():
-    text = run("sweep", "--help", env=os.environ | {"COLUMNS": "200"}).stdout
-    for option in ("--model", "--metric", "--n-shots", "--seeds", "--engine", "--separator"):
-        line = next(line for line in text.splitlines() if f"{option} " in line)
-        described = line.split(option)[1].split(maxsplit=2)
-        assert len(described) > 1, option
+@pytest.mark.parametrize("config", [SweepConfig, DemoConfig])
+def test_every_option_is_documented(config):
+    """Each field has a description, and --help prints it."""
+    source = inspect.getsource(config)
+    text = run(config.__name__.removesuffix("Config").lower(), "--help").stdout
+    printed = re.sub(r"[\s│]+", " ", text)
+    for field in dataclasses.fields(config):
+        found = re.search(rf"    {field.name}: .*\n    \"\"\"(.+?)\"\"\"", source, re.DOTALL)
+        assert found, f"{field.name} has no description"
+        first_words = " ".join(found[1].split()[:4])
+        assert first_words in printed, field.name
 
 
 def test_sweep_writes_what_it_says(tmp_path, capsys):
@@ -70,6 +77,10 @@ def test_sweep_writes_what_it_says(tmp_path, capsys):
         (["sweep", "--model", "/no/such/model"], "there is no model directory /no/such/model"),
         (["sweep", "--conditions", "exmples"], "unknown condition 'exmples'"),
         (["sweep", "--metric", "blue"], "unknown metric 'blue'"),
+        (["sweep", "--confidence", "95"], "confidence is 95.0"),
+        (["sweep", "--output", __file__], "nothing can be written"),
+        (["sweep", "--instruction", "Do:"], "brings its own template"),
+        (["demo", "--output", f"{__file__}/deep"], "is in the way"),
     ],
 )
 def test_errors_are_one_line_and_a_status(arguments, message, capsys, tmp_path, monkeypatch):
@@ -89,5 +100,5 @@ def test_demo_runs(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "all but self" in printed
     page = (tmp_path / "report.html").read_text()
-    assert "https://cdn" not in page and "<script src" not in page, "the page needs nothing else"
+    assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page), "the page needs nothing else"
     assert "Recipe" in page and "One answer over the layers" in page

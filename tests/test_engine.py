@@ -100,6 +100,26 @@ def test_nan_logits_are_refused():
         icl.score_targets(model, prompts)
 
 
+def test_a_model_in_training_mode_is_refused(model, prompts):
+    from icl_locate.errors import ModelError
+
+    model.train()
+    try:
+        for run in (icl.generate, icl.score_targets):
+            with pytest.raises(ModelError, match="call model.eval"):
+                run(model, prompts, MASK)
+            with pytest.raises(ModelError, match="call model.eval"):
+                run(model, prompts)
+    finally:
+        model.eval()
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_batch_sizes_are_checked(model, prompts, size):
+    with pytest.raises(PromptError, match=f"batch_size is {size}"):
+        icl.generate(model, prompts, max_new_tokens=1, batch_size=size)
+
+
 def test_a_mask_for_other_prompts_is_refused(model, prompts):
     from icl_locate.errors import MaskError
 

@@ -55,6 +55,24 @@ def test_a_model_that_loses_its_causality_is_refused():
         find_route(model)
 
 
+def test_a_model_that_takes_no_mask_for_single_heads():
+    config = hf.XGLMConfig(
+        vocab_size=tiny.VOCABULARY, max_position_embeddings=64, d_model=32, ffn_dim=32,
+        num_layers=2, attention_heads=4, pad_token_id=0, bos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = boot(hf.XGLMForCausalLM(config).eval())
+    prompts = icl.build_prompts(model, [icl.Example("sort", "dode")], n_shots=0)
+    with icl.mask_attention(model, prompts, icl.ContextMask({Segment.QUERY})):
+        pass
+    one_head = icl.ContextMask({Segment.QUERY}, heads={(0, 1)})
+    with (
+        pytest.raises(ModelError, match="cannot be masked head by head.*leave heads=None"),
+        icl.mask_attention(model, prompts, one_head),
+    ):
+        pass
+
+
 def test_a_model_whose_attention_does_nothing_is_refused():
     model = planted.bridge(planted.attention_only_in(set(), n_layers=2))
     with pytest.raises(ModelError, match="cannot be masked.*nothing changed"):

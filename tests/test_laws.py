@@ -69,7 +69,7 @@ head_sets = st.none() | st.sets(
 )
 masks = st.builds(
     icl.ContextMask,
-    hide=st.sets(st.sampled_from(REAL)),
+    hide=st.sets(st.sampled_from([*REAL, Segment.GENERATED])),
     layers=layer_sets,
     heads=head_sets,
     rows=st.sampled_from(["all", "after"]),
@@ -170,16 +170,12 @@ def test_law_2_future_and_padding_stay_hidden(model, data):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_law_3_a_row_that_sees_nothing_attends_to_nothing(architecture, dtype):
-    model = tiny.boot(architecture)
+    model = tiny.boot_fresh(architecture).to(dtype)
     segments = [[0, 0, 1, 2, 3, 3, 3, 3, 3, 3, 3, 4], [1, 2, 2, 3, 3, 4, 4, 3, 3, 4, 4, 4]]
     prompts = make_prompts(segments, torch.arange(24).view(2, 12) + 5)
     everything = icl.ContextMask(set(REAL), icl.from_layer(1))
-    model.to(dtype)
-    try:
-        found = cache(model, prompts, ["attn.hook_z"], everything)
-        logits = run(model, prompts, everything)
-    finally:
-        model.to(torch.float32)
+    found = cache(model, prompts, ["attn.hook_z"], everything)
+    logits = run(model, prompts, everything)
     for layer in range(1, tiny.N_LAYERS):
         z = found[f"blocks.{layer}.attn.hook_z"][prompts.attention_mask]
         assert (z == 0).all()
@@ -235,6 +231,16 @@ def test_law_6_masks_compose_by_union(model, data):
     real = prompts.attention_mask
     for nested in (run(model, prompts, a, b), run(model, prompts, b, a)):
         torch.testing.assert_close(nested[real], union[real], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_law_6_a_row_that_only_both_masks_empty(model, swap):
+    """One mask hides all but BOS, the other BOS: together they leave nothing to see."""
+    prompts = make_prompts([[1, 2, 2, 3, 3, 4, 4, 4]], torch.arange(8)[None] + 5)
+    pair = [icl.ContextMask(set(CONTEXT)), icl.ContextMask({Segment.BOS})]
+    nested = pair[::-1] if swap else pair
+    union = run(model, prompts, pair[0] | pair[1])
+    torch.testing.assert_close(run(model, prompts, *nested), union, atol=1e-5, rtol=0)
 
 
 @given(data=st.data())

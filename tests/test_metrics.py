@@ -58,8 +58,19 @@ def test_a_callable_is_averaged():
     assert np.isclose(metric.score(statistics.sum(axis=0)), 0.75)
 
 
+def test_a_custom_metric_may_not_take_a_known_name():
+    def bleu(answer, target):
+        return 0.0
+
+    with pytest.raises(TaskError, match="called 'bleu' like one of icl_locate's own: rename"):
+        get_metric(bleu)
+    assert get_metric(CorpusBleu(lowercase=True)).name == "bleu_lc"
+
+
 def test_unknown_metrics():
-    with pytest.raises(TaskError, match="unknown metric 'blue': expected one of bleu, chrf"):
+    with pytest.raises(
+        TaskError, match="unknown metric 'blue': expected one of bleu, bleu_lc, chrf"
+    ):
         get_metric("blue")
     with pytest.raises(TypeError, match="icl_locate.score_targets"):
         METRICS["log_prob"].statistics(["a"], ["b"])

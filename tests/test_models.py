@@ -35,13 +35,22 @@ def test_a_bridge_is_returned_as_it_is():
         ("/no/such/directory", {}, "there is no model directory"),
         ("./neither", {}, "there is no model directory"),
         ("no-such-user/no-such-model", {}, "could not be loaded: expected a directory"),
+        ("embedded", {"device": "quantum"}, "device is 'quantum': expected one of this machine"),
         ("embedded", {"dtype": "int8"}, "dtype is 'int8': expected float32"),
         ("embedded", {"dtype": "float33"}, "dtype is 'float33'"),
     ],
 )
 def test_bad_names_and_dtypes(name, options, message):
     with pytest.raises(ModelError, match=message):
-        icl.load_model(name, device="cpu", **options)
+        icl.load_model(name, **{"device": "cpu"} | options)
+
+
+def test_a_truncated_model(tmp_path):
+    directory = tiny.save(tiny.build("llama"), tmp_path / "model")
+    weights = directory / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(ModelError, match="could not be loaded"):
+        icl.load_model(directory, device="cpu")
 
 
 def test_a_directory_without_a_model(tmp_path):

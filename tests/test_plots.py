@@ -15,7 +15,7 @@ RESULT = result_of([[0, 0.1, 0.9, 1.0], [0.5] * 4], noise=0.1)
 def test_layer_curves_show_the_numbers():
     locations = icl.locate(RESULT)
     figure = plots.layer_curves(RESULT, locations)
-    lines = {trace.name: trace for trace in figure.data if trace.mode == "lines+markers"}
+    lines = {trace.legendgroup: trace for trace in figure.data if trace.mode == "lines+markers"}
     assert set(lines) == {"c0", "c1"}
     for location in locations:
         trace = lines[location.condition]
@@ -24,6 +24,7 @@ def test_layer_curves_show_the_numbers():
         low, high, _ = zip(*trace.customdata, strict=True)
         assert list(low) == pytest.approx(location.score_interval[0].tolist())
         assert all(a <= b for a, b in zip(low, high, strict=True))
+    assert lines["c0"].name.startswith("c0: 2 [") and lines["c1"].name == "c1: no effect"
     marks = [trace for trace in figure.data if trace.mode == "markers"]
     assert [list(mark.x) for mark in marks] == [[locations[0].layer]], "none without an effect"
     dashed = [shape for shape in figure.layout.shapes if shape.line.dash == "dash"]

@@ -126,6 +126,9 @@ def test_provenance_is_a_recipe(result):
     assert recipe["signature"].startswith("token_accuracy")
     again = icl.sweep(tiny.boot("llama"), TASK, **OPTIONS)
     assert again.provenance == recipe and again.scores.equal(result.scores)
+    without = icl.sweep(tiny.boot("llama"), TASK, prepend_bos=False, **OPTIONS)
+    assert recipe["bos"] and not without.provenance["bos"]
+    assert without.provenance["prompts_sha256"] != recipe["prompts_sha256"]
     other = icl.sweep(tiny.boot("llama"), TASK, **OPTIONS | {"seeds": [0, 6]})
     assert other.provenance["prompts_sha256"] != recipe["prompts_sha256"]
 
@@ -154,6 +157,31 @@ def test_bad_input_is_refused_before_anything_runs(task, options, error, message
         icl.sweep(tiny.boot("llama"), task, **OPTIONS | options)
 
 
-def test_unknown_condition_of_a_result(result):
-    with pytest.raises(ResultError, match="no condition 'x'"):
-        result.condition_index("x")
+def test_nothing_runs_if_only_a_later_condition_fails(monkeypatch):
+    """The first condition's prompts fit; the second's, with the instruction, do not."""
+    monkeypatch.setattr(icl.sweeps, "run_cell", lambda *a, **o: pytest.fail("something ran"))
+    model = tiny.boot("llama")
+    fits = icl.build_prompts(
+        model,
+        TASK.test[:3],
+        examples=TASK.train,
+        n_shots=2,
+        template=TASK.template.without_instruction(),
+    )
+    room = tiny.N_CTX - max(int(p.attention_mask.sum(1).max()) for p in (fits,))
+    two = ["examples", "query"]
+    with pytest.raises(ValueError, match="exceeds the model's context"):
+        icl.sweep(model, TASK, conditions=two, **OPTIONS | {"max_new_tokens": room, "seeds": [0]})
+    hides_bos = icl.Condition("bos", {Segment.BOS})
+    with pytest.raises(MaskError, match="hides BOS, but prompt 0 has no"):
+        icl.sweep(model, TASK, conditions=["query", hides_bos], prepend_bos=False, **OPTIONS)
+
+
+def test_parts_of_a_result_must_fit(result, tmp_path):
+    with pytest.raises(ResultError, match="expected .* from the labels"):
+        replace(result, seeds=(0,))
+    result.save(tmp_path / "a")
+    replace(result, seeds=(7, 8)).save(tmp_path / "b")
+    (tmp_path / "a.json").write_bytes((tmp_path / "b.json").read_bytes())
+    with pytest.raises(ResultError, match="does not belong to"):
+        icl.SweepResult.load(tmp_path / "a")

@@ -77,6 +77,25 @@ def gpt2():
     return tokenizer
 
 
+def trimming():
+    """Byte-level with trimmed offsets: a token of white space covers no characters."""
+    tokenizer = byte_level()
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.post_processor = processors.ByteLevel(trim_offsets=True)
+    return wrap(backend)
+
+
+def test_trimmed_white_space_stays_with_what_precedes_it():
+    template = icl.PromptTemplate("Do", "\nQ:", "A:", "  ")
+    prompt = align(trimming(), template.render([icl.Example("cat", "le")], "dog"))
+    pieces = trimming().convert_ids_to_tokens(prompt.tokens)
+    spaces = [i for i, piece in enumerate(pieces) if set(piece) == {"Ġ"}]
+    owners = [prompt.segments[i] for i in spaces]
+    assert owners == sorted(owners)
+    assert {Segment.INSTRUCTIONS, Segment.EXAMPLES} == set(owners)
+
+
 TOKENIZERS = {
     "byte-level BPE": byte_level(),
     "sentencepiece-like": sentencepiece_like(),

@@ -78,7 +78,12 @@ def build(architecture: str, seed: int = 0) -> PreTrainedModel:
 
 @cache
 def boot(architecture: str) -> TransformerBridge:
-    """The tiny model as a bridge with the embedded model's tokenizer; booted once a process."""
+    """The tiny model as a bridge, booted once a process: leave its weights as they are."""
+    return boot_fresh(architecture)
+
+
+def boot_fresh(architecture: str) -> TransformerBridge:
+    """The tiny model as a bridge of one's own, with the embedded model's tokenizer."""
     with TemporaryDirectory() as weights, TemporaryDirectory() as words:
         build(architecture).save_pretrained(weights)
         build_tokenizer().save_pretrained(words)  # apart: some configs would pick their own class

@@ -40,7 +40,7 @@ def generate(
         raise PromptError(f"max_new_tokens is {max_new_tokens}: expected 1 or more")
     if "" in stops:
         raise PromptError("a stop string is empty: it would end every answer at once")
-    _check_room(model, prompts, max_new_tokens)
+    check_room(model, prompts, max_new_tokens)
     answers: list[str] = []
     for batch in prompts.batches(batch_size):
         answers += _generate_batch(model, batch, mask, max_new_tokens, stops)
@@ -129,7 +129,12 @@ def end_tokens(model: TransformerBridge) -> frozenset[int]:
     return frozenset(found)
 
 
-def _check_room(model: TransformerBridge, prompts: Prompts, max_new_tokens: int) -> None:
+def check_room(model: TransformerBridge, prompts: Prompts, max_new_tokens: int) -> None:
+    """Refuse prompts that leave no room for new tokens.
+
+    Raises:
+        PromptError: if a prompt and its new tokens exceed the model's context.
+    """
     limit = getattr(model.cfg, "n_ctx", None)
     longest = int(prompts.attention_mask.sum(dim=1).max())
     if limit is not None and longest + max_new_tokens > limit:

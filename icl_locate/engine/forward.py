@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.errors import NumericalError
+from icl_locate.errors import ModelError, NumericalError
 from icl_locate.hooks import mask_attention
 from icl_locate.masks import Mask
 from icl_locate.tokens import Prompts
@@ -16,7 +16,13 @@ from icl_locate.tokens import Prompts
 def masked(
     model: TransformerBridge, prompts: Prompts, mask: Mask | None
 ) -> AbstractContextManager[object]:
-    """The context of a mask; of nothing if there is none."""
+    """The context of a mask; of nothing if there is none.
+
+    Raises:
+        ModelError: if the model is in training mode: dropout would make its answers random.
+    """
+    if model.training:
+        raise ModelError("the model is in training mode: call model.eval() first")
     return nullcontext() if mask is None else mask_attention(model, prompts, mask)
 
 

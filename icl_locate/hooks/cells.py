@@ -31,10 +31,6 @@ class CellTracker:
         self._shape: tuple[int, ...] = ()
         self._computed: dict[tuple[LayerMask, ...], Tensor] = {}
 
-    def seen(self, layer: int) -> int:
-        """How many positions the layer has seen so far, padding included."""
-        return self._seen.get(layer, 0)
-
     def cells(
         self, layer: int, batch: int, n_queries: int, n_keys: int
     ) -> Bool[Tensor, "batch #head query_pos key_pos"]:
@@ -43,7 +39,9 @@ class CellTracker:
         Raises:
             MaskError: if the model runs on another batch, or on fewer tokens than the prompts have.
         """
-        total = n_queries if n_queries == n_keys else max(n_keys, self.seen(layer) + n_queries)
+        total = (
+            n_queries if n_queries == n_keys else max(n_keys, self._seen.get(layer, 0) + n_queries)
+        )
         self._seen[layer] = total
         if batch != self._segments.shape[0] or total < self._segments.shape[1]:
             raise MaskError(
@@ -77,10 +75,3 @@ class CellTracker:
             heads = slice(None) if mask.heads is None else list(mask.heads)
             hidden[:, heads] |= cells
         return hidden
-
-
-def own_key_hidden(
-    cells: Bool[Tensor, "batch #head query_pos key_pos"],
-) -> Bool[Tensor, "batch #head query_pos"]:
-    """The rows whose own token is hidden: the only rows that can be left with no visible key."""
-    return cells.diagonal(offset=cells.shape[-1] - cells.shape[-2], dim1=-2, dim2=-1)

@@ -24,7 +24,7 @@ def attention_hooks(model: TransformerBridge, prompts: Prompts, mask: Mask) -> l
         ModelError: on an architecture that discards such edits; use `mask_attention` there.
         MaskError: if the mask fits neither the model nor the prompts.
     """
-    if find_route(model) is not Route.SCORES:
+    if find_route(model, per_head=_names_heads(mask)) is not Route.SCORES:
         raise ModelError(
             f"this {model.cfg.architecture} discards edits of hook_attn_scores: use "
             "icl_locate.mask_attention(model, prompts, mask), which edits its attention mask"
@@ -47,9 +47,13 @@ def mask_attention(
         ModelError: if this model's attention cannot be masked.
         MaskError: if the mask fits neither the model nor the prompts.
     """
-    route = find_route(model)
+    route = find_route(model, per_head=_names_heads(mask))
     with apply_route(model, _track(model, prompts, mask), route):
         yield model
+
+
+def _names_heads(mask: Mask) -> bool:
+    return any(part.heads for part in mask.masks)
 
 
 def _track(model: TransformerBridge, prompts: Prompts, mask: Mask) -> CellTracker:

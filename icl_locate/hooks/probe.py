@@ -3,6 +3,7 @@
 import warnings
 import weakref
 from collections.abc import Iterator
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from enum import Enum
 
@@ -27,6 +28,8 @@ class Route(Enum):
 
 _routes: "weakref.WeakKeyDictionary[TransformerBridge, Route]" = weakref.WeakKeyDictionary()
 
+_per_head: "weakref.WeakKeyDictionary[TransformerBridge, str | None]" = weakref.WeakKeyDictionary()
+
 _PROBE = [Segment.BOS] + [Segment.EXAMPLES] * 3 + [Segment.QUERY] * 4
 
 
@@ -48,29 +51,55 @@ def apply_route(model: TransformerBridge, tracker: CellTracker, route: Route) ->
         yield
 
 
-def find_route(model: TransformerBridge) -> Route:
+def find_route(model: TransformerBridge, *, per_head: bool = False) -> Route:
     """The route that masks this model's attention; tried on its first use and remembered.
 
     A route passes if, with a segment hidden at every layer, the later rows' logits change, no
-    longer depend on that segment's tokens, and still do not depend on later tokens.
+    longer depend on that segment's tokens, and still do not depend on later tokens. Where both
+    routes pass they must agree.
+
+    Args:
+        per_head: whether single heads are to be masked; some architectures take no such mask.
 
     Raises:
         ModelError: if no route passes: a model with layers that mix tokens by other means than
-            attention (state-space hybrids), an encoder-decoder, attention that ignores its mask.
+            attention (state-space hybrids), an encoder-decoder, attention that ignores its mask; or
+            if the model is in training mode.
     """
+    if model.training:
+        raise ModelError("the model is in training mode: call model.eval() first")
     if model not in _routes:
         _check_blocks(model)
-        tried = {route: _try_route(model, route) for route in Route}
-        passed = [route for route, failure in tried.items() if failure is None]
-        if not passed:
-            reasons = "; ".join(f"{route.value}: {failure}" for route, failure in tried.items())
-            raise ModelError(
-                f"the attention of this {model.cfg.architecture} cannot be masked: hiding tokens "
-                f"had not the effect that it must have ({reasons}). Use a decoder whose layers mix "
-                "tokens by attention alone"
-            )
-        _routes[model] = passed[0]
-    return _routes[model]
+        _routes[model] = _choose_route(model)
+    route = _routes[model]
+    if per_head and model not in _per_head:
+        outcome = _try_route(model, route, heads={(0, 0)})
+        _per_head[model] = outcome if isinstance(outcome, str) else None
+    if per_head and _per_head[model] is not None:
+        raise ModelError(
+            f"this {model.cfg.architecture} cannot be masked head by head ({_per_head[model]}): "
+            "leave heads=None"
+        )
+    return route
+
+
+def _choose_route(model: TransformerBridge) -> Route:
+    tried = {route: _try_route(model, route) for route in Route}
+    passed = {route: found for route, found in tried.items() if isinstance(found, Tensor)}
+    failed = "; ".join(
+        f"{route.value}: {why}" for route, why in tried.items() if route not in passed
+    )
+    if len(passed) == len(Route):
+        scores, mask = passed.values()
+        if (scores - mask).abs().max() > 1e-2 * scores.abs().max():
+            passed, failed = {}, "its two routes disagree"
+    if not passed:
+        raise ModelError(
+            f"the attention of this {model.cfg.architecture} cannot be masked: hiding tokens had "
+            f"not the effect that it must have ({failed}). Use a decoder whose layers mix tokens "
+            "by attention alone"
+        )
+    return next(iter(passed))
 
 
 def _check_blocks(model: TransformerBridge) -> None:
@@ -82,17 +111,19 @@ def _check_blocks(model: TransformerBridge) -> None:
         )
 
 
-def _try_route(model: TransformerBridge, route: Route) -> str | None:
-    """Why the route fails on this model, or ``None`` if it passes."""
+def _try_route(
+    model: TransformerBridge, route: Route, heads: AbstractSet[tuple[int, int]] | None = None
+) -> Tensor | str:
+    """The masked logits if the route passes on this model, else why it fails."""
     tokens = _probe_tokens(model)
     segments = torch.tensor([_PROBE] * len(tokens), dtype=torch.int8, device=tokens.device)
-    mask = ContextMask({Segment.EXAMPLES})
-    layers = resolve(mask, int(model.cfg.n_layers), int(model.cfg.n_heads))
-    tracker = CellTracker(segments, layers, int(model.cfg.n_heads))
+    mask = ContextMask({Segment.EXAMPLES}, heads=heads)
+    n_heads = int(model.cfg.n_heads)
+    tracker = CellTracker(segments, resolve(mask, int(model.cfg.n_layers), n_heads), n_heads)
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TransformerLens warns where an edit is discarded
-        clean = _query_logits(model, tokens)
         try:
+            clean = _query_logits(model, tokens)
             with apply_route(model, tracker, route):
                 masked = _query_logits(model, tokens)
         except (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError) as error:
@@ -102,11 +133,11 @@ def _try_route(model: TransformerBridge, route: Route) -> str | None:
     lookahead = (masked[0, :-1] - masked[2, :-1]).abs().max()
     if not effect > 1e-7 * clean.abs().max():
         return "nothing changed"
-    if not leak <= 0.01 * effect:
+    if heads is None and not leak <= 0.01 * effect:
         return "hidden tokens still acted on later ones"
     if not lookahead <= 0.01 * effect:
         return "later tokens acted on earlier ones"
-    return None
+    return masked
 
 
 def _probe_tokens(model: TransformerBridge) -> Int[Tensor, "variant pos"]:

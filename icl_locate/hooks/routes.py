@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from icl_locate.errors import ModelError
-from icl_locate.hooks.cells import CellTracker, own_key_hidden
+from icl_locate.hooks.cells import CellTracker
 
 HookFunction = Callable[..., Tensor]
 NamedHook = tuple[str, HookFunction]
@@ -45,10 +45,7 @@ class ScoresEdit:
         cells = self.tracker.cells(self.layer, batch, n_queries, n_keys)
         lowest = torch.finfo(scores.dtype).min
         edited = scores.masked_fill(cells, lowest)
-        suspects = own_key_hidden(cells)
-        self._empty = None
-        if suspects.any():
-            self._empty = suspects & (edited.amax(dim=-1) <= lowest / 2)
+        self._empty = cells.any(dim=-1) & (edited.amax(dim=-1) <= lowest / 2)
         return edited
 
     def edit_pattern(
@@ -57,7 +54,7 @@ class ScoresEdit:
         hook: object,  # noqa: ARG002
     ) -> Float[Tensor, "batch head query_pos key_pos"]:
         """Give rows that were left without a visible key no weights at all."""
-        if self._empty is None:
+        if self._empty is None or not self._empty.any():
             return pattern
         return pattern.masked_fill(self._empty[..., None], 0.0)
 
@@ -81,8 +78,6 @@ class MaskEdit:
         hidden_states = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         batch, n_queries = hidden_states.shape[:2]
         mask = kwargs.get("attention_mask")
-        if mask is None:
-            mask = _causal_mask(hidden_states, self.tracker.seen(self.layer))
         if not (isinstance(mask, Tensor) and mask.ndim == 4):
             raise ModelError(
                 f"{type(attention).__name__} of layer {self.layer} was given no 4-D attention mask "
@@ -93,9 +88,8 @@ class MaskEdit:
         mask = mask.expand(batch, max(mask.shape[1], cells.shape[1]), n_queries, n_keys)
         visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         visible = visible & ~cells & _built_in_mask(attention, n_queries, n_keys, mask.device)
-        empty = own_key_hidden(cells) & ~visible.any(dim=-1)
-        self._empty = empty if empty.any() else None
-        hide = cells & ~empty[..., None]
+        self._empty = cells.any(dim=-1) & ~visible.any(dim=-1)
+        hide = cells & ~self._empty[..., None]
         fill = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
         return args, kwargs | {"attention_mask": mask.masked_fill(hide, fill)}
 
@@ -105,22 +99,9 @@ class MaskEdit:
         hook: object,  # noqa: ARG002
     ) -> Float[Tensor, "batch query_pos head d_head"]:
         """Zero the head outputs of rows that were left without a visible key."""
-        if self._empty is None:
+        if self._empty is None or not self._empty.any():
             return z
         return z.masked_fill(self._empty.transpose(1, 2)[..., None], 0.0)
-
-
-def _causal_mask(
-    hidden_states: Float[Tensor, "batch query_pos d_model"], n_past: int
-) -> Float[Tensor, "1 1 query_pos key_pos"]:
-    n_queries = hidden_states.shape[1]
-    n_past = n_past if n_queries == 1 else 0
-    future = torch.ones(
-        n_queries, n_past + n_queries, dtype=torch.bool, device=hidden_states.device
-    )
-    future = future.triu(n_past + 1)
-    zeros = torch.zeros(future.shape, dtype=hidden_states.dtype, device=hidden_states.device)
-    return zeros.masked_fill(future, torch.finfo(zeros.dtype).min)[None, None]
 
 
 def _built_in_mask(

@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.embedded.languages import LANGUAGES, N_FORMS, ORDERS, PYTHON, SOURCE_WORDS
 from icl_locate.engine.decoding import generate
 from icl_locate.metrics import METRICS
-from icl_locate.models import load_model, quiet_loading
+from icl_locate.models import load_model
 from icl_locate.tasks.pseudo import pseudo_task
 from icl_locate.tokens import build_prompts
 
@@ -157,6 +157,5 @@ class Arguments:
 
 
 if __name__ == "__main__":
-    quiet_loading()
     arguments = tyro.cli(Arguments)
     print(write_card(arguments.directory, arguments.n_queries))
