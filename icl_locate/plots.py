@@ -78,15 +78,15 @@ def layer_curves(
 
 
 def caption(result: SweepResult, locations: Sequence[Location]) -> str:
-    """The recipe in two lines: what a reader needs to judge the numbers."""
+    """The recipe in three lines: what a reader needs to judge the numbers."""
     provenance = result.provenance
     how = locations[0]
     return (
         f"{provenance.get('n_shots')} shots, {len(result.targets)} queries, seeds "
-        f"{', '.join(map(str, result.seeds))}. Bands: {100 * how.confidence:g} % paired bootstrap "
-        f"over items and seeds ({how.n_resamples} resamples); dashed: ceilings; diamonds: "
-        f"recovery of {100 * how.threshold:g} % for good.<br>"
-        f"{provenance.get('signature')}"
+        f"{', '.join(map(str, result.seeds))}; {provenance.get('signature')}<br>"
+        f"bands: {100 * how.confidence:g} % paired bootstrap over items and seeds "
+        f"({how.n_resamples} resamples)<br>"
+        f"dashed: ceilings; diamonds: recovery of {100 * how.threshold:g} % for good"
     )
 
 
