@@ -72,8 +72,12 @@ class SweepConfig:
     batch_size: int = 64
     """Prompts that run at once."""
 
-    engine: Literal["auto", "hooks"] = "auto"
-    """hooks: one hooked run for each cell; auto: the fastest exact engine, so far the same."""
+    token_budget: int | None = None
+    """Most tokens that the shared engine holds at once. Default: what free memory allows."""
+
+    engine: Literal["auto", "shared", "hooks"] = "auto"
+    """shared: one pass for all start layers and conditions; hooks: one hooked run for each cell;
+    auto: shared wherever it is exact."""
 
     device: str | None = None
     """cpu, cuda, ... Default: a GPU if there is one."""
@@ -131,6 +135,7 @@ def run_sweep(config: SweepConfig) -> None:
         prepend_bos=config.prepend_bos,
         max_new_tokens=config.max_new_tokens,
         batch_size=config.batch_size,
+        token_budget=config.token_budget,
         engine=config.engine,
         progress=not config.quiet,
     )

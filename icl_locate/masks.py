@@ -4,7 +4,7 @@ A mask names segments of the prompt (the keys to hide), layers, heads and rows. 
 model; `icl_locate.hooks` carries these tensors into its attention.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal
@@ -232,3 +232,16 @@ def hidden_cells(
     if mask.keep_self:
         past &= positions != positions[total - n_rows :, None]
     return rows[:, :, None] & keys[:, None, :] & past
+
+
+def hidden_by_head(
+    masks: Sequence[LayerMask], segments: Int8[Tensor, "batch key_pos"], n_rows: int, n_heads: int
+) -> Bool[Tensor, "batch #head query_pos key_pos"]:
+    """The cells that any of a layer's masks hides; one head stands for all where all are alike."""
+    everywhere = all(mask.heads is None for mask in masks)
+    shape = segments.shape[0], 1 if everywhere else n_heads, n_rows, segments.shape[1]
+    hidden = torch.zeros(shape, dtype=torch.bool, device=segments.device)
+    for mask in masks:
+        heads = slice(None) if mask.heads is None else list(mask.heads)
+        hidden[:, heads] |= hidden_cells(mask.mask, segments, n_rows)[:, None]
+    return hidden

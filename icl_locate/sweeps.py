@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +15,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate._types import Segment
 from icl_locate.conditions import PAPER_CONDITIONS, Condition, get_condition
 from icl_locate.engine.decoding import check_room
-from icl_locate.engine.hooked import Cell, run_cell
+from icl_locate.engine.grid import ENGINES, Engine, choose_engine, run_grid
+from icl_locate.engine.hooked import Cell
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.masks import check_segments, from_layer
 from icl_locate.metrics import LOG_PROB, METRICS, MeanMetric, Metric, TextScore, get_metric
@@ -24,8 +25,6 @@ from icl_locate.prompts import Choice
 from icl_locate.results import SweepResult, score_totals
 from icl_locate.tasks.task import Task
 from icl_locate.tokens import Prompts, build_prompts
-
-Engine = Literal["auto", "hooks"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,11 @@ class _Plan:
     choice: Choice | str
     prepend_bos: bool | None
     max_new_tokens: int
-    batch_size: int
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The start layers: each layer, and one past the last."""
+        return tuple(range(int(self.model.cfg.n_layers) + 1))
 
     def prompts(self, condition: Condition, seed: int) -> Prompts:
         template = self.task.template
@@ -69,6 +72,7 @@ def sweep(
     prepend_bos: bool | None = None,
     max_new_tokens: int = 50,
     batch_size: int = 64,
+    token_budget: int | None = None,
     engine: Engine | str = "auto",
     progress: bool = False,
 ) -> SweepResult:
@@ -87,9 +91,11 @@ def sweep(
         choice: how examples are drawn, "random" or "balanced" over the targets.
         prepend_bos: whether prompts start with BOS; ``None`` follows the model's tokenizer.
         max_new_tokens: length at which an answer ends if no stop string ended it before.
-        batch_size: prompts that run at once.
-        engine: "hooks" runs the model once for each cell; "auto" picks the fastest exact engine,
-            which so far is the only one.
+        batch_size: the most prompts that run at once.
+        token_budget: the most tokens that the shared engine holds at once, over all its runs;
+            ``None`` derives it from free memory.
+        engine: "hooks" runs the model once for each cell; "shared" runs it once for all start
+            layers and conditions; "auto" is "shared" wherever that is exact.
         progress: whether to show a progress bar over the cells.
 
     Raises:
@@ -108,22 +114,30 @@ def sweep(
         choice=choice,
         prepend_bos=prepend_bos,
         max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
     )
     _check(plan, engine)
-    n_layers = int(model.cfg.n_layers)
     prompts = _build_all(plan)
+    chosen = choose_engine(model, engine)
+    masks = {c.name: [c.mask(from_layer(layer)) for layer in plan.layers] for c in plan.conditions}
     grid: dict[tuple[str, int, int], Cell] = {}
-    total = len(plan.conditions) * (n_layers + 1) * len(plan.seeds)
+    total = len(plan.conditions) * len(plan.layers) * len(plan.seeds)
     with tqdm(total=total, unit="cell", desc=task.name, disable=not progress) as bar:
-        for seed in plan.seeds:
-            clean: dict[bool, Cell] = {}
-            for condition in plan.conditions:
-                shown = prompts[condition.instruction, seed]
-                for layer in range(n_layers + 1):
-                    grid[condition.name, layer, seed] = _run(plan, condition, layer, shown, clean)
-                    bar.update()
-    return _collect(plan, grid, prompts)
+        for (instruction, seed), shown in prompts.items():
+            names = [c.name for c in plan.conditions if c.instruction == instruction]
+            cells = run_grid(
+                model,
+                shown,
+                [mask for name in names for mask in masks[name]],
+                plan.metric,
+                engine=chosen,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+                token_budget=token_budget,
+                on_progress=bar.update,
+            )
+            places = [(name, layer, seed) for name in names for layer in plan.layers]
+            grid |= dict(zip(places, cells, strict=True))
+    return _collect(plan, grid, prompts, chosen)
 
 
 def _build_all(plan: _Plan) -> dict[tuple[bool, int], Prompts]:
@@ -140,29 +154,9 @@ def _build_all(plan: _Plan) -> dict[tuple[bool, int], Prompts]:
     return prompts
 
 
-def _run(
-    plan: _Plan, condition: Condition, layer: int, prompts: Prompts, clean: dict[bool, Cell]
-) -> Cell:
-    """One cell; the unmasked run of a prompt is shared by all conditions that have this prompt."""
-    is_clean = layer == int(plan.model.cfg.n_layers)
-    if is_clean and condition.instruction in clean:
-        return clean[condition.instruction]
-    cell = run_cell(
-        plan.model,
-        prompts,
-        None if is_clean else condition.mask(from_layer(layer)),
-        plan.metric,
-        max_new_tokens=plan.max_new_tokens,
-        batch_size=plan.batch_size,
-    )
-    if is_clean:
-        clean[condition.instruction] = cell
-    return cell
-
-
 def _check(plan: _Plan, engine: str) -> None:
-    if engine not in ("auto", "hooks"):
-        raise TaskError(f"engine is {engine!r}: expected 'auto' or 'hooks'")
+    if engine not in ENGINES:
+        raise TaskError(f"engine is {engine!r}: expected one of {', '.join(ENGINES)}")
     names = [condition.name for condition in plan.conditions]
     for what, values in (("conditions", names), ("seeds", plan.seeds)):
         if not values or len(set(values)) < len(values):
@@ -189,8 +183,9 @@ def _collect(
     plan: _Plan,
     grid: dict[tuple[str, int, int], Cell],
     prompts: dict[tuple[bool, int], Prompts],
+    engine: str,
 ) -> SweepResult:
-    layers = tuple(range(int(plan.model.cfg.n_layers) + 1))
+    layers = plan.layers
 
     def table(value: Callable[[Cell], Any]) -> list[list[list[Any]]]:
         return [
@@ -210,7 +205,7 @@ def _collect(
         sources=tuple(example.source for example in plan.task.test[: plan.n_queries]),
         targets=tuple(example.target for example in plan.task.test[: plan.n_queries]),
         metric=plan.metric.name,
-        provenance=_provenance(plan, prompts),
+        provenance=_provenance(plan, prompts) | {"engine": engine},
         custom_metric=None if plan.metric.name in METRICS else plan.metric,
     )
 
@@ -245,7 +240,6 @@ def _provenance(plan: _Plan, prompts: dict[tuple[bool, int], Prompts]) -> dict[s
         "choice": plan.choice,
         "bos": any(bool((p.segments == Segment.BOS).any()) for p in prompts.values()),
         "max_new_tokens": plan.max_new_tokens,
-        "engine": "hooks",
         "signature": plan.metric.signature,
         "metric_is_mean": isinstance(plan.metric, MeanMetric),
         "prompts_sha256": _digest(

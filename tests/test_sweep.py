@@ -159,7 +159,7 @@ def test_bad_input_is_refused_before_anything_runs(task, options, error, message
 
 def test_nothing_runs_if_only_a_later_condition_fails(monkeypatch):
     """The first condition's prompts fit; the second's, with the instruction, do not."""
-    monkeypatch.setattr(icl.sweeps, "run_cell", lambda *a, **o: pytest.fail("something ran"))
+    monkeypatch.setattr("icl_locate.sweeps.run_grid", lambda *a, **o: pytest.fail("it ran"))
     model = tiny.boot("llama")
     fits = icl.build_prompts(
         model,

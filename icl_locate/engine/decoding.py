@@ -87,9 +87,16 @@ class Answers:
         self._tokens: list[list[int]] = [[] for _ in range(n_answers)]
         self._done = [False] * n_answers
 
-    def extend(self, tokens: Int[Tensor, "batch"]) -> Bool[Tensor, "batch"]:
-        """Add one token to each unfinished answer; returns which answers are finished now."""
-        for row, token in enumerate(tokens.tolist()):
+    def extend(
+        self, tokens: Int[Tensor, "some"], rows: Sequence[int] | None = None
+    ) -> Bool[Tensor, "batch"]:
+        """Add one token to each unfinished answer, or to those in ``rows``.
+
+        Returns:
+            Which of all answers are finished now.
+        """
+        numbers = range(len(self._tokens)) if rows is None else rows
+        for row, token in zip(numbers, tokens.tolist(), strict=True):
             if self._done[row]:
                 continue
             self._done[row] = token in self._eos

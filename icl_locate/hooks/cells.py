@@ -2,12 +2,11 @@
 
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Bool, Int8
 from torch import Tensor
 
 from icl_locate.errors import MaskError
-from icl_locate.masks import LayerMask, extend_segments, hidden_cells
+from icl_locate.masks import LayerMask, extend_segments, hidden_by_head
 
 
 class CellTracker:
@@ -61,17 +60,5 @@ class CellTracker:
         self, masks: tuple[LayerMask, ...], n_queries: int, n_keys: int, total: int
     ) -> Bool[Tensor, "batch #head query_pos key_pos"]:
         segments = extend_segments(self._segments, total)
-        everywhere = all(mask.heads is None for mask in masks)
-        hidden = torch.zeros(
-            segments.shape[0],
-            1 if everywhere else self._n_heads,
-            n_queries,
-            n_keys,
-            dtype=torch.bool,
-            device=segments.device,
-        )
-        for mask in masks:
-            cells = hidden_cells(mask.mask, segments, n_queries)[:, None, :, total - n_keys :]
-            heads = slice(None) if mask.heads is None else list(mask.heads)
-            hidden[:, heads] |= cells
-        return hidden
+        hidden = hidden_by_head(masks, segments, n_queries, self._n_heads)
+        return hidden[..., total - n_keys :]

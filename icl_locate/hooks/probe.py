@@ -17,6 +17,8 @@ from icl_locate.errors import ModelError
 from icl_locate.hooks.cells import CellTracker
 from icl_locate.hooks.routes import MaskEdit, NamedHook, ScoresEdit
 from icl_locate.masks import ContextMask, resolve
+from icl_locate.prompts import PromptTemplate
+from icl_locate.tokens import Prompts
 
 
 class Route(Enum):
@@ -138,6 +140,25 @@ def _try_route(
     if not lookahead <= 0.01 * effect:
         return "later tokens acted on earlier ones"
     return masked
+
+
+def probe_prompts(model: TransformerBridge) -> Prompts:
+    """Two prompts of random tokens, one of them left-padded, with targets of two tokens."""
+    tokens = _probe_tokens(model)[:2].cpu()
+    segments = torch.tensor([_PROBE, [Segment.PAD, *_PROBE[:-1]]], dtype=torch.int8)
+    n = len(tokens)
+    return Prompts(
+        tokens=tokens,
+        attention_mask=segments != Segment.PAD,
+        segments=segments,
+        parts=torch.zeros_like(segments),
+        shots=torch.zeros_like(segments, dtype=torch.long),
+        target_tokens=[row[1:3].tolist() for row in tokens],
+        texts=[""] * n,
+        sources=[""] * n,
+        targets=[""] * n,
+        template=PromptTemplate(),
+    )
 
 
 def _probe_tokens(model: TransformerBridge) -> Int[Tensor, "variant pos"]:

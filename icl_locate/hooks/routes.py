@@ -87,7 +87,7 @@ class MaskEdit:
         cells = self.tracker.cells(self.layer, batch, n_queries, n_keys)
         mask = mask.expand(batch, max(mask.shape[1], cells.shape[1]), n_queries, n_keys)
         visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
-        visible = visible & ~cells & _built_in_mask(attention, n_queries, n_keys, mask.device)
+        visible = visible & ~cells & built_in_mask(attention, n_queries, n_keys, mask.device)
         self._empty = cells.any(dim=-1) & ~visible.any(dim=-1)
         hide = cells & ~self._empty[..., None]
         fill = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
@@ -104,7 +104,7 @@ class MaskEdit:
         return z.masked_fill(self._empty.transpose(1, 2)[..., None], 0.0)
 
 
-def _built_in_mask(
+def built_in_mask(
     attention: nn.Module, n_queries: int, n_keys: int, device: torch.device
 ) -> Bool[Tensor, "#one #one #query_pos #key_pos"]:
     """The boolean mask that a module applies by itself (GPT-Neo's local window), else all True."""

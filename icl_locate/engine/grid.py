@@ -1,0 +1,199 @@
+"""Whole grids of cells: one set of prompts under many masks, by either engine, within memory."""
+
+import warnings
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import psutil
+import torch
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate._types import Segment
+from icl_locate.engine.hooked import Cell, run_cell
+from icl_locate.engine.scoring import append_targets, score_targets
+from icl_locate.engine.shared import can_drop, score_many
+from icl_locate.engine.shared_decoding import generate_many
+from icl_locate.engine.streams import NotSharedError, plan_streams
+from icl_locate.errors import ModelError, PromptError
+from icl_locate.hooks import find_route
+from icl_locate.hooks.probe import probe_prompts
+from icl_locate.masks import ContextMask, Mask, from_layer
+from icl_locate.metrics import LOG_PROB, Metric, mean_statistics
+from icl_locate.tokens import Prompts
+
+Engine = Literal["auto", "shared", "hooks"]
+ENGINES: tuple[str, ...] = ("auto", "shared", "hooks")
+
+_disagreement: "weakref.WeakKeyDictionary[TransformerBridge, str]" = weakref.WeakKeyDictionary()
+
+
+def choose_engine(model: TransformerBridge, engine: Engine | str) -> Literal["shared", "hooks"]:
+    """The engine that runs: "auto" is "shared" wherever that is exact on this model.
+
+    Raises:
+        ModelError: if "shared" was asked for and is not exact here; the message says why.
+    """
+    if engine == "hooks":
+        return "hooks"
+    why_not = why_not_shared(model)
+    if not why_not:
+        return "shared"
+    if engine == "shared":
+        raise ModelError(f"the shared engine cannot run here: {why_not}; use engine='hooks'")
+    warnings.warn(f"falling back to the hooks engine: {why_not}", stacklevel=2)
+    return "hooks"
+
+
+def why_not_shared(model: TransformerBridge) -> str:
+    """Why the shared engine is not exact on a model now; empty if it is.
+
+    On a model's first use its numbers are compared with the hooks engine's on a few random tokens.
+    """
+    find_route(model)
+    if len({parameter.device for parameter in model.original_model.parameters()}) > 1:
+        return "the model is spread over several devices"
+    if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values()):
+        return "the model holds hooks of yours, which see only the hooks engine's runs"
+    if model not in _disagreement:
+        _disagreement[model] = _compare(model)
+    return _disagreement[model]
+
+
+def _compare(model: TransformerBridge) -> str:
+    prompts = probe_prompts(model)
+    masks = [
+        ContextMask(hide, from_layer(start))
+        for hide in ({Segment.EXAMPLES}, {Segment.QUERY})
+        for start in range(int(model.cfg.n_layers) + 1)
+    ]
+    try:
+        ours = score_many(model, prompts, masks, drop=can_drop(model))
+    except (NotSharedError, ValueError, RuntimeError, TypeError, IndexError, KeyError) as error:
+        return f"this {model.cfg.architecture} does not take it ({error})"
+    theirs = torch.stack([score_targets(model, prompts, mask) for mask in masks])
+    exact = {torch.float32: 1e-4, torch.float64: 1e-6}
+    tolerance = exact.get(next(model.original_model.parameters()).dtype, 0.1)
+    difference = (ours - theirs).abs().max().item()
+    if difference <= tolerance * max(1.0, theirs.abs().max().item()):
+        return ""
+    return f"on this {model.cfg.architecture} it differs from the hooks engine by {difference:.1e}"
+
+
+def run_grid(
+    model: TransformerBridge,
+    prompts: Prompts,
+    masks: Sequence[Mask],
+    metric: Metric,
+    *,
+    engine: Literal["shared", "hooks"],
+    max_new_tokens: int,
+    batch_size: int,
+    token_budget: int | None = None,
+    on_progress: Callable[[int], object] = lambda _: None,
+) -> list[Cell]:
+    """Run the prompts under each mask; one cell a mask.
+
+    Args:
+        token_budget: for the shared engine, the most tokens that are in flight at once, over all
+            runs; ``None`` derives it from free memory.
+        on_progress: told how many more cells are done.
+    """
+    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    if engine == "hooks":
+        cells: list[Cell] = []
+        for mask in masks:
+            cells.append(run_cell(model, prompts, mask, metric, **options))
+            on_progress(1)
+        return cells
+    generated, drop = 0 if metric is LOG_PROB else max_new_tokens, can_drop(model)
+    cost = tokens_in_flight(model, prompts, masks, generated)
+    answers: list[list[str]] = [[] for _ in masks]
+    scores: list[list[float]] = [[] for _ in masks]
+    done = [0]
+
+    def run(batch: Prompts) -> None:
+        if metric is LOG_PROB:
+            found = score_many(model, batch, masks, drop=drop).tolist()
+            for row, values in zip(scores, found, strict=True):
+                row.extend(values)
+        else:
+            texts = generate_many(model, batch, masks, max_new_tokens, drop=drop)
+            for written, new in zip(answers, texts, strict=True):
+                written.extend(new)
+        before = len(masks) * done[0] // len(prompts)
+        done[0] += len(batch)
+        on_progress(len(masks) * done[0] // len(prompts) - before)
+
+    limit = token_budget if token_budget is not None else default_budget(model, prompts)
+    run_in_chunks(prompts, cost, limit, batch_size, run)
+    if metric is LOG_PROB:
+        return [Cell(mean_statistics(row), [""] * len(prompts)) for row in scores]
+    return [Cell(metric.statistics(row, prompts.targets), row) for row in answers]
+
+
+def tokens_in_flight(
+    model: TransformerBridge, prompts: Prompts, masks: Sequence[Mask], n_generated: int
+) -> int:
+    """How many tokens one prompt holds at once, over the clean run and all masked ones."""
+    forced = append_targets(prompts) if not n_generated else prompts
+    readout = torch.zeros_like(forced.segments, dtype=torch.bool)
+    readout[:, -1] = True
+    streams, _ = plan_streams(
+        masks,
+        forced.segments,
+        readout,
+        int(model.cfg.n_layers),
+        int(model.cfg.n_heads),
+        drop=can_drop(model),
+    )
+    width = forced.tokens.shape[1] + n_generated
+    n_runs = [len(stream.starts) for stream in streams]
+    kept = [stream.keys().positions.shape[1] + n_generated for stream in streams]
+    clean = width * (1 + sum(n_runs)) if n_generated else width
+    return clean + sum(n * k for n, k in zip(n_runs, kept, strict=True))
+
+
+def default_budget(model: TransformerBridge, prompts: Prompts) -> int:
+    """Tokens for half of the free memory, by a generous count of what a token takes."""
+    config = model.cfg
+    parameter = next(model.original_model.parameters())
+    d_mlp = int(getattr(config, "d_mlp", None) or 4 * config.d_model)
+    activations = 16 * int(config.d_model) + 4 * d_mlp
+    scores = 4 * int(config.n_heads) * prompts.tokens.shape[1]
+    cache = 4 * int(config.n_layers) * int(config.d_model)
+    per_token = parameter.element_size() * (activations + scores + cache)
+    if parameter.is_cuda:
+        free = torch.cuda.mem_get_info(parameter.device)[0]
+    else:
+        free = psutil.virtual_memory().available
+    return max(1, int(free / 2 / per_token))
+
+
+def run_in_chunks(
+    prompts: Prompts, cost: int, budget: int, batch_size: int, run: Callable[[Prompts], None]
+) -> None:
+    """Run batches that fit a budget; when memory runs out all the same, go on with half of it.
+
+    Raises:
+        PromptError: if the budget does not hold one prompt.
+    """
+    if budget < cost:
+        raise PromptError(
+            f"token_budget is {budget}, but one prompt with all its masked runs holds {cost} "
+            "tokens at once: raise it, or sweep fewer conditions at a time"
+        )
+    size, start = min(batch_size, budget // cost, len(prompts)), 0
+    while start < len(prompts):
+        try:
+            run(prompts[start : start + size])
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if size == 1 or not _is_out_of_memory(error):
+                raise
+            size = max(1, size // 2)
+            continue
+        start += size
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

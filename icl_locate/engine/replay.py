@@ -1,0 +1,157 @@
+"""Calling a model's own blocks on other rows, with the arguments that it gave them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers.cache_utils import Cache, DynamicCache
+
+from icl_locate.engine.streams import CutMask, NotSharedError
+from icl_locate.hooks.routes import built_in_mask
+
+Forward = Callable[..., Any]
+Take = Callable[[Tensor], Tensor]
+BlockRunner = Callable[["BlockCall"], Any]
+
+
+@contextmanager
+def replaced_blocks(model: TransformerBridge, run: BlockRunner) -> Iterator[None]:
+    """Let ``run`` stand for the forward pass of every block, inside a ``with``."""
+    with ExitStack() as stack:
+        for layer, block in enumerate(model.blocks):
+            forward = block.forward
+
+            def replacement(
+                *args: Any, _layer: int = layer, _forward: Forward = forward, **kwargs: Any
+            ) -> Any:
+                return run(BlockCall(model, _layer, _forward, args, kwargs))
+
+            block.__dict__["forward"] = replacement
+            stack.callback(block.__dict__.pop, "forward")
+        yield
+
+
+@dataclass(frozen=True)
+class BlockCall:
+    """One block's call by its model, and the same call on other rows."""
+
+    model: TransformerBridge
+    layer: int
+    forward: Forward
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @property
+    def hidden(self) -> Float[Tensor, "batch query_pos d_model"]:
+        """The residual stream that enters the block."""
+        found: Tensor = self.args[0] if self.args else self.kwargs["hidden_states"]
+        return found
+
+    @property
+    def cache(self) -> DynamicCache:
+        """The cache that the model passed."""
+        found = [v for v in (*self.args, *self.kwargs.values()) if isinstance(v, DynamicCache)]
+        if not found:
+            raise NotSharedError("the blocks are given no cache")
+        return found[0]
+
+    @property
+    def attention_mask(self) -> Float[Tensor, "batch #head query_pos key_pos"]:
+        """The 4-D additive mask, with what the attention module hides by itself.
+
+        Raises:
+            NotSharedError: if the block is given none, or another kind.
+        """
+        for value in (*self.args[1:], *self.kwargs.values()):
+            if isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point():
+                attention = self.model.blocks[self.layer].attn
+                seen = built_in_mask(attention, value.shape[-2], value.shape[-1], value.device)
+                if not seen.all():
+                    value = value.masked_fill(~seen, torch.finfo(value.dtype).min)
+                return value.expand(len(self.hidden), *value.shape[1:])
+        raise NotSharedError("the blocks are given no additive 4-D mask")
+
+    def run(self) -> Any:
+        """The call as the model made it."""
+        return self.forward(*self.args, **self.kwargs)
+
+    def rerun(
+        self,
+        hidden: Float[Tensor, "row active d_model"],
+        cut: CutMask,
+        cache: Cache,
+        take_rows: Take,
+        take_keys: Take,
+    ) -> Float[Tensor, "row active d_model"]:
+        """The block on other rows.
+
+        Args:
+            take_rows: picks the rows of an argument ``[batch, query_pos, ...]``.
+            take_keys: picks the keys of an argument ``[batch, head, 1, key_pos]``.
+        """
+        n_heads = int(self.model.cfg.n_heads)
+
+        def fit(name: str | None, value: Any) -> Any:
+            if value is None or isinstance(value, (bool, int, float, str)):
+                return value
+            if isinstance(value, Cache):
+                return cache
+            if isinstance(value, (tuple, list)):
+                return type(value)(fit(name, item) for item in value)
+            if not isinstance(value, Tensor):
+                raise NotSharedError(f"the blocks are given {name}, a {type(value).__name__}")
+            if value.ndim == 4:
+                return cut.mask
+            if name == "alibi":
+                return take_keys(value.view(-1, n_heads, *value.shape[1:])).flatten(0, 1)
+            if value.ndim in (2, 3) and value.shape[1] == self.hidden.shape[1]:
+                return take_rows(value)
+            raise NotSharedError(f"the blocks are given {name} of shape {tuple(value.shape)}")
+
+        args = tuple(fit(None, value) for value in self.args[1:])
+        kwargs = {name: fit(name, value) for name, value in self.kwargs.items()}
+        with self._emptied(cut.empty):
+            if self.args:
+                return first(self.forward(hidden, *args, **kwargs))
+            return first(self.forward(**kwargs | {"hidden_states": hidden}))
+
+    def _emptied(self, empty: Bool[Tensor, "row #head active"] | None) -> Any:
+        """A context in which rows without a visible key attend to nothing."""
+        if empty is None:
+            return nullcontext()
+        gone = empty.transpose(1, 2)[..., None]
+
+        def zero(z: Tensor, hook: object) -> Tensor:  # noqa: ARG001
+            return z.masked_fill(gone, 0.0)
+
+        return self.model.hooks(fwd_hooks=[(f"blocks.{self.layer}.attn.hook_z", zero)])
+
+
+def first(output: Any) -> Tensor:
+    """The residual stream of a block's output, which is a tensor or a tuple that begins with it."""
+    found: Tensor = output[0] if isinstance(output, (tuple, list)) else output
+    return found
+
+
+def with_first(output: Any, hidden: Tensor) -> Any:
+    """A block's output with another residual stream."""
+    if isinstance(output, (tuple, list)):
+        return type(output)([hidden, *output[1:]])
+    return hidden
+
+
+def cache_with(layer: int, keys: Tensor, values: Tensor) -> DynamicCache:
+    """A cache that holds keys and values at one layer; the layers below are empty."""
+    cache = DynamicCache()
+    cache.update(keys, values, layer)
+    return cache
+
+
+def repeat(values: Tensor, n_copies: int) -> Tensor:
+    """Copies of a batch behind each other."""
+    return values.repeat(n_copies, *[1] * (values.ndim - 1)) if n_copies != 1 else values

@@ -1,0 +1,207 @@
+"""Which rows of a masked run must be computed: the rest is the clean run's, or reaches nothing.
+
+Above its start layer a mask splits a prompt's positions into three. Static rows stand in front of
+the first hidden key: they are the clean run's, and serve as keys from its cache. Active rows come
+behind it and are visible, or are read out: they are computed. Hidden rows that are not read out
+reach nothing, and are dropped.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, Int8
+from torch import Tensor
+
+from icl_locate._types import Segment
+from icl_locate.masks import (
+    ContextMask,
+    LayerMask,
+    LayerRange,
+    Mask,
+    extend_segments,
+    hidden_by_head,
+    hidden_keys,
+    resolve,
+)
+
+
+class NotSharedError(Exception):
+    """The shared engine is not exact here; the "hooks" engine must run."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Positions of each prompt, padded with position 0 where ``valid`` is False."""
+
+    positions: Int[Tensor, "batch kept"]
+    valid: Bool[Tensor, "batch kept"]
+
+    @classmethod
+    def where(cls, chosen: Bool[Tensor, "batch pos"]) -> "Rows":
+        """The chosen positions of each prompt, in order."""
+        counts = chosen.sum(dim=1)
+        width = int(counts.max())
+        order = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+        valid = torch.arange(width, device=chosen.device) < counts[:, None]
+        return cls(order.masked_fill(~valid, 0), valid)
+
+    def copies(self, n: int) -> "Rows":
+        """The same rows for ``n`` copies of the batch."""
+        return Rows(self.positions.repeat(n, 1), self.valid.repeat(n, 1))
+
+    def take(self, values: Tensor, dim: int = 1) -> Tensor:
+        """``values`` at these positions of dimension ``dim``; dimension 0 is the batch, or 1."""
+        if values.shape[0] == 1:
+            values = values.expand(len(self.positions), *values.shape[1:])
+        shape = [1] * values.ndim
+        shape[0], shape[dim] = self.positions.shape
+        sizes = list(values.shape)
+        sizes[dim] = self.positions.shape[1]
+        return values.gather(dim, self.positions.view(shape).expand(sizes))
+
+
+@dataclass(frozen=True)
+class CutMask:
+    """A stream's attention mask, and the rows that it leaves without any visible key."""
+
+    mask: Float[Tensor, "batch #head active key_pos"]
+    empty: Bool[Tensor, "batch #head active"] | None
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Masked runs that differ in their start layer alone, and so keep the same rows.
+
+    Attributes:
+        starts: the start layers, ascending.
+        masks: what acts at each layer from the first start on.
+        static, active: the rows that are taken from the clean run, and those that are computed.
+        segments: of the prompts.
+    """
+
+    starts: tuple[int, ...]
+    masks: dict[int, tuple[LayerMask, ...]]
+    static: Rows
+    active: Rows
+    segments: Int8[Tensor, "batch pos"]
+    n_heads: int
+
+    def n_running(self, layer: int) -> int:
+        """How many of its runs have started at a layer."""
+        return sum(start <= layer for start in self.starts)
+
+    def keys(self) -> Rows:
+        """The keys that active rows may see: static ones, then active ones."""
+        return Rows(
+            torch.cat([self.static.positions, self.active.positions], dim=1),
+            torch.cat([self.static.valid, self.active.valid], dim=1),
+        )
+
+    def place_of(self, rows: Rows) -> Rows:
+        """Where these positions, all of them active, stand among the active rows."""
+        same = rows.positions[:, :, None] == self.active.positions[:, None, :]
+        same &= self.active.valid[:, None, :]
+        return Rows(same.int().argmax(dim=-1), rows.valid)
+
+    def cut(self, layer: int, mask: Float[Tensor, "batch #head query_pos key_pos"]) -> CutMask:
+        """Cut a mask of the whole prompt (or of its newest row) to the rows and keys that are kept.
+
+        Generated keys, behind the prompt, are all kept.
+        """
+        lowest = torch.finfo(mask.dtype).min
+        total, n_rows, keys = mask.shape[-1], mask.shape[-2], self.keys()
+        segments = extend_segments(self.segments, total)
+        hidden = hidden_by_head(self.masks.get(layer, ()), segments, n_rows, self.n_heads)
+        visible = (
+            mask.masked_fill(hidden, lowest)
+            if hidden.shape[1] == 1
+            else torch.where(hidden, lowest, mask)
+        )
+        n_prompt = self.segments.shape[1]
+        if n_rows > 1:
+            visible = self.active.take(visible, dim=2)
+        kept = keys.take(visible[..., :n_prompt], dim=3)
+        kept = kept.masked_fill(~keys.valid[:, None, None, :], lowest)
+        kept = torch.cat([kept, visible[..., n_prompt:]], dim=-1)
+        empty = kept.amax(dim=-1) <= lowest / 2
+        return CutMask(kept, empty if empty.any() else None)
+
+
+def plan_streams(
+    masks: Sequence[Mask],
+    segments: Int8[Tensor, "batch pos"],
+    readout: Bool[Tensor, "batch pos"],
+    n_layers: int,
+    n_heads: int,
+    *,
+    drop: bool,
+) -> tuple[list[Stream], list[tuple[int, int] | None]]:
+    """The streams that serve some masks, and where each mask stands in them.
+
+    Masks that hide the same segments from some layer on share a stream, which drops what it can;
+    any other mask, or every one if ``drop`` is False, keeps all rows and shares the layers below
+    its first.
+
+    Returns:
+        The streams, and for each mask its (stream, run), or ``None`` if it hides nothing.
+    """
+    groups: dict[Mask, list[int]] = {}
+    keyed: list[tuple[Mask, int] | None] = []
+    for mask in masks:
+        layers = sorted(resolve(mask, n_layers, n_heads))
+        if not layers:
+            keyed.append(None)
+            continue
+        key: Mask = mask
+        upwards = layers == list(range(layers[0], n_layers))
+        if isinstance(mask, ContextMask) and mask.heads is None and upwards:
+            key = ContextMask(mask.hide, LayerRange(0), None, mask.rows, mask.keep_self)
+        groups.setdefault(key, []).append(layers[0])
+        keyed.append((key, layers[0]))
+    streams: list[Stream] = []
+    order = list(groups)
+    for key, starts in groups.items():
+        runs = tuple(sorted(set(starts)))
+        streams.append(_plan_stream(key, runs, segments, readout, n_layers, n_heads, drop=drop))
+    places = [
+        None
+        if at is None
+        else (order.index(at[0]), streams[order.index(at[0])].starts.index(at[1]))
+        for at in keyed
+    ]
+    return streams, places
+
+
+def _plan_stream(
+    mask: Mask,
+    starts: tuple[int, ...],
+    segments: Int8[Tensor, "batch pos"],
+    readout: Bool[Tensor, "batch pos"],
+    n_layers: int,
+    n_heads: int,
+    *,
+    drop: bool,
+) -> Stream:
+    layers = resolve(mask, n_layers, n_heads)
+    kept = _droppable(mask, segments, readout) if drop else None
+    if kept is None:
+        nowhere = torch.zeros_like(readout)
+        kept = nowhere, ~nowhere
+    return Stream(starts, layers, Rows.where(kept[0]), Rows.where(kept[1]), segments, n_heads)
+
+
+def _droppable(
+    mask: Mask, segments: Int8[Tensor, "batch pos"], readout: Bool[Tensor, "batch pos"]
+) -> tuple[Tensor, Tensor] | None:
+    """The static and the active rows, or ``None`` if all rows must be kept."""
+    if not isinstance(mask, ContextMask) or mask.heads is not None or mask.layers != LayerRange(0):
+        return None
+    real, hidden = segments != Segment.PAD, hidden_keys(mask, segments)
+    unchanged = hidden.cumsum(dim=1) == 0
+    if mask.rows == "after":
+        in_prompt = hidden & (segments != Segment.GENERATED)
+        unchanged = in_prompt.flip(1).cumsum(dim=1).flip(1) > 0
+        if (unchanged & readout).any():
+            return None  # such a row is read out, and still sees the hidden keys
+    return real & unchanged & ~hidden & ~readout, real & ((~unchanged & ~hidden) | readout)

@@ -1,0 +1,246 @@
+"""The shared engine against the hooks engine, its oracle: numbers, tokens, memory, refusals."""
+
+import warnings
+from dataclasses import replace
+
+import pytest
+import test_parity
+import tiny
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_laws import make_prompts, masks, prompts_strategy
+
+import icl_locate as icl
+from icl_locate import Segment
+from icl_locate.engine import grid
+from icl_locate.engine.grid import choose_engine, run_grid, run_in_chunks, tokens_in_flight
+from icl_locate.engine.shared import can_drop, score_many
+from icl_locate.engine.shared_decoding import generate_many
+from icl_locate.engine.streams import Rows, plan_streams
+from icl_locate.errors import ModelError, NumericalError, PromptError
+from icl_locate.metrics import METRICS
+
+STARTS = range(tiny.N_LAYERS + 1)
+PAPER = [c.mask(icl.from_layer(start)) for c in icl.PAPER_CONDITIONS for start in STARTS]
+MASKS = [*PAPER, *test_parity.MASKS.values()]
+TASK = replace(icl.load_task("pseudo-translation"), metric="token_accuracy")
+
+
+def prompts_for(model):
+    prompts = icl.build_prompts(
+        model,
+        test_parity.QUERIES,
+        examples=test_parity.EXAMPLES,
+        n_shots=3,
+        template=test_parity.TEMPLATE,
+        seed=1,
+    )
+    assert not prompts.attention_mask.all()
+    return prompts
+
+
+@pytest.fixture(scope="module", params=tiny.ARCHITECTURES)
+def model(request):
+    return tiny.boot(request.param)
+
+
+def test_log_probabilities_equal_the_hooks_engines(model):
+    prompts = prompts_for(model)
+    expected = torch.stack([icl.score_targets(model, prompts, mask) for mask in MASKS])
+    for drop in {can_drop(model), False}:
+        ours = score_many(model, prompts, MASKS, drop=drop)
+        torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+    assert (expected - expected[STARTS[-1]]).abs().max() > 1e-2, "the masks must matter"
+
+
+@pytest.mark.parametrize("stop", [(), ("A:", "e")])
+def test_answers_equal_the_hooks_engines(model, stop):
+    prompts = prompts_for(model)
+    expected = [icl.generate(model, prompts, mask, 8, stop) for mask in MASKS]
+    ours = generate_many(model, prompts, MASKS, 8, stop, drop=can_drop(model))
+    assert ours == expected
+
+
+def test_bfloat16_agrees_within_its_own_error(model):
+    name = next(name for name in tiny.ARCHITECTURES if tiny.boot(name) is model)
+    small = tiny.boot_fresh(name).to(torch.bfloat16)
+    prompts = prompts_for(small)
+    exact = torch.stack([icl.score_targets(model, prompts, mask) for mask in PAPER])
+    hooked = torch.stack([icl.score_targets(small, prompts, mask) for mask in PAPER])
+    ours = score_many(small, prompts, PAPER, drop=can_drop(small))
+    assert (ours - exact).abs().max() <= 2 * (hooked - exact).abs().max() + 1e-2
+
+
+@pytest.mark.parametrize("architecture", ["llama", "mistral", "bloom", "gpt2"])
+@settings(max_examples=12)
+@given(prompts=prompts_strategy(), chosen=st.lists(masks, min_size=1, max_size=4))
+def test_law_10_both_engines_give_the_same(architecture, prompts, chosen):
+    model = tiny.boot(architecture)
+    chosen = [*chosen, chosen[0] | chosen[-1]]
+    expected = torch.stack([icl.score_targets(model, prompts, mask) for mask in chosen])
+    ours = score_many(model, prompts, chosen)
+    torch.testing.assert_close(ours, expected, atol=1e-4, rtol=0)
+    words = icl.build_prompts(model, [icl.Example("sort", "x")] * len(prompts), n_shots=0)
+    spoken = replace(prompts, template=words.template)
+    answers = generate_many(model, spoken, chosen, 4, ())
+    assert answers == [icl.generate(model, spoken, mask, 4, ()) for mask in chosen]
+
+
+def test_only_few_rows_are_computed():
+    segments = [1] + [2] * 4 + [3] * 40 + [4] * 5
+    prompts = make_prompts([segments], torch.arange(50)[None] + 5)
+    readout = torch.zeros(1, 50, dtype=torch.bool)
+    readout[0, -1] = True
+    counts = {}
+    for condition in icl.PAPER_CONDITIONS[1:]:
+        mask = condition.mask(icl.from_layer(1))
+        streams, places = plan_streams([mask], prompts.segments, readout, 3, 4, drop=True)
+        assert places == [(0, 0)] and streams[0].starts == (1,)
+        counts[condition.name] = (
+            streams[0].static.positions.shape[1],
+            streams[0].active.positions.shape[1],
+        )
+    assert counts == {
+        "instructions+examples": (1, 5),
+        "examples, instructions kept": (5, 5),
+        "query": (45, 1),
+        "everything": (1, 1),
+        "all but self": (0, 1),
+    }
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=5, max_size=5), min_size=1, max_size=4))
+def test_rows_take_what_was_chosen(chosen):
+    chosen = torch.tensor(chosen)
+    rows = Rows.where(chosen)
+    values = torch.arange(chosen.numel()).view(chosen.shape)
+    taken = rows.take(values)
+    for i, row in enumerate(chosen):
+        assert taken[i][rows.valid[i]].tolist() == values[i][row].tolist()
+
+
+def test_sweeps_are_equal_whatever_the_engine_and_the_chunks():
+    model = tiny.boot("llama")
+    options = {"n_shots": 2, "n_queries": 5, "seeds": [0, 3], "max_new_tokens": 5}
+    for metric in ("token_accuracy", "log_prob"):
+        oracle = icl.sweep(model, TASK, engine="hooks", metric=metric, **options)
+        assert oracle.provenance["engine"] == "hooks"
+        for more in ({}, {"batch_size": 2}, {"token_budget": 3500}):
+            ours = icl.sweep(model, TASK, engine="shared", metric=metric, **options, **more)
+            assert ours.provenance["engine"] == "shared" and ours.texts == oracle.texts
+            torch.testing.assert_close(ours.scores, oracle.scores, atol=1e-4, rtol=0)
+        chosen = icl.sweep(model, TASK, engine="auto", metric=metric, **options)
+        assert chosen.provenance["engine"] == "shared"
+
+
+def test_a_budget_bounds_every_batch():
+    model = tiny.boot("llama")
+    prompts = prompts_for(model)
+    cost = tokens_in_flight(model, prompts, PAPER, 4)
+    shared = {"engine": "shared", "max_new_tokens": 4, "batch_size": 9}
+    run_grid(model, prompts, PAPER, METRICS["bleu"], token_budget=cost, **shared)
+    with pytest.raises(PromptError, match=f"token_budget is {cost - 1}, but one prompt .* {cost}"):
+        run_grid(model, prompts, PAPER, METRICS["bleu"], token_budget=cost - 1, **shared)
+
+
+def test_out_of_memory_halves_the_budget_and_goes_on():
+    prompts = make_prompts([[1, 2, 3, 4]] * 8, torch.arange(32).view(8, 4))
+    sizes, tokens = [], []
+
+    def run(batch):
+        sizes.append(len(batch))
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("full")
+        tokens.extend(batch.tokens[:, 0].tolist())
+
+    run_in_chunks(prompts, cost=1, budget=100, batch_size=8, run=run)
+    assert sizes == [8, 4, 2, 2, 2, 2] and tokens == list(range(0, 32, 4))
+
+    def never(batch):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(RuntimeError, match="can't allocate"):
+        run_in_chunks(prompts, cost=1, budget=100, batch_size=8, run=never)
+
+
+def test_progress_counts_every_cell():
+    model = tiny.boot("llama")
+    prompts = prompts_for(model)
+    for engine in ("shared", "hooks"):
+        told = []
+        run_grid(
+            model,
+            prompts,
+            PAPER,
+            METRICS["log_prob"],
+            engine=engine,
+            max_new_tokens=1,
+            batch_size=1,
+            on_progress=told.append,
+        )
+        assert sum(told) == len(PAPER) and len(told) > 1
+
+
+def test_hooks_on_the_model_are_never_dropped():
+    model = tiny.boot("llama")
+    name = "blocks.0.hook_out"
+    with model.hooks(fwd_hooks=[(name, lambda value, hook: value * 0.5)]):
+        with pytest.raises(ModelError, match="holds hooks of yours"):
+            choose_engine(model, "shared")
+        with pytest.warns(UserWarning, match="falling back to the hooks engine"):
+            assert choose_engine(model, "auto") == "hooks"
+    assert choose_engine(model, "auto") == "shared"
+
+
+def test_disagreement_falls_back_and_says_so(monkeypatch):
+    model = tiny.boot_fresh("llama")
+    monkeypatch.setattr(grid, "score_many", lambda *a, **o: score_many(*a, **o) + 1.0)
+    with pytest.warns(UserWarning, match="differs from the hooks engine by 1.0e"):
+        assert choose_engine(model, "auto") == "hooks"
+    with pytest.raises(ModelError, match="cannot run here: on this Llama.*use engine='hooks'"):
+        choose_engine(model, "shared")
+
+
+def test_training_mode_and_nan_are_refused():
+    model = tiny.boot_fresh("llama")
+    model.train()
+    with pytest.raises(ModelError, match="call model.eval"):
+        choose_engine(model, "auto")
+    model.eval()
+    with torch.no_grad():
+        model.blocks[1].mlp.out.original_component.weight[0, 0] = torch.nan
+    prompts = prompts_for(model)
+    for run in (score_many, generate_many):
+        with pytest.raises(NumericalError, match="NaN"):
+            run(model, prompts, PAPER)
+
+
+def test_the_model_is_left_as_it_was(model):
+    prompts = prompts_for(model)
+    with torch.no_grad():
+        clean = model(prompts.tokens, attention_mask=prompts.attention_mask.long())
+    score_many(model, prompts, PAPER, drop=can_drop(model))
+    assert not any("forward" in block.__dict__ for block in model.blocks)
+    with torch.no_grad():
+        again = model(prompts.tokens, attention_mask=prompts.attention_mask.long())
+    assert again.equal(clean)
+
+
+def test_gradients_are_off_and_stay_as_they_were():
+    model = tiny.boot("llama")
+    assert torch.is_grad_enabled()
+    assert not score_many(model, prompts_for(model), PAPER).requires_grad
+    assert torch.is_grad_enabled()
+
+
+def test_nothing_to_mask_is_the_clean_run():
+    model = tiny.boot("llama")
+    prompts = prompts_for(model)
+    nothing = icl.ContextMask({Segment.EXAMPLES}, icl.from_layer(tiny.N_LAYERS))
+    clean = icl.score_targets(model, prompts)
+    torch.testing.assert_close(score_many(model, prompts, [nothing])[0], clean, atol=1e-5, rtol=0)
+    assert generate_many(model, prompts, [nothing], 4) == [icl.generate(model, prompts, None, 4)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose_engine(model, "hooks") == "hooks"
