@@ -1,6 +1,6 @@
 """The ten laws of a mask, on random segments, masks, batches, paddings and architectures.
 
-Law 9 (segments) is tested in test_tokens.py.
+Law 9 (segments) is tested in test_tokens.py, law 10 (engines) in test_shared.py.
 """
 
 from contextlib import ExitStack

@@ -18,7 +18,7 @@ from icl_locate.engine.streams import NotSharedError, plan_streams
 from icl_locate.errors import ModelError, PromptError
 from icl_locate.hooks import find_route
 from icl_locate.hooks.probe import probe_prompts
-from icl_locate.masks import ContextMask, Mask, from_layer
+from icl_locate.masks import ContextMask, Mask, from_layer, resolve
 from icl_locate.metrics import LOG_PROB, Metric, mean_statistics
 from icl_locate.tokens import Prompts
 
@@ -102,8 +102,14 @@ def run_grid(
     options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     if engine == "hooks":
         cells: list[Cell] = []
+        clean: Cell | None = None  # masks that hide nothing share one run
         for mask in masks:
-            cells.append(run_cell(model, prompts, mask, metric, **options))
+            acts = bool(resolve(mask, int(model.cfg.n_layers), int(model.cfg.n_heads)))
+            cell = (
+                clean if clean and not acts else run_cell(model, prompts, mask, metric, **options)
+            )
+            clean = clean if acts else cell
+            cells.append(cell)
             on_progress(1)
         return cells
     generated, drop = 0 if metric is LOG_PROB else max_new_tokens, can_drop(model)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache
@@ -28,6 +28,8 @@ from icl_locate.engine.scoring import append_targets
 from icl_locate.engine.streams import CutMask, Rows, Stream, plan_streams
 from icl_locate.masks import Mask
 from icl_locate.tokens import Prompts
+
+_READ_AT_ONCE = 64  # rows whose logits exist at once: a large vocabulary takes more than the model
 
 
 class SharedPass:
@@ -156,14 +158,28 @@ def score_many(
             **keep_logits(model, 1),
         )
     wanted = Rows((rows.positions + 1).clamp(max=tokens.shape[1] - 1), rows.valid).take(tokens)
-    logits = read_out(model, shared.readout)
-    n_runs = len(logits) // len(tokens)
-    chosen = (
-        logits.float().log_softmax(dim=-1).gather(-1, repeat(wanted, n_runs)[..., None])[..., 0]
+    states = first(shared.readout)
+    n_runs = len(states) // len(tokens)
+    log_probs = torch.cat(
+        [
+            _log_probs(model, with_first(shared.readout, some), words)
+            for some, words in zip(
+                torch.split(states, _READ_AT_ONCE),
+                torch.split(repeat(wanted, n_runs), _READ_AT_ONCE),
+                strict=True,
+            )
+        ]
     )
-    sums = chosen.masked_fill(~repeat(rows.valid, n_runs), 0.0).sum(dim=-1)
+    sums = log_probs.masked_fill(~repeat(rows.valid, n_runs), 0.0).sum(dim=-1)
     by_run = require_numbers(sums).view(n_runs, len(tokens)).cpu()
     return by_run[[run_index(streams, place) for place in places]]
+
+
+def _log_probs(
+    model: TransformerBridge, output: Any, wanted: Int[Tensor, "row pos"]
+) -> Float[Tensor, "row pos"]:
+    logits = read_out(model, output).float()
+    return logits.log_softmax(dim=-1).gather(-1, wanted[..., None])[..., 0]
 
 
 def run_index(streams: Sequence[Stream], place: tuple[int, int] | None) -> int:
