@@ -50,7 +50,8 @@ def test_each_cell_equals_its_own_run(result):
 
 def test_log_prob_equals_score_targets():
     model = tiny.boot("llama")
-    swept = icl.sweep(model, TASK, conditions=["examples"], metric="log_prob", **OPTIONS)
+    options = OPTIONS | {"engine": "hooks", "metric": "log_prob"}
+    swept = icl.sweep(model, TASK, conditions=["examples"], **options)
     prompts = icl.build_prompts(
         model,
         TASK.test[:3],
