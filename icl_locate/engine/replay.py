@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers.cache_utils import Cache, DynamicCache
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from icl_locate.engine.streams import CutMask, NotSharedError
 from icl_locate.hooks.routes import built_in_mask
@@ -145,10 +145,51 @@ def with_first(output: Any, hidden: Tensor) -> Any:
     return hidden
 
 
-def cache_with(layer: int, keys: Tensor, values: Tensor) -> DynamicCache:
-    """A cache that holds keys and values at one layer; the layers below are empty."""
+class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+    """A layer's keys and values with room to grow: new ones are written, old ones never copied."""
+
+    def __init__(self, keys: Tensor, values: Tensor, room: int) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self._length = keys.shape[2]
+        self._buffers = [_with_room(keys, room), _with_room(values, room)]
+        self._show()
+
+    def update(
+        self,
+        key_states: Tensor,
+        value_states: Tensor,
+        *args: Any,  # noqa: ARG002
+        **kwargs: Any,  # noqa: ARG002
+    ) -> tuple[Tensor, Tensor]:
+        """Write new keys and values behind the old ones; returns all of them."""
+        end = self._length + key_states.shape[2]
+        for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, self._length : end] = new
+        self._length = end
+        self._show()
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some rows of the batch."""
+        self._buffers = [buffer[indices] for buffer in self._buffers]
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = (buffer[:, :, : self._length] for buffer in self._buffers)
+
+
+def _with_room(values: Tensor, room: int) -> Tensor:
+    batch, n_heads, length, width = values.shape
+    buffer = values.new_empty(batch, n_heads, length + room, width)
+    buffer[:, :, :length] = values
+    return buffer
+
+
+def cache_with(layer: int, keys: Tensor, values: Tensor, room: int) -> DynamicCache:
+    """A cache of keys and values at one layer, with room for more; the layers below are empty."""
     cache = DynamicCache()
-    cache.update(keys, values, layer)
+    cache.layers = [DynamicLayer() for _ in range(layer)] + [RoomyLayer(keys, values, room)]
     return cache
 
 

@@ -40,8 +40,11 @@ class SharedPass:
         readout: the last block's output with the readout rows of all runs, the clean one last.
     """
 
-    def __init__(self, n_layers: int, streams: Sequence[Stream], readout: Rows) -> None:
+    def __init__(
+        self, n_layers: int, streams: Sequence[Stream], readout: Rows, room: int = 0
+    ) -> None:
         self._n_layers = n_layers
+        self._room = room  # for tokens that will be generated
         self._streams = streams
         self._rows = readout
         self._hidden: list[Tensor | None] = [None] * len(streams)
@@ -80,6 +83,7 @@ class SharedPass:
             call.layer,
             repeat(stream.static.take(keys, dim=2), running),
             repeat(stream.static.take(values, dim=2), running),
+            room=stream.active.positions.shape[1] + self._room,
         )
         self._hidden[i] = call.rerun(
             hidden,

@@ -111,7 +111,8 @@ def generate_many(
     streams, places = plan_streams(
         masks, segments, readout, n_layers, int(model.cfg.n_heads), drop=drop
     )
-    shared, cache = SharedPass(n_layers, streams, Rows.where(readout)), DynamicCache()
+    shared = SharedPass(n_layers, streams, Rows.where(readout), room=max_new_tokens)
+    cache = DynamicCache()
     with replaced_blocks(model, shared):
         model(
             prompts.tokens.to(device),
@@ -122,7 +123,7 @@ def generate_many(
         )
     logits = read_out(model, shared.readout)
     groups = [
-        _groups_at(layer, streams, shared.caches[layer], cache, n_prompts)
+        _groups_at(layer, streams, shared.caches[layer], cache, n_prompts, max_new_tokens)
         for layer in range(n_layers)
     ]
     stops = prompts.template.stops if stop is None else tuple(stop)
@@ -157,6 +158,7 @@ def _groups_at(
     caches: Sequence[DynamicCache | None],
     clean: DynamicCache,
     n_prompts: int,
+    room: int,
 ) -> list[Group]:
     """Who shares a cache at a layer: each stream's started runs, and everything else."""
     device = streams[0].segments.device if streams else clean.layers[layer].keys.device
@@ -174,7 +176,7 @@ def _groups_at(
     own = clean.layers[layer]
     prompt = cells % n_prompts
     groups.append(
-        Group(layer, cells, cache_with(layer, own.keys[prompt], own.values[prompt]), None)
+        Group(layer, cells, cache_with(layer, own.keys[prompt], own.values[prompt], room), None)
     )
     return groups
 
