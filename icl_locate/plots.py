@@ -44,10 +44,10 @@ def layer_curves(
     colour, a diamond the recognition layer with its interval as a bar.
 
     Args:
-        locations: what `locate` found; ``None`` computes it with its defaults.
+        locations: what `locate` found; with none given it is computed with its defaults.
         title: the figure's title; ``None`` names task and model.
     """
-    locations = locate(result) if locations is None else locations
+    locations = locations or locate(result)
     figure = go.Figure()
     drawn: set[float] = set()
     for i, location in enumerate(locations):

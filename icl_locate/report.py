@@ -31,10 +31,10 @@ def write_report(
     """Write one HTML page that needs nothing else: figure, table, some answers, recipe.
 
     Args:
-        locations: what `locate` found; ``None`` computes it.
+        locations: what `locate` found; with none given it is computed.
         figures: more figures to show below the curves.
     """
-    locations = locate(result) if locations is None else locations
+    locations = locations or locate(result)
     shown = [plots.layer_curves(result, locations), *figures]
     parts = [
         figure.to_html(full_html=False, include_plotlyjs=i == 0) for i, figure in enumerate(shown)

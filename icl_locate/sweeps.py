@@ -63,7 +63,7 @@ def sweep(
     model: TransformerBridge,
     task: Task,
     *,
-    conditions: Iterable[str | Condition] = PAPER_CONDITIONS,
+    conditions: str | Condition | Iterable[str | Condition] = PAPER_CONDITIONS,
     n_shots: int = 5,
     n_queries: int = 64,
     seeds: Iterable[int] = (0, 1, 2),
@@ -83,7 +83,7 @@ def sweep(
     token. Start ``0`` gives the floor, ``n_layers`` (nothing hidden) the ceiling.
 
     Args:
-        conditions: conditions, or names of the paper's.
+        conditions: conditions, or names of the paper's; a single one may stand alone.
         n_queries: the first so many queries of ``task.test``; the same for every seed.
         seeds: each draws other examples for the same queries.
         metric: a name ("bleu", "chrf", "exact_match", "token_accuracy", "log_prob"), a `Metric`, or
@@ -103,10 +103,11 @@ def sweep(
         MaskError: a condition that hides what the prompts do not hold.
         PromptError, ModelError, NumericalError: as their sources say.
     """
+    chosen_conditions = [conditions] if isinstance(conditions, (str, Condition)) else conditions
     plan = _Plan(
         model=model,
         task=task,
-        conditions=tuple(get_condition(condition) for condition in conditions),
+        conditions=tuple(get_condition(condition) for condition in chosen_conditions),
         metric=get_metric(task.metric if metric is None else metric),
         n_shots=n_shots,
         n_queries=n_queries,

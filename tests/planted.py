@@ -2,10 +2,7 @@
 
 import tiny
 import torch
-from transformer_lens.model_bridge import TransformerBridge
 from transformers import LlamaConfig, LlamaForCausalLM
-
-from icl_locate.embedded.tokenizer import build_tokenizer
 
 
 def attention_only_in(layers: set[int], n_layers: int = 6, seed: int = 0) -> LlamaForCausalLM:
@@ -31,18 +28,3 @@ def attention_only_in(layers: set[int], n_layers: int = 6, seed: int = 0) -> Lla
             block.self_attn.v_proj.weight.mul_(20.0)
             block.self_attn.q_proj.weight.mul_(10.0)
     return model
-
-
-def bridge(model: LlamaForCausalLM) -> TransformerBridge:
-    """The model as a bridge with the embedded model's tokenizer."""
-    import tempfile
-
-    from transformers import AutoTokenizer
-
-    with tempfile.TemporaryDirectory() as weights, tempfile.TemporaryDirectory() as words:
-        model.save_pretrained(weights)
-        build_tokenizer().save_pretrained(words)
-        booted = TransformerBridge.boot_transformers(
-            weights, device="cpu", tokenizer=AutoTokenizer.from_pretrained(words)
-        )
-    return booted.eval()

@@ -76,6 +76,14 @@ def test_stop_strings_end_an_answer_and_are_cut_off(model, prompts):
     assert not any(word in text for text in stopped)
 
 
+def test_one_stop_string_may_stand_alone(model, prompts):
+    free = icl.generate(model, prompts, max_new_tokens=6, stop=())
+    word = max(free, key=len).strip()[:2]
+    alone = icl.generate(model, prompts, max_new_tokens=6, stop=word)
+    assert alone == icl.generate(model, prompts, max_new_tokens=6, stop=(word,))
+    assert alone == [cut_at_stop(text, (word,)).strip() for text in free]
+
+
 def test_bad_generation_arguments(model, prompts):
     with pytest.raises(PromptError, match="max_new_tokens is 0"):
         icl.generate(model, prompts, max_new_tokens=0)
@@ -90,9 +98,7 @@ def test_nan_logits_are_refused():
     broken = tiny.build("llama")
     with torch.no_grad():
         broken.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
-    import planted
-
-    model = planted.bridge(broken)
+    model = tiny.bridge(broken)
     prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=2)
     with pytest.raises(NumericalError, match="NaN for prompt 0"):
         icl.generate(model, prompts, max_new_tokens=2)

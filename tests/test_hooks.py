@@ -5,7 +5,6 @@ import pytest
 import tiny
 import torch
 import transformers as hf
-from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.generalized_components import AttentionBridge
 
 import icl_locate as icl
@@ -14,19 +13,6 @@ from icl_locate.errors import ModelError
 from icl_locate.hooks import Route, find_route
 
 SMALL = {"vocab_size": tiny.VOCABULARY, "hidden_size": 32, "pad_token_id": 0, "bos_token_id": 1}
-
-
-def boot(model):
-    """A bridge around a model, through a directory."""
-    import tempfile
-
-    from transformers import AutoTokenizer
-
-    with tempfile.TemporaryDirectory() as weights, tempfile.TemporaryDirectory() as words:
-        model.save_pretrained(weights)
-        tiny.build_tokenizer().save_pretrained(words)
-        tokenizer = AutoTokenizer.from_pretrained(words)
-        return TransformerBridge.boot_transformers(weights, device="cpu", tokenizer=tokenizer)
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -50,7 +36,7 @@ def test_a_model_that_loses_its_causality_is_refused():
         vocab_size=tiny.VOCABULARY, n_positions=64, n_embd=32, n_layer=2, n_head=4
     )
     torch.manual_seed(0)
-    model = boot(hf.OpenAIGPTLMHeadModel(config).eval())
+    model = tiny.bridge(hf.OpenAIGPTLMHeadModel(config).eval())
     with pytest.raises(ModelError, match="later tokens acted on earlier ones"):
         find_route(model)
 
@@ -61,7 +47,7 @@ def test_a_model_that_takes_no_mask_for_single_heads():
         num_layers=2, attention_heads=4, pad_token_id=0, bos_token_id=1,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = boot(hf.XGLMForCausalLM(config).eval())
+    model = tiny.bridge(hf.XGLMForCausalLM(config).eval())
     prompts = icl.build_prompts(model, [icl.Example("sort", "dode")], n_shots=0)
     with icl.mask_attention(model, prompts, icl.ContextMask({Segment.QUERY})):
         pass
@@ -74,7 +60,7 @@ def test_a_model_that_takes_no_mask_for_single_heads():
 
 
 def test_a_model_whose_attention_does_nothing_is_refused():
-    model = planted.bridge(planted.attention_only_in(set(), n_layers=2))
+    model = tiny.bridge(planted.attention_only_in(set(), n_layers=2))
     with pytest.raises(ModelError, match="cannot be masked.*nothing changed"):
         find_route(model)
 
@@ -94,7 +80,7 @@ def test_a_state_space_hybrid_is_refused():
         mamba_expand=1,
     )
     torch.manual_seed(0)
-    model = boot(hf.JambaForCausalLM(config).eval())
+    model = tiny.bridge(hf.JambaForCausalLM(config).eval())
     with pytest.raises(ModelError, match="expected a decoder-only|cannot be masked"):
         find_route(model)
 
@@ -112,6 +98,6 @@ def test_an_encoder_decoder_is_refused():
         eos_token_id=2,
     )
     torch.manual_seed(0)
-    model = boot(hf.T5ForConditionalGeneration(config).eval())
+    model = tiny.bridge(hf.T5ForConditionalGeneration(config).eval())
     with pytest.raises(ModelError, match="decoder-only|cannot be masked"):
         find_route(model)

@@ -34,6 +34,10 @@ def test_layer_curves_show_the_numbers():
     assert "paired bootstrap" in figure.layout.annotations[-1].text
 
 
+def test_no_locations_given_means_computed():
+    assert plots.layer_curves(RESULT, []).to_json() == plots.layer_curves(RESULT).to_json()
+
+
 def test_conditions_differ_in_colour_and_dash():
     figure = plots.layer_curves(result_of([[0, i / 6] for i in range(6)]))
     lines = [trace.line for trace in figure.data if trace.mode == "lines+markers"]

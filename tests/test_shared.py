@@ -202,6 +202,14 @@ def test_disagreement_falls_back_and_says_so(monkeypatch):
         choose_engine(model, "shared")
 
 
+def test_bad_generation_arguments_are_refused_here_too():
+    model = tiny.boot("llama")
+    prompts = prompts_for(model)
+    for arguments, message in (((0,), "max_new_tokens is 0"), ((4, ("",)), "string is empty")):
+        with pytest.raises(PromptError, match=message):
+            generate_many(model, prompts, PAPER, *arguments)
+
+
 def test_training_mode_and_nan_are_refused():
     model = tiny.boot_fresh("llama")
     model.train()

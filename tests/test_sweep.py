@@ -51,7 +51,7 @@ def test_each_cell_equals_its_own_run(result):
 def test_log_prob_equals_score_targets():
     model = tiny.boot("llama")
     options = OPTIONS | {"engine": "hooks", "metric": "log_prob"}
-    swept = icl.sweep(model, TASK, conditions=["examples"], **options)
+    swept = icl.sweep(model, TASK, conditions="examples", **options)
     prompts = icl.build_prompts(
         model,
         TASK.test[:3],

@@ -83,13 +83,18 @@ def boot(architecture: str) -> TransformerBridge:
 
 
 def boot_fresh(architecture: str) -> TransformerBridge:
-    """The tiny model as a bridge of one's own, with the embedded model's tokenizer."""
+    """The tiny model as a bridge of one's own."""
+    return bridge(build(architecture))
+
+
+def bridge(model: PreTrainedModel) -> TransformerBridge:
+    """A bridge around a model, through a directory, with the embedded model's tokenizer."""
     with TemporaryDirectory() as weights, TemporaryDirectory() as words:
-        build(architecture).save_pretrained(weights)
+        model.save_pretrained(weights)
         build_tokenizer().save_pretrained(words)  # apart: some configs would pick their own class
         tokenizer = AutoTokenizer.from_pretrained(words)
-        bridge = TransformerBridge.boot_transformers(weights, device="cpu", tokenizer=tokenizer)
-    return bridge.eval()
+        booted = TransformerBridge.boot_transformers(weights, device="cpu", tokenizer=tokenizer)
+    return booted.eval()
 
 
 def save(model: PreTrainedModel, directory: Path) -> Path:

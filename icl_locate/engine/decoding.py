@@ -18,7 +18,7 @@ def generate(
     prompts: Prompts,
     mask: Mask | None = None,
     max_new_tokens: int = 50,
-    stop: Sequence[str] | None = None,
+    stop: str | Sequence[str] | None = None,
     *,
     batch_size: int = 32,
 ) -> list[str]:
@@ -35,11 +35,7 @@ def generate(
         PromptError: if a prompt and its new tokens exceed the model's context.
         NumericalError: if the model gives NaN.
     """
-    stops = prompts.template.stops if stop is None else tuple(stop)
-    if max_new_tokens < 1:
-        raise PromptError(f"max_new_tokens is {max_new_tokens}: expected 1 or more")
-    if "" in stops:
-        raise PromptError("a stop string is empty: it would end every answer at once")
+    stops = resolve_stops(prompts, stop)
     check_room(model, prompts, max_new_tokens)
     answers: list[str] = []
     for batch in prompts.batches(batch_size):
@@ -136,12 +132,29 @@ def end_tokens(model: TransformerBridge) -> frozenset[int]:
     return frozenset(found)
 
 
+def resolve_stops(prompts: Prompts, stop: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The strings that end an answer: one, several, or (``None``) the template's.
+
+    Raises:
+        PromptError: if one of them is empty.
+    """
+    if stop is None:
+        return prompts.template.stops
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if "" in stops:
+        raise PromptError("a stop string is empty: it would end every answer at once")
+    return stops
+
+
 def check_room(model: TransformerBridge, prompts: Prompts, max_new_tokens: int) -> None:
     """Refuse prompts that leave no room for new tokens.
 
     Raises:
-        PromptError: if a prompt and its new tokens exceed the model's context.
+        PromptError: if there are none to generate, or a prompt and its new tokens exceed the
+            model's context.
     """
+    if max_new_tokens < 1:
+        raise PromptError(f"max_new_tokens is {max_new_tokens}: expected 1 or more")
     limit = getattr(model.cfg, "n_ctx", None)
     longest = int(prompts.attention_mask.sum(dim=1).max())
     if limit is not None and longest + max_new_tokens > limit:

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache
 
-from icl_locate.engine.decoding import Answers
+from icl_locate.engine.decoding import Answers, check_room, resolve_stops
 from icl_locate.engine.forward import keep_logits, require_numbers
 from icl_locate.engine.replay import BlockCall, cache_with, replaced_blocks, with_first
 from icl_locate.engine.shared import SharedPass, read_out, run_index
@@ -89,7 +89,7 @@ def generate_many(
     prompts: Prompts,
     masks: Sequence[Mask],
     max_new_tokens: int = 50,
-    stop: Sequence[str] | None = None,
+    stop: str | Sequence[str] | None = None,
     *,
     drop: bool = True,
 ) -> list[list[str]]:
@@ -99,9 +99,12 @@ def generate_many(
         ``answers[mask][prompt]``, equal to those of `generate` with each mask.
 
     Raises:
+        PromptError: as `generate` does.
         NotSharedError: if the model's blocks cannot be run on other rows.
         NumericalError: if the model gives NaN.
     """
+    stops = resolve_stops(prompts, stop)
+    check_room(model, prompts, max_new_tokens)
     device, n_layers = model.cfg.device, int(model.cfg.n_layers)
     segments = prompts.segments.to(device)
     attention_mask = prompts.attention_mask.long().to(device)
@@ -126,7 +129,6 @@ def generate_many(
         _groups_at(layer, streams, shared.caches[layer], cache, n_prompts, max_new_tokens)
         for layer in range(n_layers)
     ]
-    stops = prompts.template.stops if stop is None else tuple(stop)
     answers = Answers(model, len(logits), stops)
     alive = torch.arange(len(logits), device=device)
     for n_generated in range(1, max_new_tokens + 1):
