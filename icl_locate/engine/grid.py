@@ -12,7 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate._types import Segment
 from icl_locate.engine.hooked import Cell, run_cell
 from icl_locate.engine.scoring import append_targets, score_targets
-from icl_locate.engine.shared import can_drop, score_many
+from icl_locate.engine.shared import can_drop, fits_keys, score_many
 from icl_locate.engine.shared_decoding import generate_many
 from icl_locate.engine.streams import NotSharedError, plan_streams
 from icl_locate.errors import ModelError, PromptError
@@ -145,35 +145,35 @@ def tokens_in_flight(
     forced = append_targets(prompts) if not n_generated else prompts
     readout = torch.zeros_like(forced.segments, dtype=torch.bool)
     readout[:, -1] = True
-    streams, _ = plan_streams(
-        masks,
-        forced.segments,
-        readout,
-        int(model.cfg.n_layers),
-        int(model.cfg.n_heads),
-        drop=can_drop(model),
-    )
-    width = forced.tokens.shape[1] + n_generated
-    n_runs = [len(stream.starts) for stream in streams]
-    kept = [stream.keys().positions.shape[1] + n_generated for stream in streams]
-    clean = width * (1 + sum(n_runs)) if n_generated else width
-    return clean + sum(n * k for n, k in zip(n_runs, kept, strict=True))
+    n_layers, n_heads, drop = int(model.cfg.n_layers), int(model.cfg.n_heads), can_drop(model)
+    streams, _ = plan_streams(masks, forced.segments, readout, n_layers, n_heads, drop=drop)
+    width, n_texts = forced.tokens.shape[1], 1 + sum(len(stream.starts) for stream in streams)
+    masked = sum(len(stream.starts) * stream.keys().positions.shape[1] for stream in streams)
+    generated = n_generated * n_texts
+    if n_generated and not (drop and fits_keys(model, width + generated)):
+        width *= n_texts  # each text then has its own copy of the prompt's cache
+    return width + masked + generated
 
 
 def default_budget(model: TransformerBridge, prompts: Prompts) -> int:
-    """Tokens for half of the free memory, by a generous count of what a token takes."""
-    config = model.cfg
+    """The tokens that half of the free memory holds."""
     parameter = next(model.original_model.parameters())
-    d_mlp = int(getattr(config, "d_mlp", None) or 4 * config.d_model)
-    activations = 16 * int(config.d_model) + 4 * d_mlp
-    scores = 4 * int(config.n_heads) * prompts.tokens.shape[1]
-    cache = 4 * int(config.n_layers) * int(config.d_model)
-    per_token = parameter.element_size() * (activations + scores + cache)
     if parameter.is_cuda:
         free = torch.cuda.mem_get_info(parameter.device)[0]
     else:
         free = psutil.virtual_memory().available
-    return max(1, int(free / 2 / per_token))
+    return max(1, int(free / 2 / bytes_per_token(model, prompts)))
+
+
+def bytes_per_token(model: TransformerBridge, prompts: Prompts) -> int:
+    """A generous count of the memory that a token in flight takes."""
+    config = model.cfg
+    d_mlp = int(getattr(config, "d_mlp", None) or 4 * config.d_model)
+    activations = 16 * int(config.d_model) + 4 * d_mlp
+    scores = 4 * int(config.n_heads) * prompts.tokens.shape[1]
+    cache = 4 * int(config.n_layers) * int(config.d_model)
+    element_size: int = next(model.original_model.parameters()).element_size()
+    return element_size * (activations + scores + cache)
 
 
 def run_in_chunks(

@@ -164,6 +164,8 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     ) -> tuple[Tensor, Tensor]:
         """Write new keys and values behind the old ones; returns all of them."""
         end = self._length + key_states.shape[2]
+        if end > self._buffers[0].shape[2]:
+            self._buffers = [_with_room(shown, end) for shown in (self.keys, self.values)]
         for buffer, new in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, self._length : end] = new
         self._length = end
@@ -171,7 +173,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def batch_select_indices(self, indices: Tensor) -> None:
-        """Keep some rows of the batch."""
+        """Keep some rows of the batch, in any order and number."""
         self._buffers = [buffer[indices] for buffer in self._buffers]
         self._show()
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from icl_locate._types import Segment
 from icl_locate.engine.forward import keep_logits, require_numbers
@@ -26,6 +26,7 @@ from icl_locate.engine.replay import (
 )
 from icl_locate.engine.scoring import append_targets
 from icl_locate.engine.streams import CutMask, Rows, Stream, plan_streams
+from icl_locate.hooks.routes import attention_bias
 from icl_locate.masks import Mask
 from icl_locate.tokens import Prompts
 
@@ -37,6 +38,7 @@ class SharedPass:
 
     Attributes:
         caches: for each layer, each stream's cache; ``None`` before its first run has started.
+            Empty unless tokens will be generated.
         readout: the last block's output with the readout rows of all runs, the clean one last.
     """
 
@@ -57,12 +59,14 @@ class SharedPass:
         mask = call.attention_mask
         output = call.run()
         clean = call.cache.layers[call.layer]
-        self.caches.append(
-            [
-                self._run_stream(call, i, stream, mask, clean.keys, clean.values)
-                for i, stream in enumerate(self._streams)
-            ]
-        )
+        caches = [
+            self._run_stream(call, i, stream, mask, clean.keys, clean.values)
+            for i, stream in enumerate(self._streams)
+        ]
+        if self._room:
+            self.caches.append(caches)
+        else:
+            call.cache.layers[call.layer] = DynamicLayer()  # nobody will ask for it again
         if call.layer == self._n_layers - 1:
             self.readout = with_first(output, self._gather(first(output)))
         return output
@@ -114,13 +118,14 @@ class SharedPass:
 
 def can_drop(model: TransformerBridge) -> bool:
     """Whether rows may be dropped: not where a module masks by index, as GPT-Neo's local window."""
-    for block in model.blocks:
-        mask = getattr(getattr(block.attn, "original_component", None), "bias", None)
-        if not isinstance(mask, Tensor) or mask.dtype != torch.bool or mask.ndim != 4:
-            continue
-        if not mask.tril().equal(torch.ones_like(mask).tril()):
-            return False
-    return True
+    built_in = [attention_bias(block.attn) for block in model.blocks]
+    return all(mask is None or mask.tril().equal(torch.ones_like(mask).tril()) for mask in built_in)
+
+
+def fits_keys(model: TransformerBridge, n_keys: int) -> bool:
+    """Whether attention takes so many keys: a mask that a module keeps itself has an end."""
+    built_in = [attention_bias(block.attn) for block in model.blocks]
+    return all(mask is None or mask.shape[-1] >= n_keys for mask in built_in)
 
 
 def read_out(model: TransformerBridge, output: Any) -> Float[Tensor, "row pos d_vocab"]:

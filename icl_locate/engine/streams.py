@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int, Int8
+from jaxtyping import Bool, Float, Int, Int8, Shaped
 from torch import Tensor
 
 from icl_locate._types import Segment
@@ -68,6 +68,12 @@ class CutMask:
     mask: Float[Tensor, "batch #head active key_pos"]
     empty: Bool[Tensor, "batch #head active"] | None
 
+    @classmethod
+    def of(cls, mask: Float[Tensor, "batch #head active key_pos"]) -> "CutMask":
+        """The mask, and its empty rows where there are any."""
+        empty = mask.amax(dim=-1) <= torch.finfo(mask.dtype).min / 2
+        return cls(mask, empty if empty.any() else None)
+
 
 @dataclass(frozen=True)
 class Stream:
@@ -118,14 +124,19 @@ class Stream:
             if hidden.shape[1] == 1
             else torch.where(hidden, lowest, mask)
         )
-        n_prompt = self.segments.shape[1]
         if n_rows > 1:
             visible = self.active.take(visible, dim=2)
-        kept = keys.take(visible[..., :n_prompt], dim=3)
-        kept = kept.masked_fill(~keys.valid[:, None, None, :], lowest)
-        kept = torch.cat([kept, visible[..., n_prompt:]], dim=-1)
-        empty = kept.amax(dim=-1) <= lowest / 2
-        return CutMask(kept, empty if empty.any() else None)
+        kept = self.cut_keys(visible)
+        padding = torch.nn.functional.pad(~keys.valid, (0, kept.shape[-1] - keys.valid.shape[1]))
+        return CutMask.of(kept.masked_fill(padding[:, None, None, :], lowest))
+
+    def cut_keys(
+        self, values: Shaped[Tensor, "batch #head #active key_pos"]
+    ) -> Shaped[Tensor, "batch #head #active kept"]:
+        """What stands at the kept keys, generated ones included."""
+        n_prompt = self.segments.shape[1]
+        kept = self.keys().take(values[..., :n_prompt], dim=3)
+        return torch.cat([kept, values[..., n_prompt:]], dim=-1)
 
 
 def plan_streams(

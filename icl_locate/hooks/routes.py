@@ -108,7 +108,15 @@ def built_in_mask(
     attention: nn.Module, n_queries: int, n_keys: int, device: torch.device
 ) -> Bool[Tensor, "#one #one #query_pos #key_pos"]:
     """The boolean mask that a module applies by itself (GPT-Neo's local window), else all True."""
-    built_in = getattr(getattr(attention, "original_component", None), "bias", None)
-    if isinstance(built_in, Tensor) and built_in.dtype == torch.bool and built_in.ndim == 4:
+    built_in = attention_bias(attention)
+    if built_in is not None:
         return built_in[:, :, n_keys - n_queries : n_keys, :n_keys].to(device)
     return torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device)
+
+
+def attention_bias(attention: nn.Module) -> Bool[Tensor, "#one #one key_pos key_pos"] | None:
+    """The whole boolean mask that a module keeps, by index of query and key, if it keeps one."""
+    built_in = getattr(getattr(attention, "original_component", None), "bias", None)
+    if isinstance(built_in, Tensor) and built_in.dtype == torch.bool and built_in.ndim == 4:
+        return built_in
+    return None
