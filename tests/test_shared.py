@@ -221,6 +221,12 @@ def test_progress_counts_every_cell():
         assert sum(told) == len(PAPER) and len(told) > 1
 
 
+def test_the_shared_engine_is_chosen_on_every_architecture(model):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choose_engine(model, "auto") == "shared"
+
+
 def test_hooks_on_the_model_are_never_dropped():
     model = tiny.boot("llama")
     name = "blocks.0.hook_out"

@@ -7,6 +7,7 @@ from typing import Literal
 
 import psutil
 import torch
+from transformer_lens.hook_points import HookPoint
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
@@ -53,11 +54,19 @@ def why_not_shared(model: TransformerBridge) -> str:
     find_route(model)
     if len({parameter.device for parameter in model.original_model.parameters()}) > 1:
         return "the model is spread over several devices"
-    if any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values()):
+    if any(_foreign_hooks(point) for point in model.hook_dict.values()):
         return "the model holds hooks of yours, which see only the hooks engine's runs"
     if model not in _disagreement:
         _disagreement[model] = _compare(model)
     return _disagreement[model]
+
+
+def _foreign_hooks(point: HookPoint) -> bool:
+    """Whether a hook point holds hooks that TransformerLens did not put there itself (on OPT)."""
+    hooks = [getattr(handle, "user_hook", None) for handle in (*point.fwd_hooks, *point.bwd_hooks)]
+    return any(
+        not str(getattr(hook, "__module__", "")).startswith("transformer_lens.") for hook in hooks
+    )
 
 
 def _compare(model: TransformerBridge) -> str:

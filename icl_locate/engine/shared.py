@@ -91,9 +91,7 @@ class SharedPass:
         )
         self._hidden[i] = call.rerun(
             hidden,
-            CutMask(
-                repeat(cut.mask, running), None if cut.empty is None else repeat(cut.empty, running)
-            ),
+            cut.copies(running),
             cache,
             take_rows=lambda value: repeat(stream.active.take(value), running),
             take_keys=lambda value: repeat(kept.take(value, dim=3), running),

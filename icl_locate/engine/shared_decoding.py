@@ -96,14 +96,14 @@ class Group:
         a_cell[self._rows] = index
         cells = a_cell[:, None].repeat(1, n_slots)  # of each text; a row's last places may be idle
         cells[self._rows, self._slots] = index
-        mask = mask[a_cell]
+        cut = CutMask(mask[a_cell], None)
         if self._stream is not None:
-            mask = self._stream.cut(self._layer, mask).mask
+            cut = self._stream.cut(self._layer, cut.mask)
         itself = torch.eye(n_slots, dtype=torch.bool, device=index.device)
         self._own = torch.cat([self._own, itself.expand(n_rows, -1, -1)], dim=-1)
-        newest = self._columns.new_full((n_slots,), mask.shape[-1] - 1)
+        newest = self._columns.new_full((n_slots,), cut.mask.shape[-1] - 1)
         self._columns = torch.cat([self._columns, newest])
-        mask = mask[..., self._columns].expand(-1, -1, n_slots, -1)
+        mask = cut.mask[..., self._columns].expand(-1, -1, n_slots, -1)
         mask = mask.masked_fill(~self._own[:, None], torch.finfo(mask.dtype).min)
 
         def take_rows(value: Tensor) -> Tensor:
@@ -114,9 +114,8 @@ class Group:
             value = value[a_cell]
             return (self._stream.cut_keys(value) if self._stream else value)[..., self._columns]
 
-        hidden = call.rerun(
-            call.hidden[cells][:, :, 0], CutMask.of(mask), self._cache, take_rows, take_keys
-        )
+        cut = CutMask.of(mask, without_bias=cut.without_bias)
+        hidden = call.rerun(call.hidden[cells][:, :, 0], cut, self._cache, take_rows, take_keys)
         return hidden[self._rows, self._slots][:, None]
 
 
@@ -247,7 +246,8 @@ def _groups_at(
             groups.append(Group(layer, offset + rows, rows, cache, running, by_prompt=False))
         offset += len(stream.starts) * n_prompts
     cells = is_clean.nonzero()[:, 0]
-    shared = cache_with(layer, own.keys, own.values, room)
+    n_texts = len(cells) // n_prompts if by_prompt else 1
+    shared = cache_with(layer, own.keys, own.values, room * n_texts)
     groups.append(Group(layer, cells, cells % n_prompts, shared, None, by_prompt=by_prompt))
     return groups
 

@@ -2,9 +2,9 @@
 
 Three ways to the same numbers, in turn in one run on the same inputs: the loop of hooked runs, a
 loop of plain Hugging Face eager attention with the mask (as scripts for the papers do it), and the
-shared engine. Outputs are compared, ratios are of medians. The floor counts floating-point
-operations: one clean pass, plus from each start layer on only those rows that can differ from it
-and can reach the readout. Writes a table and its numbers into ``docs/``.
+shared engine. Outputs are compared, ratios are of medians. Then the engine's growth over layers and
+shots. Writes numbers, a table and a figure into ``docs/``; each part may be run by itself, and
+leaves the other parts' numbers as they are.
 """
 
 import json
@@ -12,240 +12,76 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import plotly.graph_objects as go
 import torch
 import tyro
+from floor import clean_flops, generation_flops, layer_flops, scoring_flops
+from memory import peak_bytes
+from plotly.subplots import make_subplots
+from random_llama import (
+    Shape,
+    build,
+    hugging_face_answers,
+    hugging_face_loop,
+    random_prompts,
+)
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
-from transformers.cache_utils import DynamicCache
 
 import icl_locate as icl
-from icl_locate import Segment
-from icl_locate.embedded.tokenizer import vocabulary
+from icl_locate.engine.grid import tokens_in_flight
 from icl_locate.engine.shared import score_many
 from icl_locate.engine.shared_decoding import generate_many
-from icl_locate.engine.streams import plan_streams
-from icl_locate.models import embedded_directory
+from icl_locate.plots import DASHES, PALETTE
 
 DOCS = Path(__file__).parents[2] / "docs"
+Part = Literal["log-prob", "generation", "growth"]
+PARTS: tuple[Part, ...] = ("log-prob", "generation", "growth")
+KEPT = icl.PAPER_CONDITIONS[2]  # examples hidden, instructions kept
+SHOT = 50  # tokens of an example, in the growth figure
+BESIDES = 64  # tokens of BOS, instruction and query there
 
 
 @dataclass(frozen=True)
 class Config:
     """Compare the shared engine with two loops."""
 
-    n_layers: int = 12
-    """Layers of the random Llama."""
-    d_model: int = 768
-    """Its width."""
+    parts: tuple[Part, ...] = PARTS
+    """What to measure."""
+    shape: Shape = field(default_factory=Shape)
+    """Of the random model."""
     n_tokens: int = 320
     """Tokens a prompt."""
     hidden: float = 0.8
     """Share of them that are examples."""
     n_prompts: int = 1
-    """Prompts a batch."""
+    """Prompts to score."""
+    n_asked: int = 8
+    """Prompts to answer."""
+    n_new: int = 32
+    """New tokens of each answer."""
+    batch_size: int = 16
+    """Prompts that run at once."""
     n_runs: int = 5
     """Alternating runs, of which medians are taken."""
-    generation: bool = False
-    """Whether to compare generation too, which takes minutes a run."""
+    growth_layers: tuple[int, ...] = (6, 12, 24)
+    """Depths of the growth figure, whose model is 512 wide."""
+    growth_shots: tuple[int, ...] = (1, 5, 10, 20)
+    """Its numbers of examples, of 50 tokens each."""
     device: str = "cpu"
     """Where to run."""
     dtype: Annotated[str, tyro.conf.arg(metavar="float32|bfloat16")] = "float32"
     """Of the weights."""
+    output: Path = DOCS
+    """Folder of the numbers, the table and the figure."""
 
 
-def build(config: Config) -> tuple[TransformerBridge, LlamaForCausalLM]:
-    """The same random Llama as a bridge and as a plain Hugging Face model."""
-    torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=len(vocabulary()),
-        hidden_size=config.d_model,
-        intermediate_size=4 * config.d_model,
-        num_hidden_layers=config.n_layers,
-        num_attention_heads=config.d_model // 64,
-        num_key_value_heads=config.d_model // 64,
-        max_position_embeddings=4 * config.n_tokens,
-        attn_implementation="eager",
-    )
-    dtype = getattr(torch, config.dtype)
-    plain = LlamaForCausalLM(shape).eval().to(config.device, dtype)
-    copy = LlamaForCausalLM(shape).eval().to(config.device, dtype)
-    copy.load_state_dict(plain.state_dict())
-    bridge = TransformerBridge.boot_transformers(
-        "random-llama",
-        hf_model=copy,
-        tokenizer=AutoTokenizer.from_pretrained(embedded_directory()),
-        device=config.device,
-    )
-    return bridge.eval(), plain
-
-
-def random_prompts(config: Config, *, instruction: bool = True) -> icl.Prompts:
-    """Prompts of random tokens: BOS, instruction, examples, query; targets of eight tokens."""
-    generator = torch.Generator().manual_seed(1)
-    n_examples = round(config.hidden * config.n_tokens)
-    n_query = (config.n_tokens - n_examples) // 2
-    n_instruction = config.n_tokens - n_examples - n_query - 1
-    if not instruction:
-        n_instruction, n_query = 0, n_query + n_instruction
-    row = [Segment.BOS] + [Segment.INSTRUCTIONS] * n_instruction
-    row += [Segment.EXAMPLES] * n_examples + [Segment.QUERY] * n_query
-    segments = torch.tensor([row] * config.n_prompts, dtype=torch.int8)
-    shape = config.n_prompts, config.n_tokens
-    tokens = torch.randint(3, len(vocabulary()), shape, generator=generator)
-    targets = torch.randint(3, len(vocabulary()), (config.n_prompts, 8), generator=generator)
-    texts = [""] * config.n_prompts
-    return icl.Prompts(
-        tokens=tokens,
-        attention_mask=segments != Segment.PAD,
-        segments=segments,
-        parts=torch.zeros_like(segments),
-        shots=torch.zeros(shape, dtype=torch.long),
-        target_tokens=targets.tolist(),
-        texts=texts,
-        sources=texts,
-        targets=texts,
-        template=icl.PromptTemplate(),
-    )
-
-
-def _giver(mask: Tensor, span: Sequence[int]) -> Callable[..., Any]:
-    """A forward pre-hook that gives attention the rows of a mask that are being run."""
-
-    def give(module: object, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return args, kwargs | {"attention_mask": mask[:, :, span[0] : span[1], : span[1]]}
-
-    return give
-
-
-@torch.no_grad()
-def hugging_face_loop(
-    plain: LlamaForCausalLM, prompts: icl.Prompts, masks: Sequence[icl.ContextMask]
-) -> Tensor:
-    """Log-probabilities by one eager run a mask, each layer given its own 4-D mask."""
-    target = torch.tensor(prompts.target_tokens)
-    tokens = torch.cat([prompts.tokens, target], dim=1).to(plain.device)
-    total, width = tokens.shape[1], target.shape[1]
-    segments = torch.nn.functional.pad(prompts.segments, (0, width), value=int(Segment.GENERATED))
-    lowest = torch.finfo(plain.dtype).min
-    causal = torch.ones(total, total, dtype=torch.bool).tril()
-    found: list[Tensor] = []
-    for mask in masks:
-        hidden = torch.isin(segments, torch.tensor([int(s) for s in mask.hide]))[:, None, None, :]
-        gone = hidden & (~torch.eye(total, dtype=torch.bool) if mask.keep_self else True)
-        base = torch.zeros(len(tokens), 1, total, total, dtype=plain.dtype)
-        clean = base.masked_fill(~causal, lowest).to(plain.device)
-        masked = base.masked_fill(~causal | gone, lowest).to(plain.device)
-        handles = [
-            layer.self_attn.register_forward_pre_hook(
-                _giver(masked if i >= mask.layers.start else clean, (0, total)), with_kwargs=True
-            )
-            for i, layer in enumerate(plain.model.layers)
-        ]
-        logits = plain(tokens, use_cache=False, logits_to_keep=width + 1).logits[:, :-1]
-        for handle in handles:
-            handle.remove()
-        log_probs = logits.float().log_softmax(-1)
-        found.append(log_probs.gather(-1, tokens[:, -width:, None])[..., 0].sum(-1).cpu())
-    return torch.stack(found)
-
-
-@torch.no_grad()
-def hugging_face_answers(
-    plain: LlamaForCausalLM, prompts: icl.Prompts, masks: Sequence[icl.ContextMask], n_new: int
-) -> Tensor:
-    """Greedy tokens by one eager, cached run a mask, each layer given its own 4-D mask."""
-    lowest, n_prompt = torch.finfo(plain.dtype).min, prompts.tokens.shape[1]
-    total = n_prompt + n_new
-    segments = torch.nn.functional.pad(prompts.segments, (0, n_new), value=int(Segment.GENERATED))
-    causal = torch.ones(total, total, dtype=torch.bool).tril()
-    found: list[Tensor] = []
-    for mask in masks:
-        hidden = torch.isin(segments, torch.tensor([int(s) for s in mask.hide]))[:, None, None, :]
-        base = torch.zeros(len(segments), 1, total, total, dtype=plain.dtype)
-        clean = base.masked_fill(~causal, lowest).to(plain.device)
-        masked = base.masked_fill(~causal | hidden, lowest).to(plain.device)
-        span = [0, n_prompt]
-        handles = [
-            layer.self_attn.register_forward_pre_hook(
-                _giver(masked if i >= mask.layers.start else clean, span), with_kwargs=True
-            )
-            for i, layer in enumerate(plain.model.layers)
-        ]
-        cache, step, chosen = DynamicCache(), prompts.tokens.to(plain.device), []
-        for _ in range(n_new):
-            output = plain(step, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            step = output.logits[:, -1].argmax(-1, keepdim=True)
-            chosen.append(step.cpu())
-            span[:] = [span[1], span[1] + 1]
-        for handle in handles:
-            handle.remove()
-        found.append(torch.cat(chosen, dim=1))
-    return torch.stack(found)
-
-
-def compare_generation(config: Config, n_new: int = 32, n_prompts: int = 8) -> dict[str, Any]:
-    """The row for generation: every start layer of one condition, answers compared."""
-    bridge, plain = build(config)
-    prompts = random_prompts(replace(config, n_prompts=n_prompts))
-    bridge.tokenizer.eos_token = bridge.tokenizer.pad_token  # random answers must not end
-    bridge.original_model.generation_config.eos_token_id = None
-    masks = [
-        icl.PAPER_CONDITIONS[2].mask(icl.from_layer(start)) for start in range(config.n_layers + 1)
-    ]
-    decode = bridge.tokenizer.batch_decode
-    ways: dict[str, Callable[[], list[list[str]]]] = {
-        "hooks loop": lambda: [icl.generate(bridge, prompts, mask, n_new, ()) for mask in masks],
-        "Hugging Face loop": lambda: [
-            [text.strip() for text in decode(tokens, skip_special_tokens=True)]
-            for tokens in hugging_face_answers(plain, prompts, masks, n_new)
-        ],
-        "shared": lambda: generate_many(bridge, prompts, masks, n_new, ()),
-    }
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    outcomes: dict[str, list[list[str]]] = {}
-    for _ in range(config.n_runs):
-        for way, run in ways.items():
-            taken, outcomes[way] = timed(run)
-            seconds[way].append(taken)
-    medians = {way: statistics.median(values) for way, values in seconds.items()}
-    answers = [sum(outcomes[way], []) for way in ways]  # noqa: RUF017
-    return {
-        "work": f"{n_new} new tokens, {len(masks)} start layers, 1 condition, {n_prompts} prompts",
-        "seconds": medians,
-        "over hooks loop": medians["hooks loop"] / medians["shared"],
-        "over Hugging Face loop": medians["Hugging Face loop"] / medians["shared"],
-        "equal answers": sum(len(set(some)) == 1 for some in zip(*answers, strict=True)),
-        "answers": len(answers[0]),
-        "runs": config.n_runs,
-    }
-
-
-def layer_flops(config: Config, n_rows: int, n_keys: int) -> float:
-    """Multiply-adds of one layer: projections, gated MLP, attention over the keys."""
-    d = config.d_model
-    return n_rows * (4 * d * d + 3 * d * 4 * d + 2 * n_keys * d)
-
-
-def floor_flops(config: Config, prompts: icl.Prompts, masks: Sequence[icl.ContextMask]) -> float:
-    """One clean pass, and for each run only the rows that differ and reach the readout."""
-    width = len(prompts.target_tokens[0])
-    segments = torch.nn.functional.pad(prompts.segments, (0, width), value=int(Segment.GENERATED))
-    readout = torch.roll(segments == Segment.GENERATED, -1, dims=1)
-    streams, _ = plan_streams(
-        masks, segments, readout, config.n_layers, config.d_model // 64, drop=True
-    )
-    total = segments.shape[1]
-    flops = config.n_layers * layer_flops(config, total, total)
-    for stream in streams:
-        n_rows, n_keys = stream.active.positions.shape[1], stream.keys().positions.shape[1]
-        n_layers = sum(config.n_layers - start for start in stream.starts)
-        flops += n_layers * layer_flops(config, n_rows, n_keys)
-    return flops * config.n_prompts
+def masks_of(condition: icl.Condition, n_layers: int) -> list[icl.ContextMask]:
+    """The condition's masks from every start layer, the last of which hides nothing."""
+    return [condition.mask(icl.from_layer(start)) for start in range(n_layers + 1)]
 
 
 def timed(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -259,110 +95,239 @@ def timed(run: Callable[[], Any]) -> tuple[float, Any]:
     return time.perf_counter() - start, outcome
 
 
-def compare(config: Config, conditions: Sequence[icl.Condition], name: str) -> dict[str, Any]:
-    """One row of the table: medians, ratios, the floor, and the largest difference."""
-    bridge, plain = build(config)
+def in_turn(
+    ways: dict[str, Callable[[], Any]], n_runs: int
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Run all ways in turn, ours once before to warm up; their median seconds, and outcomes."""
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    outcomes: dict[str, Any] = {}
+    timed(ways["shared"])
+    for _ in range(n_runs):
+        for way, run in ways.items():
+            taken, outcomes[way] = timed(run)
+            seconds[way].append(taken)
+    return {way: statistics.median(values) for way, values in seconds.items()}, outcomes
+
+
+def compare_scores(config: Config, conditions: Sequence[icl.Condition]) -> dict[str, Any]:
+    """One row of the table: medians, ratios, floor, memory, and the largest difference."""
+    shape = config.shape
+    bridge, plain = build(shape, config.device, getattr(torch, config.dtype))
+    n_examples = round(config.hidden * config.n_tokens)
     grids = [
         (
-            random_prompts(config, instruction=instruction),
+            random_prompts(config.n_prompts, config.n_tokens, n_examples, instruction=instruction),
             [
-                condition.mask(icl.from_layer(start))
+                mask
                 for condition in conditions
                 if condition.instruction == instruction
-                for start in range(config.n_layers + 1)
+                for mask in masks_of(condition, shape.n_layers)
             ],
         )
         for instruction in sorted({condition.instruction for condition in conditions})
     ]
 
     def over_grids(run: Callable[[icl.Prompts, Sequence[icl.ContextMask]], Tensor]) -> Tensor:
-        return torch.cat([run(prompts, masks) for prompts, masks in grids])
+        return torch.cat(
+            [
+                torch.cat([run(some, masks) for some in prompts.batches(config.batch_size)], dim=1)
+                for prompts, masks in grids
+            ]
+        )
 
     def hooks_loop(prompts: icl.Prompts, masks: Sequence[icl.ContextMask]) -> Tensor:
         return torch.stack([icl.score_targets(bridge, prompts, mask) for mask in masks])
 
+    prompts = grids[0][0]
     ways: dict[str, Callable[[], Tensor]] = {
         "hooks loop": lambda: over_grids(hooks_loop),
         "Hugging Face loop": lambda: over_grids(lambda p, m: hugging_face_loop(plain, p, m)),
         "shared": lambda: over_grids(lambda p, m: score_many(bridge, p, m)),
-        "one clean pass": lambda: icl.score_targets(bridge, grids[0][0]),
+        "one clean pass": lambda: icl.score_targets(bridge, prompts, batch_size=config.batch_size),
     }
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    outcomes: dict[str, Tensor] = {}
-    timed(ways["shared"])
-    for _ in range(config.n_runs):
-        for way, run in ways.items():
-            taken, outcomes[way] = timed(run)
-            seconds[way].append(taken)
-    medians = {way: statistics.median(values) for way, values in seconds.items()}
-    total = config.n_tokens + len(grids[0][0].target_tokens[0])
-    clean = config.n_prompts * config.n_layers * layer_flops(config, total, total)
-    passes = sum(floor_flops(config, prompts, masks) for prompts, masks in grids) / clean
+    seconds, outcomes = in_turn(ways, config.n_runs)
+    n_tokens = config.n_tokens + len(prompts.target_tokens[0])
+    floor = sum(scoring_flops(shape, prompts, masks) for prompts, masks in grids)
+    passes = floor / clean_flops(shape, config.n_prompts, n_tokens)
+    one = prompts[:1]
+    ours = peak_bytes(lambda: score_many(bridge, one, grids[0][1]))
+    clean = peak_bytes(lambda: icl.score_targets(bridge, one))
+    in_flight = tokens_in_flight(bridge, one, grids[0][1], 0)
     return {
-        "work": name,
-        "seconds": medians,
-        "over hooks loop": medians["hooks loop"] / medians["shared"],
-        "over Hugging Face loop": medians["Hugging Face loop"] / medians["shared"],
-        "floor in clean passes": passes,
-        "floor reached": medians["one clean pass"] * passes / medians["shared"],
-        "largest difference": max(
-            (outcomes[way] - outcomes["hooks loop"]).abs().max().item()
-            for way in ("Hugging Face loop", "shared")
+        "work": f"log-probabilities, {shape.n_layers + 1} start layers, "
+        f"{len(conditions)} condition{'s' if len(conditions) > 1 else ''}",
+        "seconds": seconds,
+        "passes": passes,
+        "floor reached": seconds["one clean pass"] * passes / seconds["shared"],
+        "memory a token": (ours / in_flight) / (clean / n_tokens),
+        "memory": ours / clean,
+        "agreement": "differs by {:.0e}".format(
+            max(
+                (outcomes[way] - outcomes["hooks loop"]).abs().max().item()
+                for way in ("Hugging Face loop", "shared")
+            )
         ),
-        "runs": config.n_runs,
     }
+
+
+def compare_answers(config: Config) -> dict[str, Any]:
+    """The row for generation: every start layer of one condition, answers compared."""
+    shape = config.shape
+    bridge, plain = build(shape, config.device, getattr(torch, config.dtype))
+    n_examples = round(config.hidden * config.n_tokens)
+    prompts = random_prompts(config.n_asked, config.n_tokens, n_examples)
+    masks, n_new = masks_of(KEPT, shape.n_layers), config.n_new
+    # the speed of decoding as many rows at once, without what keys and values of a prompt cost
+    many, n_steps = random_prompts(len(masks) * config.n_asked, 3, 0), 16
+    ways: dict[str, Callable[[], Any]] = {
+        "hooks loop": lambda: [icl.generate(bridge, prompts, mask, n_new, ()) for mask in masks],
+        "Hugging Face loop": lambda: hugging_face_answers(plain, prompts, masks, n_new),
+        "shared": lambda: generate_many(bridge, prompts, masks, n_new, ()),
+        "one clean pass": lambda: icl.generate(bridge, prompts, None, 1, ()),
+        "clean decoding": lambda: icl.generate(bridge, many, None, n_steps + 1, (), batch_size=999),
+        "its start": lambda: icl.generate(bridge, many, None, 1, (), batch_size=999),
+    }
+    seconds, outcomes = in_turn(ways, config.n_runs)
+    tokens: Tensor = outcomes["Hugging Face loop"]
+    decode = bridge.tokenizer.batch_decode
+    written = [[text.strip() for text in decode(row, skip_special_tokens=True)] for row in tokens]
+    answers = [sum(texts, []) for texts in (written, outcomes["hooks loop"], outcomes["shared"])]  # noqa: RUF017
+    equal = sum(len(set(some)) == 1 for some in zip(*answers, strict=True))
+    of_prompts, of_new = generation_flops(shape, prompts, masks, tokens)
+    passes = of_prompts / clean_flops(shape, config.n_asked, config.n_tokens)
+    steps = of_new / (shape.n_layers * layer_flops(shape, len(many), 1))
+    a_step = (seconds["clean decoding"] - seconds["its start"]) / n_steps
+    floor = passes * seconds["one clean pass"] + steps * a_step
+    ours = peak_bytes(lambda: generate_many(bridge, prompts, masks, n_new, ()))
+    ordinary = peak_bytes(lambda: icl.generate(bridge, prompts, None, n_new, ()))
+    in_flight = len(prompts) * tokens_in_flight(bridge, prompts, masks, n_new)
+    return {
+        "work": f"generation, {n_new} new tokens, {len(masks)} start layers, 1 condition, "
+        f"{len(prompts)} prompts",
+        "seconds": seconds,
+        "passes": passes,
+        "steps": steps,
+        "seconds a step": a_step,
+        "floor reached": floor / seconds["shared"],
+        "memory a token": (ours / in_flight)
+        / (ordinary / (tokens[0].numel() + prompts.tokens.numel())),
+        "memory": ours / ordinary,
+        "agreement": f"{equal} of {len(answers[0])} answers equal",
+    }
+
+
+def growth(config: Config) -> list[dict[str, Any]]:
+    """The hooks loop and the shared engine over layers and shots, one condition."""
+    rows: list[dict[str, Any]] = []
+    for n_layers in config.growth_layers:
+        shape = Shape(n_layers=n_layers, d_model=512, d_mlp=2048, n_kv_heads=8)
+        bridge, _ = build(shape, config.device, getattr(torch, config.dtype))
+        masks = masks_of(KEPT, n_layers)
+        for n_shots in config.growth_shots:
+            prompts = random_prompts(1, SHOT * n_shots + BESIDES, SHOT * n_shots)
+            ways: dict[str, Callable[[], Any]] = {
+                "hooks loop": lambda: [icl.score_targets(bridge, prompts, m) for m in masks],  # noqa: B023
+                "shared": lambda: score_many(bridge, prompts, masks),  # noqa: B023
+            }
+            seconds, _ = in_turn(ways, config.n_runs)
+            rows.append({"layers": n_layers, "shots": n_shots, "seconds": seconds})
+    return rows
 
 
 def table(rows: Sequence[dict[str, Any]], config: Config) -> str:
     """The rows in Markdown."""
     lines = [
         "| work | hooks loop | Hugging Face loop | shared | over hooks | over Hugging Face "
-        "| floor reached | largest difference |",
-        "|---|---|---|---|---|---|---|---|",
+        "| floor reached | memory of a token | outputs |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        seconds = row["seconds"]
-        if "answers" in row:
-            lines.append(
-                f"| {row['work']} | {seconds['hooks loop']:.2f} s "
-                f"| {seconds['Hugging Face loop']:.2f} s | {seconds['shared']:.2f} s "
-                f"| {row['over hooks loop']:.1f}x | {row['over Hugging Face loop']:.1f}x "
-                f"| | {row['equal answers']} of {row['answers']} answers equal |"
-            )
-            continue
-        lines.append(
-            f"| {row['work']} | {seconds['hooks loop']:.2f} s "
-            f"| {seconds['Hugging Face loop']:.2f} s | {seconds['shared']:.2f} s "
-            f"| {row['over hooks loop']:.1f}x | {row['over Hugging Face loop']:.1f}x "
-            f"| {100 * row['floor reached']:.0f} % | {row['largest difference']:.0e} |"
-        )
+        seconds, ours = row["seconds"], row["seconds"]["shared"]
+        loops = [seconds["hooks loop"], seconds["Hugging Face loop"]]
+        cells = [
+            row["work"],
+            *(f"{taken:.2f} s" for taken in (*loops, ours)),
+            *(f"{taken / ours:.1f}x" for taken in loops),
+            f"{100 * row['floor reached']:.0f} %",
+            f"{row['memory a token']:.2f}x",
+            row["agreement"],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    on_gpu = config.device == "cuda"
     where = (
         torch.cuda.get_device_name()
-        if config.device == "cuda"
-        else (f"{platform.machine()}, {torch.get_num_threads()} threads")
+        if on_gpu
+        else f"{platform.machine()}, {torch.get_num_threads()} threads"
     )
+    shape = config.shape
     lines += [
         "",
-        f"Medians of {config.n_runs} alternating runs; random Llama of {config.n_layers} layers, "
-        f"d={config.d_model}, {config.n_tokens} tokens of which {100 * config.hidden:.0f} % are "
-        f"examples, {config.n_prompts} prompt(s), {config.dtype}; {where}.",
+        f"Medians of {config.n_runs} alternating runs; random Llama of {shape.n_layers} layers, "
+        f"d={shape.d_model}, {config.n_tokens} tokens of which {100 * config.hidden:.0f} % are "
+        f"examples, {config.n_prompts} prompt{'s' if config.n_prompts > 1 else ''} scored, "
+        f"{config.dtype}; {where}.",
     ]
     return "\n".join(lines)
 
 
+def figure(rows: Sequence[dict[str, Any]]) -> go.Figure:
+    """Seconds and advantage over shots, a line for each depth."""
+    found = make_subplots(
+        cols=2,
+        subplot_titles=("time for all start layers", "advantage over the hooks loop"),
+        horizontal_spacing=0.12,
+    )
+    depths = sorted({row["layers"] for row in rows})
+    for colour, n_layers in zip(PALETTE, depths, strict=False):
+        mine = [row for row in rows if row["layers"] == n_layers]
+        shots = [row["shots"] for row in mine]
+        for way, dash in zip(("shared", "hooks loop"), DASHES, strict=False):
+            found.add_scatter(
+                x=shots,
+                y=[row["seconds"][way] for row in mine],
+                name=f"{way}, {n_layers} layers",
+                line={"color": colour, "dash": dash},
+                row=1,
+                col=1,
+            )
+        found.add_scatter(
+            x=shots,
+            y=[row["seconds"]["hooks loop"] / row["seconds"]["shared"] for row in mine],
+            name=f"{n_layers} layers",
+            line={"color": colour},
+            showlegend=False,
+            row=1,
+            col=2,
+        )
+    found.update_xaxes(
+        title=f"shots (of {SHOT} tokens)", tickvals=sorted({r["shots"] for r in rows})
+    )
+    found.update_yaxes(title="seconds", type="log", dtick=1, row=1, col=1)
+    found.update_yaxes(title="times faster", rangemode="tozero", row=1, col=2)
+    found.update_layout(template="plotly_white", width=1000, height=420, margin={"t": 50})
+    return found
+
+
 def main(config: Config) -> None:
     """Run, write and print."""
-    starts = f"log-probabilities, {config.n_layers + 1} start layers"
-    rows = [
-        compare(config, icl.PAPER_CONDITIONS[2:3], f"{starts}, 1 condition"),
-        compare(config, icl.PAPER_CONDITIONS, f"{starts}, the six paper conditions"),
-    ]
-    if config.generation:
-        rows.append(compare_generation(config))
-    text = table(rows, config)
-    (DOCS / "benchmark.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
-    (DOCS / "benchmark_table.md").write_text(text + "\n", encoding="utf-8")
+    written = config.output / "benchmark.json"
+    parts: dict[str, Any] = json.loads(written.read_text("utf-8")) if written.exists() else {}
+    for part in config.parts:
+        if part == "log-prob":
+            found: Any = [
+                compare_scores(config, conditions) for conditions in ([KEPT], icl.PAPER_CONDITIONS)
+            ]
+        else:
+            found = [compare_answers(config)] if part == "generation" else growth(config)
+        parts[part] = found
+        written.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
+    text = table([*parts.get("log-prob", []), *parts.get("generation", [])], config)
+    (config.output / "benchmark_table.md").write_text(text + "\n", encoding="utf-8")
     print(text)
+    if "growth" in parts:
+        image = config.output / "figures" / "benchmark_growth.png"
+        figure(parts["growth"]).write_image(image, scale=2)
+        print(f"figure: {image}")
 
 
 if __name__ == "__main__":
