@@ -37,3 +37,7 @@ class TaskError(IclLocateError):
 
 class ResultError(IclLocateError):
     """A result file that is missing or damaged, or a question that the result cannot answer."""
+
+
+class SandboxError(IclLocateError):
+    """Code that cannot be run, or a sandbox that cannot be set up."""

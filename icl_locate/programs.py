@@ -1,0 +1,105 @@
+"""Tasks whose answers are programs: what a program must pass, and what a pass rate is."""
+
+import ast
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from icl_locate.errors import TaskError
+
+Form = Literal["function", "statements"]
+
+
+@dataclass(frozen=True)
+class CodeCheck:
+    """How an answer becomes a program, and what that program must pass.
+
+    Attributes:
+        tests: Python that runs after the program, and raises if it is wrong.
+        prompt: what stood before the answer: imports, helpers, signature and docstring.
+        entry_point: the function that is tested.
+        form: "function": the answer defines the entry point, or goes on with its body;
+            "statements": the answer changes a variable ``x``, and the program is ``run(x)``.
+    """
+
+    tests: str
+    prompt: str = ""
+    entry_point: str = ""
+    form: Form = "function"
+
+    def program(self, answer: str) -> str:
+        r"""The program that an answer stands for.
+
+        >>> print(CodeCheck("", "import math\ndef f(x):\n", "f").program("    return x"))
+        import math
+        def f(x):
+            return x
+        """
+        if self.form == "statements":
+            return (
+                f"def run(x):\n    space = {{'x': x}}\n"
+                f"    exec({answer.strip()!r}, space)\n    return space['x']\n"
+            )
+        if self.entry_point not in _functions(answer):
+            return f"{self.prompt.rstrip()}\n{_as_body(answer)}"
+        return f"{_before(self.prompt, self.entry_point)}\n{answer}"
+
+
+def pass_at_k(n_samples: int, n_passed: int, k: int) -> float:
+    """The chance that at least one of ``k`` samples passes, estimated without bias.
+
+    ``1 - C(n - c, k) / C(n, k)`` for ``c`` passes among ``n`` samples (Chen et al. 2021, section
+    2.1).
+
+    Raises:
+        TaskError: unless ``1 <= k <= n_samples`` and ``0 <= n_passed <= n_samples``.
+
+    >>> pass_at_k(10, 3, 1), pass_at_k(4, 2, 2)
+    (0.3, 0.8333333333333334)
+    """
+    if not 1 <= k <= n_samples:
+        raise TaskError(
+            f"k is {k}, but there are {n_samples} samples: expected 1 to {n_samples}; "
+            "draw more samples, or ask for a smaller k"
+        )
+    if not 0 <= n_passed <= n_samples:
+        raise TaskError(f"{n_passed} of {n_samples} samples passed: expected 0 to {n_samples}")
+    return 1.0 - math.comb(n_samples - n_passed, k) / math.comb(n_samples, k)
+
+
+def signature_of(code: str, name: str) -> str:
+    """The line that opens a function's definition, as ``ast`` writes it; empty if there is none.
+
+    >>> signature_of("def f( a,b = 2 ): return a", "f")
+    'def f(a, b=2):'
+    """
+    function = _functions(code).get(name)
+    if function is None:
+        return ""
+    returns = "" if function.returns is None else f" -> {ast.unparse(function.returns)}"
+    return f"def {name}({ast.unparse(function.args)}){returns}:"
+
+
+def _functions(code: str) -> dict[str, ast.FunctionDef]:
+    try:
+        body = ast.parse(code).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return {}
+    return {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+
+
+def _as_body(answer: str) -> str:
+    """An answer that goes on with a function's body, indented if its first line is not."""
+    lines = answer.strip("\n").split("\n")
+    if lines[0].startswith((" ", "\t")):
+        return "\n".join(lines)
+    if all(line.startswith((" ", "\t")) or not line for line in lines[1:]) and lines[1:]:
+        return "\n".join(["    " + lines[0], *lines[1:]])  # generation lost its first indent
+    return "\n".join("    " + line if line else line for line in lines)
+
+
+def _before(prompt: str, entry_point: str) -> str:
+    """What a prompt holds in front of the entry point: imports and helpers."""
+    lines = prompt.split("\n")
+    found = [i for i, line in enumerate(lines) if line.startswith(f"def {entry_point}(")]
+    return "\n".join(lines[: found[-1]]) if found else ""
