@@ -5,7 +5,7 @@ Everything heavy is imported inside the commands, so that ``--help`` answers at 
 
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,8 +23,18 @@ class SweepConfig:
     """
 
     task: Annotated[str, tyro.conf.Positional] = "pseudo-translation"
-    """pseudo-translation, pseudo-translation/LANGUAGE, pseudo-python, or a .jsonl file whose lines
-    have "source", "target" and optionally "split" (train or test)."""
+    """pseudo-translation, pseudo-translation/LANGUAGE, pseudo-python, flores/SOURCE-TARGET,
+    humaneval, a .csv file with the columns "text" and "label", or a .jsonl file whose lines have
+    "source", "target" and optionally "split" (train or test)."""
+
+    preset: Literal["sia2024-translation", "sia2024-code"] | None = None
+    """Complete settings of a published experiment; what is given beside it goes before."""
+
+    direction: str = "en-fr"
+    """Languages of the translation preset: en-fr, en-pt, ..."""
+
+    data: Path | None = None
+    """Directory of FLORES's or HumanEval's files. Default: they come from the Hugging Face Hub."""
 
     model: str = "embedded"
     """embedded, a name on the Hugging Face Hub, or a local directory."""
@@ -36,8 +46,25 @@ class SweepConfig:
     """What to hide: any of "examples", "instructions+examples", "examples, instructions kept",
     "query", "everything", "all but self". Default: all that the task's prompts allow."""
 
+    conditions_file: Path | None = None
+    """Conditions of your own: a TOML file of tables [[condition]] with name, hide (a list of
+    segments) and optionally instruction and keep_self."""
+
+    scope: str = "from"
+    """Where a mask that starts at a layer acts: from (it on), only (there), or window:W."""
+
+    compat: Literal["sia2024"] | None = None
+    """Hide exactly the columns that the code of Sia et al. hides."""
+
+    shots: tuple[int, ...] = ()
+    """Numbers of examples to sweep over, such as 1 3 5 7 9. Default: only --n-shots."""
+
     metric: str | None = None
-    """bleu, chrf, exact_match, token_accuracy or log_prob. Default: the task's."""
+    """bleu, bleu_lc (both with :TOKENISER or :first_sentence), chrf, exact_match, token_accuracy,
+    log_prob or pass@1. Default: the task's."""
+
+    run_code: bool = False
+    """Run the programs that the model writes, in the sandbox: pass@1 asks for it."""
 
     n_shots: int = 5
     """Examples in each prompt."""
@@ -88,6 +115,9 @@ class SweepConfig:
     confidence: float = 0.95
     """Of the intervals."""
 
+    dry_run: bool = False
+    """Say what would run and what it would take, and stop; loads no weights."""
+
     quiet: bool = False
     """No progress bar."""
 
@@ -114,32 +144,52 @@ class DemoConfig:
 
 
 def run_sweep(config: SweepConfig) -> None:
-    """Run a sweep and write what it found."""
+    """Run a sweep, or one for each number of shots, and write what was found."""
     import icl_locate as icl
     from icl_locate.location import check_confidence
 
+    config = _with_preset(config)
     check_confidence(config.confidence)
     _check_output(config.output)
     task = _load_task(config)
-    conditions = config.conditions or _possible_conditions(task, config.n_shots)
+    metric = config.metric or task.metric
+    if metric == "pass@1" and not (config.run_code or config.dry_run):
+        raise IclLocateError(
+            "pass@1 runs the programs that the model writes: add --run-code if you want that (they "
+            "run in the sandbox), or choose another --metric"
+        )
+    shots = config.shots or (config.n_shots,)
+    conditions = _conditions(config, task, min(shots))
+    n_queries = min(config.n_queries or 64, len(task.test))
+    if config.preset or config.dry_run:
+        _announce(config, task, conditions, n_queries, shots)
+    if config.dry_run:
+        return
     model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
-    result = icl.sweep(
-        model,
-        task,
-        conditions=conditions,
-        n_shots=config.n_shots,
-        n_queries=config.n_queries or min(64, len(task.test)),
-        seeds=config.seeds,
-        metric=config.metric,
-        choice=config.choice,
-        prepend_bos=config.prepend_bos,
-        max_new_tokens=config.max_new_tokens,
-        batch_size=config.batch_size,
-        token_budget=config.token_budget,
-        engine=config.engine,
-        progress=not config.quiet,
-    )
-    _write(result, config.output, config.confidence)
+    results = {}
+    for n_shots in shots:
+        output = config.output / f"shots_{n_shots}" if config.shots else config.output
+        results[n_shots] = icl.sweep(
+            model,
+            task,
+            conditions=conditions,
+            n_shots=n_shots,
+            n_queries=n_queries if config.preset else config.n_queries or n_queries,
+            seeds=config.seeds,
+            metric=metric,
+            choice=config.choice,
+            prepend_bos=config.prepend_bos,
+            max_new_tokens=config.max_new_tokens,
+            scope=config.scope,
+            compat=config.compat,
+            batch_size=config.batch_size,
+            token_budget=config.token_budget,
+            engine=config.engine,
+            progress=not config.quiet,
+        )
+        _write(results[n_shots], output, config.confidence, reference=config.preset)
+    if config.shots and config.scope == "from":
+        _write_shots(results, config.output)
 
 
 def run_demo(config: DemoConfig) -> None:
@@ -194,7 +244,90 @@ def _load_task(config: SweepConfig) -> Any:
     names = ("instruction", "source_prefix", "target_prefix", "separator")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     template = icl.PromptTemplate(**given) if given else None
-    return icl.load_task(config.task, template=template)
+    return icl.load_task(config.task, template=template, data=config.data)
+
+
+def _with_preset(config: SweepConfig) -> SweepConfig:
+    """The preset's values, for all options that were left at their defaults."""
+    from icl_locate.presets import PRESETS
+
+    if config.preset is None:
+        return config
+    defaults = SweepConfig()
+    given = {
+        name: value.format(direction=config.direction) if name == "task" else value
+        for name, value in PRESETS[config.preset].items()
+        if getattr(config, name) == getattr(defaults, name)
+    }
+    return replace(config, **given)
+
+
+def _conditions(config: SweepConfig, task: Any, n_shots: int) -> tuple[Any, ...]:
+    import tomllib
+
+    import icl_locate as icl
+
+    if config.conditions_file is None:
+        return config.conditions or _possible_conditions(task, n_shots)
+    if config.conditions:
+        raise IclLocateError("give either --conditions or --conditions-file, not both")
+    try:
+        tables = tomllib.loads(config.conditions_file.read_text("utf-8"))["condition"]
+        return tuple(
+            icl.Condition(**table | {"hide": {icl.Segment[name] for name in table["hide"]}})
+            for table in tables
+        )
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise IclLocateError(f"{config.conditions_file} cannot be read: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise IclLocateError(
+            f"{config.conditions_file} is no list of conditions ({error}): expected tables "
+            '[[condition]] with name = "...", hide = ["EXAMPLES", ...] and optionally instruction '
+            "and keep_self, segments being BOS, INSTRUCTIONS, EXAMPLES, QUERY and GENERATED"
+        ) from error
+
+
+def _announce(
+    config: SweepConfig, task: Any, conditions: Any, n_queries: int, shots: tuple[int, ...]
+) -> None:
+    """Print what will run, and what it will take."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer
+
+    from icl_locate.conditions import get_condition
+    from icl_locate.estimates import Shape, estimate_sweep, measure_speed
+    from icl_locate.models import embedded_directory, loading_error, resolve_device
+
+    where = embedded_directory() if config.model == "embedded" else config.model
+    try:
+        shape = Shape.of(AutoConfig.from_pretrained(where))
+        tokenizer = AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError) as error:
+        raise loading_error(str(where), error) from error
+    chosen = [get_condition(condition) for condition in conditions]
+    metric = config.metric or task.metric
+    print(f"model       {config.model}: {shape.n_layers} layers, d={shape.d_model}")
+    print(f"task        {task.name}: {n_queries} queries, {len(task.train)} examples to draw from")
+    print(f"conditions  {'; '.join(c.name for c in chosen)}; {config.scope} each layer")
+    print(f"shots       {', '.join(map(str, shots))}; seeds {', '.join(map(str, config.seeds))}")
+    print(f"metric      {metric}, at most {config.max_new_tokens} new tokens")
+    print(f"output      {config.output}")
+    device = resolve_device(config.device)
+    speed = measure_speed(device, getattr(torch, config.dtype))
+    for n_shots in shots:
+        estimate = estimate_sweep(
+            tokenizer,
+            shape,
+            task,
+            chosen,
+            n_shots=n_shots,
+            n_queries=n_queries,
+            n_seeds=len(config.seeds),
+            max_new_tokens=config.max_new_tokens,
+            generates=metric != "log_prob",
+            choice=config.choice,
+        )
+        print(f"{n_shots} shots: {estimate.describe(speed)}")
 
 
 def _possible_conditions(task: Any, n_shots: int) -> tuple[str, ...]:
@@ -222,29 +355,66 @@ def _check_output(output: Path) -> None:
 
 
 def _write(
-    result: Any, output: Path, confidence: float, more: dict[str, Any] | None = None
+    result: Any,
+    output: Path,
+    confidence: float,
+    more: dict[str, Any] | None = None,
+    reference: str | None = None,
 ) -> None:
     import icl_locate as icl
     from icl_locate import plots
-    from icl_locate.report import text_table, write_png
+    from icl_locate.importance import layer_importance
+    from icl_locate.reference import SIA2024_TRANSLATION
+    from icl_locate.report import importance_table, text_table
 
-    written = [result.save(output / "result.safetensors")]
-    locations = icl.locate(result, confidence=confidence)
-    figures = {"layer_curves": plots.layer_curves(result, locations), **(more or {})}
-    written.append(output / "scores.csv")
+    written = [result.save(output / "result.safetensors"), output / "scores.csv"]
     result.to_dataframe().to_csv(written[-1], index=False)
-    others = [figure for name, figure in figures.items() if name != "layer_curves"]
-    written.append(icl.write_report(result, output / "report.html", locations, others))
+    if result.provenance.get("scope", "from") == "from":
+        locations = icl.locate(result, confidence=confidence)
+        published = SIA2024_TRANSLATION if reference == "sia2024-translation" else ()
+        curves = plots.layer_curves(result, locations, reference=published)
+        figures = {"layer_curves": curves, **(more or {})}
+        others = [figure for name, figure in figures.items() if name != "layer_curves"]
+        written.append(icl.write_report(result, output / "report.html", locations, others))
+        table = text_table(locations)
+    else:
+        found = layer_importance(result, confidence=confidence)
+        figures = {"layer_importance": plots.importance_curves(result, found)}
+        table = importance_table(found)
+    problem = _write_pngs(figures, output, written)
+    print(table)
+    print("\nwritten:", *written, sep="\n  ")
+    if problem is not None:
+        print(f"no PNG: it takes a Chrome or Chromium on this machine ({problem})")
+
+
+def _write_shots(results: dict[int, Any], output: Path) -> None:
+    """One figure a condition: the curves for each number of shots."""
+    from icl_locate import plots
+
+    conditions = next(iter(results.values())).conditions
+    figures = {
+        f"shots_{i}_{condition.replace(' ', '_').replace(',', '')}": plots.shots_curves(
+            results, condition
+        )
+        for i, condition in enumerate(conditions)
+    }
+    written: list[Path] = []
+    _write_pngs(figures, output, written)
+    print("\nwritten:", *written, sep="\n  ")
+
+
+def _write_pngs(figures: dict[str, Any], output: Path, written: list[Path]) -> str | None:
+    """Write figures as PNG, as far as this machine can; returns why it could not."""
+    from icl_locate.report import write_png
+
     problem = None
     for name, figure in figures.items():
         path = output / f"{name}.png"
         problem = problem or write_png(figure, path, height=int(figure.layout.height or 600))
         if problem is None:
             written.append(path)
-    print(text_table(locations))
-    print("\nwritten:", *written, sep="\n  ")
-    if problem is not None:
-        print(f"no PNG: it takes a Chrome or Chromium on this machine ({problem})")
+    return problem
 
 
 if __name__ == "__main__":

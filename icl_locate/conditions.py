@@ -17,16 +17,20 @@ class Condition:
         hide: the segments whose keys are hidden.
         instruction: whether the prompt holds the task's instruction.
         keep_self: whether a row still sees its own token.
+        without_bias: whether rows that see nothing get no attention output at all, not even the
+            output projection's bias.
     """
 
     name: str
     hide: AbstractSet[Segment]
     instruction: bool = True
     keep_self: bool = False
+    without_bias: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "hide", frozenset(self.hide))
-        if Segment.INSTRUCTIONS in self.hide and not self.instruction and not self.keep_self:
+        hides_all = self.keep_self or self.without_bias
+        if Segment.INSTRUCTIONS in self.hide and not self.instruction and not hides_all:
             raise MaskError(
                 f"condition {self.name!r} hides instructions that its prompt does not hold: "
                 "set instruction=True, or do not hide them"
@@ -34,7 +38,9 @@ class Condition:
 
     def mask(self, layers: LayerRange | AbstractSet[int]) -> ContextMask:
         """The condition's mask at some layers."""
-        return ContextMask(self.hide, layers, keep_self=self.keep_self)
+        return ContextMask(
+            self.hide, layers, keep_self=self.keep_self, without_bias=self.without_bias
+        )
 
 
 _CONTEXT = {Segment.INSTRUCTIONS, Segment.EXAMPLES}
@@ -51,6 +57,16 @@ PAPER_CONDITIONS: tuple[Condition, ...] = (
 """The six conditions of Sia et al. (NeurIPS 2024, section 3), in the paper's order."""
 
 
+_ALL = frozenset(Segment) - {Segment.PAD}
+
+SKIPPED_ATTENTION: tuple[Condition, ...] = (
+    Condition("attention skipped", _ALL, without_bias=True),
+    Condition("attention skipped, no instruction", _ALL, instruction=False, without_bias=True),
+)
+"""No attention at all: with ``scope="only"``, the single-layer masking of Sia et al. (arXiv
+2403.04510v1, section 4): the MLP then acts on what the layer below gave."""
+
+
 def get_condition(condition: str | Condition) -> Condition:
     """The paper's condition of a name; a `Condition` is returned as it is.
 
@@ -59,8 +75,8 @@ def get_condition(condition: str | Condition) -> Condition:
     """
     if isinstance(condition, Condition):
         return condition
-    for known in PAPER_CONDITIONS:
+    for known in (*PAPER_CONDITIONS, *SKIPPED_ATTENTION):
         if known.name == condition:
             return known
-    names = ", ".join(repr(known.name) for known in PAPER_CONDITIONS)
+    names = ", ".join(repr(known.name) for known in (*PAPER_CONDITIONS, *SKIPPED_ATTENTION))
     raise MaskError(f"unknown condition {condition!r}: expected one of {names}, or a Condition")

@@ -71,6 +71,9 @@ class ContextMask:
         heads: the (layer, head) pairs to which the mask is limited; ``None`` means every head.
         rows: "all" query rows, or only those "after" the last hidden token of their prompt.
         keep_self: whether a row still sees its own token although its segment is hidden.
+        hide_generated: how many of the first generated tokens are hidden, too.
+        without_bias: whether a row that sees nothing gets no attention output at all; else the
+            output projection's bias is left of it.
 
     Masks compose with ``|``: the union hides what any of them hides.
     """
@@ -80,6 +83,8 @@ class ContextMask:
     heads: AbstractSet[tuple[int, int]] | None = None
     rows: Rows | str = "all"
     keep_self: bool = False
+    hide_generated: int = 0
+    without_bias: bool = False
 
     def __post_init__(self) -> None:
         if Segment.PAD in self.hide:
@@ -170,15 +175,18 @@ def _check_heads(heads: Iterable[tuple[int, int]], n_layers: int, n_heads: int) 
 def check_segments(mask: Mask, segments: Int8[Tensor, "batch pos"]) -> None:
     """Refuse a mask that hides a segment which a prompt does not have.
 
-    A mask with ``keep_self`` may name BOS although there is none, since it hides "all but self".
+    A mask that hides all (with ``keep_self``, or ``without_bias``) may name what there is not.
 
     Raises:
         MaskError: naming the segment and the first prompt that lacks it.
     """
     for part in mask.masks:
-        for segment in sorted(part.hide - {Segment.GENERATED}):
-            if segment is Segment.BOS and part.keep_self:
-                continue
+        optional = {Segment.GENERATED}
+        if part.keep_self:
+            optional |= {Segment.BOS}
+        if part.without_bias:
+            optional |= set(Segment)
+        for segment in sorted(part.hide - optional):
             absent = ~(segments == segment).any(dim=1)
             if absent.any():
                 raise MaskError(
@@ -202,7 +210,11 @@ def hidden_keys(
     """The keys that the mask hides."""
     hide = torch.zeros(len(Segment), dtype=torch.bool, device=segments.device)
     hide[[int(segment) for segment in mask.hide]] = True
-    return hide[segments.long()]
+    hidden = hide[segments.long()]
+    if mask.hide_generated:
+        generated = segments == Segment.GENERATED
+        hidden |= generated & (generated.cumsum(dim=1) <= mask.hide_generated)
+    return hidden
 
 
 def masked_rows(

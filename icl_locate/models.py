@@ -55,13 +55,18 @@ def load_model(
                 revision=None if path.is_dir() else revision,
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ModelError(
-            f"the model {name!r} could not be loaded: expected a directory with config.json, "
-            "weights and tokenizer, or the name of a model that TransformerLens supports "
-            f"({type(error).__name__}: {first_line(error)})"
-        ) from error
+        raise loading_error(name, error) from error
     bridge.eval()
     return bridge
+
+
+def loading_error(name: str, error: BaseException) -> ModelError:
+    """What to tell a user whose model could not be loaded."""
+    return ModelError(
+        f"the model {name!r} could not be loaded: expected a directory with config.json, "
+        "weights and tokenizer, or the name of a model that TransformerLens supports "
+        f"({type(error).__name__}: {first_line(error)})"
+    )
 
 
 def resolve_device(device: str | torch.device | None) -> torch.device:

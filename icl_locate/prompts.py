@@ -8,16 +8,21 @@ from typing import Literal
 
 from icl_locate._types import Part, Segment
 from icl_locate.errors import PromptError
+from icl_locate.programs import CodeCheck
 
 Choice = Literal["random", "balanced"]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One item of a task: a source (the input) and the target (the wanted output)."""
+    """One item of a task: a source (the input) and the target (the wanted output).
+
+    ``check`` holds what an answer must pass where it is a program.
+    """
 
     source: str
     target: str
+    check: CodeCheck | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class PromptTemplate:
 
     Attributes:
         stop: strings that end a generated answer; ``None`` means the next source prefix.
+        instruction_separator: what stands after the instruction; ``None`` means the separator.
 
     >>> template = PromptTemplate("Add one:", "Q:", "A:", "; ")
     >>> "".join(span.text for span in template.render([Example("1", "2")], "5"))
@@ -54,6 +60,7 @@ class PromptTemplate:
     target_prefix: str = "A:"
     separator: str = "\n"
     stop: tuple[str, ...] | None = None
+    instruction_separator: str | None = None
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -70,7 +77,9 @@ class PromptTemplate:
         """Lay out one prompt as consecutive spans; a separator belongs to what stands before it."""
         spans: list[Span] = []
         if self.instruction is not None:
-            spans.append(Span(self.instruction + self.separator, Segment.INSTRUCTIONS))
+            after = self.instruction_separator
+            after = self.separator if after is None else after
+            spans.append(Span(self.instruction + after, Segment.INSTRUCTIONS))
         for shot, example in enumerate(examples, start=1):
             pieces = (
                 (self.source_prefix, Part.DELIMITER),

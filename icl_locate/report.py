@@ -8,6 +8,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from icl_locate import plots
+from icl_locate.importance import LayerImportance
 from icl_locate.location import Location, locate
 from icl_locate.results import SweepResult
 
@@ -88,6 +89,17 @@ def text_table(locations: Sequence[Location]) -> str:
         for row in rows
     ]
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def importance_table(importances: Sequence[LayerImportance]) -> str:
+    """The layers whose masking alone costs beyond doubt, for a terminal."""
+    lines = [f"masked alone, a layer costs beyond doubt ({importances[0].confidence:.0%}):"]
+    for found in importances:
+        losses = [f"{layer} ({float(found.loss[layer]):.3g})" for layer in found.critical] or [
+            "none"
+        ]
+        lines.append(f"{found.condition} (ceiling {found.ceiling:.3g}): {', '.join(losses)}")
+    return "\n".join(lines)
 
 
 def write_png(figure: go.Figure, path: Path, *, width: int = 1000, height: int = 600) -> str | None:

@@ -11,7 +11,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from icl_locate.errors import ResultError
-from icl_locate.metrics import METRICS, Metric, get_metric
+from icl_locate.metrics import METRICS, Metric, get_metric, is_known
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ class SweepResult:
         """
         if self.custom_metric is not None:
             return self.custom_metric
-        if self.metric in METRICS:
+        if is_known(self.metric):
             return get_metric(self.metric)
         if self.provenance.get("metric_is_mean"):
             return METRICS["exact_match"]  # means are all made of their statistics in one way

@@ -13,16 +13,26 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
+from icl_locate.compat import COMPAT, sia2024_mask, sia2024_prompts
 from icl_locate.conditions import PAPER_CONDITIONS, Condition, get_condition
 from icl_locate.engine.decoding import check_room
 from icl_locate.engine.grid import ENGINES, Engine, choose_engine, run_grid
 from icl_locate.engine.hooked import Cell
 from icl_locate.errors import MaskError, TaskError
-from icl_locate.masks import check_segments, from_layer
-from icl_locate.metrics import LOG_PROB, METRICS, MeanMetric, Metric, TextScore, get_metric
+from icl_locate.masks import ContextMask, check_segments
+from icl_locate.metrics import (
+    LOG_PROB,
+    MeanMetric,
+    Metric,
+    PassRate,
+    TextScore,
+    get_metric,
+    is_known,
+)
 from icl_locate.models import EMBEDDED, embedded_directory
 from icl_locate.prompts import Choice
 from icl_locate.results import SweepResult, score_totals
+from icl_locate.scopes import masked_layers
 from icl_locate.tasks.task import Task
 from icl_locate.tokens import Prompts, build_prompts
 
@@ -39,24 +49,54 @@ class _Plan:
     choice: Choice | str
     prepend_bos: bool | None
     max_new_tokens: int
+    scope: str
+    compat: str | None
 
     @property
     def layers(self) -> tuple[int, ...]:
         """The start layers: each layer, and one past the last."""
         return tuple(range(int(self.model.cfg.n_layers) + 1))
 
-    def prompts(self, condition: Condition, seed: int) -> Prompts:
-        template = self.task.template
-        return build_prompts(
+    def group(self, condition: Condition) -> str:
+        """A name for the conditions that have their prompts in common."""
+        if self.relabels(condition):
+            return condition.name
+        return "with instruction" if condition.instruction else "without instruction"
+
+    def relabels(self, condition: Condition) -> bool:
+        """Whether the condition hides what other code hides, not what the segments say."""
+        return self.compat is not None and not condition.keep_self
+
+    def shown(self, condition: Condition, seed: int) -> "_Shown":
+        """The prompts that a condition's masks act on."""
+        prompts = build_prompts(
             self.model,
             self.task.test[: self.n_queries],
             examples=self.task.train,
             n_shots=self.n_shots,
-            template=template if condition.instruction else template.without_instruction(),
+            template=self.task.template_for(instruction=condition.instruction),
             seed=seed,
             choice=self.choice,
             prepend_bos=self.prepend_bos,
         )
+        if not self.relabels(condition):
+            return _Shown(prompts)
+        return _Shown(*sia2024_prompts(self.model.tokenizer, prompts, condition))
+
+    def masks(self, condition: Condition, shown: "_Shown") -> list[ContextMask]:
+        """The condition's masks at each point of the sweep."""
+        layers = [
+            masked_layers(self.scope, layer, int(self.model.cfg.n_layers)) for layer in self.layers
+        ]
+        if self.relabels(condition):
+            return [sia2024_mask(some, shown.n_hidden_generated) for some in layers]
+        return [condition.mask(some) for some in layers]
+
+
+@dataclass(frozen=True)
+class _Shown:
+    prompts: Prompts
+    n_hidden_generated: int = 0
 
 
 def sweep(
@@ -71,6 +111,8 @@ def sweep(
     choice: Choice | str = "random",
     prepend_bos: bool | None = None,
     max_new_tokens: int = 50,
+    scope: str = "from",
+    compat: str | None = None,
     batch_size: int = 64,
     token_budget: int | None = None,
     engine: Engine | str = "auto",
@@ -86,11 +128,17 @@ def sweep(
         conditions: conditions, or names of the paper's; a single one may stand alone.
         n_queries: the first so many queries of ``task.test``; the same for every seed.
         seeds: each draws other examples for the same queries.
-        metric: a name ("bleu", "chrf", "exact_match", "token_accuracy", "log_prob"), a `Metric`, or
-            a function of (answer, target) that is averaged; ``None`` means the task's.
+        metric: a name ("bleu", "chrf", "exact_match", "token_accuracy", "log_prob", "pass@1"), a
+            `Metric`, or a function of (answer, target) that is averaged; ``None`` means the task's.
+            "pass@1" runs generated programs (in the sandbox), and so must be asked for by name.
         choice: how examples are drawn, "random" or "balanced" over the targets.
         prepend_bos: whether prompts start with BOS; ``None`` follows the model's tokenizer.
         max_new_tokens: length at which an answer ends if no stop string ended it before.
+        scope: where a mask that starts at a layer acts: "from" it on, "only" there, or in a
+            "window:W" of layers from it on. With the last two the curve shows what each layer's
+            reading of the context is worth, and `locate` has no meaning.
+        compat: "sia2024" hides the columns that the authors' own code hides, which miss the
+            segments' borders by a token or two.
         batch_size: the most prompts that run at once.
         token_budget: the most tokens that the shared engine holds at once, over all its runs;
             ``None`` derives it from free memory.
@@ -108,27 +156,28 @@ def sweep(
         model=model,
         task=task,
         conditions=tuple(get_condition(condition) for condition in chosen_conditions),
-        metric=get_metric(task.metric if metric is None else metric),
+        metric=_choose_metric(task, metric, n_queries),
         n_shots=n_shots,
         n_queries=n_queries,
         seeds=tuple(int(seed) for seed in seeds),
         choice=choice,
         prepend_bos=prepend_bos,
         max_new_tokens=max_new_tokens,
+        scope=scope,
+        compat=compat,
     )
     _check(plan, engine)
     prompts = _build_all(plan)
     chosen = choose_engine(model, engine)
-    masks = {c.name: [c.mask(from_layer(layer)) for layer in plan.layers] for c in plan.conditions}
     grid: dict[tuple[str, int, int], Cell] = {}
     total = len(plan.conditions) * len(plan.layers) * len(plan.seeds)
     with tqdm(total=total, unit="cell", desc=task.name, disable=not progress) as bar:
-        for (instruction, seed), shown in prompts.items():
-            names = [c.name for c in plan.conditions if c.instruction == instruction]
+        for (group, seed), shown in prompts.items():
+            conditions_shown = [c for c in plan.conditions if plan.group(c) == group]
             cells = run_grid(
                 model,
-                shown,
-                [mask for name in names for mask in masks[name]],
+                shown.prompts,
+                [mask for condition in conditions_shown for mask in plan.masks(condition, shown)],
                 plan.metric,
                 engine=chosen,
                 max_new_tokens=max_new_tokens,
@@ -136,28 +185,42 @@ def sweep(
                 token_budget=token_budget,
                 on_progress=bar.update,
             )
-            places = [(name, layer, seed) for name in names for layer in plan.layers]
+            places = [(c.name, layer, seed) for c in conditions_shown for layer in plan.layers]
             grid |= dict(zip(places, cells, strict=True))
     return _collect(plan, grid, prompts, chosen)
 
 
-def _build_all(plan: _Plan) -> dict[tuple[bool, int], Prompts]:
-    """The prompts with and without instruction of every seed, checked before anything runs."""
-    prompts: dict[tuple[bool, int], Prompts] = {}
+def _choose_metric(task: Task, metric: str | Metric | TextScore | None, n_queries: int) -> Metric:
+    if metric is None and task.metric == PassRate().name:
+        raise TaskError(
+            f"the task {task.name!r} is scored by running the programs that the model writes: say "
+            "metric='pass@1' if you want that, or choose another metric"
+        )
+    chosen = get_metric(task.metric if metric is None else metric)
+    if isinstance(chosen, PassRate) and not chosen.checks:
+        return chosen.bound_to(task.test[:n_queries])
+    return chosen
+
+
+def _build_all(plan: _Plan) -> dict[tuple[str, int], _Shown]:
+    """The prompts of every group of conditions and seed, checked before anything runs."""
+    found: dict[tuple[str, int], _Shown] = {}
     for condition in plan.conditions:
         for seed in plan.seeds:
-            key = condition.instruction, seed
-            if key not in prompts:
-                prompts[key] = plan.prompts(condition, seed)
+            key = plan.group(condition), seed
+            if key not in found:
+                found[key] = plan.shown(condition, seed)
                 if plan.metric is not LOG_PROB:
-                    check_room(plan.model, prompts[key], plan.max_new_tokens)
-            check_segments(condition.mask(from_layer(0)), prompts[key].segments)
-    return prompts
+                    check_room(plan.model, found[key].prompts, plan.max_new_tokens)
+            check_segments(plan.masks(condition, found[key])[0], found[key].prompts.segments)
+    return found
 
 
 def _check(plan: _Plan, engine: str) -> None:
     if engine not in ENGINES:
         raise TaskError(f"engine is {engine!r}: expected one of {', '.join(ENGINES)}")
+    if plan.compat not in (None, COMPAT):
+        raise TaskError(f"compat is {plan.compat!r}: expected None or {COMPAT!r}")
     names = [condition.name for condition in plan.conditions]
     for what, values in (("conditions", names), ("seeds", plan.seeds)):
         if not values or len(set(values)) < len(values):
@@ -174,7 +237,8 @@ def _check(plan: _Plan, engine: str) -> None:
                 f"{plan.task.name!r} has none: set template.instruction, or use conditions with "
                 "instruction=False"
             )
-        if Segment.EXAMPLES in condition.hide and plan.n_shots == 0:
+        hides_examples = Segment.EXAMPLES in condition.hide and not condition.without_bias
+        if hides_examples and plan.n_shots == 0:
             raise MaskError(
                 f"condition {condition.name!r} hides examples, but n_shots is 0: use 1 or more"
             )
@@ -183,7 +247,7 @@ def _check(plan: _Plan, engine: str) -> None:
 def _collect(
     plan: _Plan,
     grid: dict[tuple[str, int, int], Cell],
-    prompts: dict[tuple[bool, int], Prompts],
+    prompts: dict[tuple[str, int], _Shown],
     engine: str,
 ) -> SweepResult:
     layers = plan.layers
@@ -207,11 +271,12 @@ def _collect(
         targets=tuple(example.target for example in plan.task.test[: plan.n_queries]),
         metric=plan.metric.name,
         provenance=_provenance(plan, prompts) | {"engine": engine},
-        custom_metric=None if plan.metric.name in METRICS else plan.metric,
+        custom_metric=None if is_known(plan.metric.name) else plan.metric,
     )
 
 
-def _provenance(plan: _Plan, prompts: dict[tuple[bool, int], Prompts]) -> dict[str, Any]:
+def _provenance(plan: _Plan, shown: dict[tuple[str, int], _Shown]) -> dict[str, Any]:
+    prompts = [some.prompts for some in shown.values()]
     config = plan.model.cfg
     name = str(getattr(config, "model_name", ""))
     hf_config = plan.model.original_model.config
@@ -226,25 +291,29 @@ def _provenance(plan: _Plan, prompts: dict[tuple[bool, int], Prompts]) -> dict[s
         ),
         "task": plan.task.name,
         "template": asdict(plan.task.template),
+        "bare_template": asdict(plan.task.template_for(instruction=False)),
         "conditions": [
             {
                 "name": c.name,
                 "hide": sorted(s.name for s in c.hide),
                 "instruction": c.instruction,
                 "keep_self": c.keep_self,
+                "without_bias": c.without_bias,
             }
             for c in plan.conditions
         ],
+        "scope": plan.scope,
+        "compat": plan.compat,
         "n_shots": plan.n_shots,
         "n_queries": plan.n_queries,
         "seeds": list(plan.seeds),
         "choice": plan.choice,
-        "bos": any(bool((p.segments == Segment.BOS).any()) for p in prompts.values()),
+        "bos": any(bool((p.segments == Segment.BOS).any()) for p in prompts),
         "max_new_tokens": plan.max_new_tokens,
         "signature": plan.metric.signature,
         "metric_is_mean": isinstance(plan.metric, MeanMetric),
         "prompts_sha256": _digest(
-            str((p.tokens.tolist(), p.segments.tolist(), p.target_tokens)) for p in prompts.values()
+            str((p.tokens.tolist(), p.segments.tolist(), p.target_tokens)) for p in prompts
         ),
         "versions": {package: version(package) for package in packages},
     }

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from icl_locate.engine.streams import CutMask, NotSharedError
-from icl_locate.hooks.routes import built_in_mask
+from icl_locate.hooks.routes import built_in_mask, hooks_of_empty_rows
 
 Forward = Callable[..., Any]
 Take = Callable[[Tensor], Tensor]
@@ -115,21 +115,17 @@ class BlockCall:
 
         args = tuple(fit(None, value) for value in self.args[1:])
         kwargs = {name: fit(name, value) for name, value in self.kwargs.items()}
-        with self._emptied(cut.empty):
+        with self._emptied(cut):
             if self.args:
                 return first(self.forward(hidden, *args, **kwargs))
             return first(self.forward(**kwargs | {"hidden_states": hidden}))
 
-    def _emptied(self, empty: Bool[Tensor, "row #head active"] | None) -> Any:
+    def _emptied(self, cut: CutMask) -> Any:
         """A context in which rows without a visible key attend to nothing."""
-        if empty is None:
+        if cut.empty is None:
             return nullcontext()
-        gone = empty.transpose(1, 2)[..., None]
-
-        def zero(z: Tensor, hook: object) -> Tensor:  # noqa: ARG001
-            return z.masked_fill(gone, 0.0)
-
-        return self.model.hooks(fwd_hooks=[(f"blocks.{self.layer}.attn.hook_z", zero)])
+        hooks = hooks_of_empty_rows(self.layer, lambda: cut.empty, without_bias=cut.without_bias)
+        return self.model.hooks(fwd_hooks=hooks)
 
 
 def first(output: Any) -> Tensor:

@@ -7,7 +7,7 @@ reach nothing, and are dropped.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int, Int8, Shaped
@@ -67,12 +67,22 @@ class CutMask:
 
     mask: Float[Tensor, "batch #head active key_pos"]
     empty: Bool[Tensor, "batch #head active"] | None
+    without_bias: bool = False
 
     @classmethod
-    def of(cls, mask: Float[Tensor, "batch #head active key_pos"]) -> "CutMask":
+    def of(
+        cls, mask: Float[Tensor, "batch #head active key_pos"], *, without_bias: bool = False
+    ) -> "CutMask":
         """The mask, and its empty rows where there are any."""
         empty = mask.amax(dim=-1) <= torch.finfo(mask.dtype).min / 2
-        return cls(mask, empty if empty.any() else None)
+        return cls(mask, empty if empty.any() else None, without_bias)
+
+    def copies(self, n: int) -> "CutMask":
+        """The same mask for ``n`` copies of the batch."""
+        if n == 1:
+            return self
+        empty = None if self.empty is None else self.empty.repeat(n, 1, 1)
+        return CutMask(self.mask.repeat(n, 1, 1, 1), empty, self.without_bias)
 
 
 @dataclass(frozen=True)
@@ -128,7 +138,10 @@ class Stream:
             visible = self.active.take(visible, dim=2)
         kept = self.cut_keys(visible)
         padding = torch.nn.functional.pad(~keys.valid, (0, kept.shape[-1] - keys.valid.shape[1]))
-        return CutMask.of(kept.masked_fill(padding[:, None, None, :], lowest))
+        return CutMask.of(
+            kept.masked_fill(padding[:, None, None, :], lowest),
+            without_bias=any(acting.mask.without_bias for acting in self.masks.get(layer, ())),
+        )
 
     def cut_keys(
         self, values: Shaped[Tensor, "batch #head #active key_pos"]
@@ -167,7 +180,7 @@ def plan_streams(
         key: Mask = mask
         upwards = layers == list(range(layers[0], n_layers))
         if isinstance(mask, ContextMask) and mask.heads is None and upwards:
-            key = ContextMask(mask.hide, LayerRange(0), None, mask.rows, mask.keep_self)
+            key = replace(mask, layers=LayerRange(0))
         groups.setdefault(key, []).append(layers[0])
         keyed.append((key, layers[0]))
     streams: list[Stream] = []

@@ -27,12 +27,20 @@ class ScoresEdit:
     layer: int
     _empty: Tensor | None = field(default=None, init=False)
 
+    @property
+    def without_bias(self) -> bool:
+        """Whether empty rows lose the output projection's bias, too."""
+        return any(acting.mask.without_bias for acting in self.tracker.layers[self.layer])
+
     def named_hooks(self) -> list[NamedHook]:
         """The layer's hooks, for ``run_with_hooks`` or ``model.hooks``."""
         attention = f"blocks.{self.layer}.attn"
         return [
             (f"{attention}.hook_attn_scores", self.edit_scores),
             (f"{attention}.hook_pattern", self.edit_pattern),
+            *hooks_of_empty_rows(self.layer, lambda: self._empty, without_bias=self.without_bias)[
+                1:
+            ],
         ]
 
     def edit_scores(
@@ -67,9 +75,14 @@ class MaskEdit:
     layer: int
     _empty: Tensor | None = field(default=None, init=False)
 
+    @property
+    def without_bias(self) -> bool:
+        """Whether empty rows lose the output projection's bias, too."""
+        return any(acting.mask.without_bias for acting in self.tracker.layers[self.layer])
+
     def named_hooks(self) -> list[NamedHook]:
-        """The hook that zeroes the head outputs of rows left empty."""
-        return [(f"blocks.{self.layer}.attn.hook_z", self.edit_z)]
+        """The hooks on the outputs of rows left empty."""
+        return hooks_of_empty_rows(self.layer, lambda: self._empty, without_bias=self.without_bias)
 
     def edit_mask(
         self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -93,15 +106,31 @@ class MaskEdit:
         fill = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
         return args, kwargs | {"attention_mask": mask.masked_fill(hide, fill)}
 
-    def edit_z(
-        self,
-        z: Float[Tensor, "batch query_pos head d_head"],
-        hook: object,  # noqa: ARG002
-    ) -> Float[Tensor, "batch query_pos head d_head"]:
-        """Zero the head outputs of rows that were left without a visible key."""
-        if self._empty is None or not self._empty.any():
+
+def hooks_of_empty_rows(
+    layer: int, empty: Callable[[], Tensor | None], *, without_bias: bool
+) -> list[NamedHook]:
+    """The hook that zeroes the head outputs of empty rows, and the one for the sublayer's output.
+
+    Args:
+        empty: gives the rows ``[batch, #head, query_pos]`` of the call that is under way.
+    """
+
+    def zero_heads(z: Tensor, hook: object) -> Tensor:  # noqa: ARG001
+        rows = empty()
+        if rows is None or not rows.any():
             return z
-        return z.masked_fill(self._empty.transpose(1, 2)[..., None], 0.0)
+        return z.masked_fill(rows.transpose(1, 2)[..., None], 0.0)
+
+    def zero_output(output: Tensor, hook: object) -> Tensor:  # noqa: ARG001
+        rows = empty()
+        if rows is None:
+            return output
+        return output.masked_fill(rows.all(dim=1)[..., None], 0.0)
+
+    attention = f"blocks.{layer}.attn"
+    found: list[NamedHook] = [(f"{attention}.hook_z", zero_heads)]
+    return [*found, (f"{attention}.o.hook_out", zero_output)] if without_bias else found
 
 
 def built_in_mask(

@@ -1,14 +1,8 @@
-"""Metrics: what a run's answers are worth, as sufficient statistics and the score made of them.
+"""Metrics that compare an answer's text with its target."""
 
-A metric turns each answer into a row of statistics that add up over items, and a sum of such rows
-into a score. A bootstrap then never looks at a text twice, and a corpus metric such as BLEU is
-resampled as a corpus metric.
-"""
-
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -17,71 +11,72 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from icl_locate.errors import TaskError
+from icl_locate.metrics.base import Statistics
 
-Statistics = Float[ndarray, "item stat"]
-TextScore = Callable[[str, str], float]
-
-
-@runtime_checkable
-class Metric(Protocol):
-    """A metric: statistics of each (answer, target), and the score of their sum."""
-
-    @property
-    def name(self) -> str:
-        """The name that results and figures show."""
-        ...
-
-    @property
-    def signature(self) -> str:
-        """The recipe: everything that is needed to compute the same number again."""
-        ...
-
-    def statistics(self, answers: Sequence[str], targets: Sequence[str]) -> Statistics:
-        """One row of statistics an item; rows add up."""
-        ...
-
-    def score(self, totals: Float[ndarray, "stat"]) -> float:
-        """The score of statistics summed over items."""
-        ...
-
-
-@dataclass(frozen=True)
-class MeanMetric:
-    """The mean over items of one number each."""
-
-    name: str
-    signature: str
-    of: TextScore
-
-    def statistics(self, answers: Sequence[str], targets: Sequence[str]) -> Statistics:
-        """Columns: the item's number, and 1 to count it."""
-        return mean_statistics([self.of(a, t) for a, t in zip(answers, targets, strict=True)])
-
-    def score(self, totals: Float[ndarray, "stat"]) -> float:
-        """The mean."""
-        return float(totals[0] / totals[1])
+TOKENIZERS = ("13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200", "none")
+_SENTENCE_END = re.compile(
+    r"(?:(?<![A-Z])(?<!\b[A-Z][a-z])[.!?]|[。！？])[\"'”’»)\]]*(?=\s|$)|[。！？]"
+)
 
 
 @dataclass(frozen=True)
 class CorpusBleu:
-    """Corpus BLEU by sacrebleu (13a tokenisation, exponential smoothing), from 0 to 100."""
+    """Corpus BLEU by sacrebleu (exponential smoothing), from 0 to 100.
+
+    Attributes:
+        lowercase: whether case is ignored.
+        tokenize: one of sacrebleu's tokenisers; "zh" for Chinese, "ja-mecab" for Japanese.
+        first_sentence: whether only an answer's first sentence counts (Sia et al. 2024).
+    """
 
     lowercase: bool = False
+    tokenize: str = "13a"
+    first_sentence: bool = False
+
+    @classmethod
+    def named(cls, name: str) -> "CorpusBleu":
+        """The metric of a name: ``bleu`` or ``bleu_lc``, then ``:TOKENISER``, ``:first_sentence``.
+
+        Raises:
+            TaskError: if a part of the name is unknown.
+
+        >>> CorpusBleu.named("bleu_lc:zh:first_sentence").name
+        'bleu_lc:zh:first_sentence'
+        """
+        base, *options = name.split(":")
+        tokenisers = [option for option in options if option != "first_sentence"]
+        if (
+            base not in ("bleu", "bleu_lc")
+            or len(tokenisers) > 1
+            or set(tokenisers) - {*TOKENIZERS}
+        ):
+            raise TaskError(
+                f"unknown metric {name!r}: expected bleu or bleu_lc, then one of "
+                f"{', '.join(TOKENIZERS)} and first_sentence, parted by colons"
+            )
+        tokenize = tokenisers[0] if tokenisers else "13a"
+        return cls(base == "bleu_lc", tokenize, "first_sentence" in options)
 
     @property
     def name(self) -> str:
-        """Either "bleu", or "bleu_lc" where case is ignored."""
-        return "bleu_lc" if self.lowercase else "bleu"
+        """Such as "bleu", or "bleu_lc:zh"."""
+        parts = ["bleu_lc" if self.lowercase else "bleu"]
+        parts += [self.tokenize] if self.tokenize != "13a" else []
+        parts += ["first_sentence"] if self.first_sentence else []
+        return ":".join(parts)
 
     @property
     def signature(self) -> str:
-        """Sacrebleu's own signature."""
+        """Sacrebleu's own signature, and what was done to answers before."""
         scorer = self._scorer()
         scorer.corpus_score([""], [[""]])  # sacrebleu fills its signature on first use
-        return str(scorer.get_signature())
+        cut = "|answer:first sentence" if self.first_sentence else ""
+        return f"{scorer.get_signature()}{cut}"
 
     def statistics(self, answers: Sequence[str], targets: Sequence[str]) -> Statistics:
         """Columns: answer length, target length, matched 1- to 4-grams, all 1- to 4-grams."""
+        if self.first_sentence:
+            answers = [first_sentence(answer) for answer in answers]
         scorer = self._scorer()
         scores = [scorer.corpus_score([a], [[t]]) for a, t in zip(answers, targets, strict=True)]
         rows = [[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in scores]
@@ -100,7 +95,12 @@ class CorpusBleu:
         return float(bleu.score)
 
     def _scorer(self) -> BLEU:
-        return BLEU(lowercase=self.lowercase)
+        try:
+            return BLEU(lowercase=self.lowercase, tokenize=self.tokenize)
+        except (ImportError, RuntimeError) as error:
+            raise TaskError(
+                f"sacrebleu's tokeniser {self.tokenize!r} is not to be had here ({error})"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,19 @@ class CorpusChrf:
         return float(CHRF()._aggregate_and_compute([counts]).score)
 
 
-def mean_statistics(values: Sequence[float]) -> Statistics:
-    """Statistics whose score by `MeanMetric` is the mean of the values."""
-    return np.stack([np.asarray(values, dtype=np.float64), np.ones(len(values))], axis=1)
-
-
 def exact_match(answer: str, target: str) -> float:
     """1 if the answer is the target, white space at the ends aside, else 0."""
     return float(answer.strip() == target.strip())
+
+
+def first_sentence(text: str) -> str:
+    """A text up to the end of its first sentence; an initial or title does not end one.
+
+    >>> first_sentence("Dr. No met J. Bond. They fought.")
+    'Dr. No met J. Bond.'
+    """
+    found = _SENTENCE_END.search(text)
+    return text[: found.end()] if found else text
 
 
 def token_accuracy(answer: str, target: str) -> float:
@@ -150,48 +155,3 @@ def token_accuracy(answer: str, target: str) -> float:
     said, wanted = answer.split(), target.split()
     hits = sum(a == b for a, b in zip(said, wanted, strict=False))
     return hits / max(len(said), len(wanted), 1)
-
-
-def _no_answer_needed(answer: str, target: str) -> float:  # noqa: ARG001
-    raise TypeError(
-        "log_prob is read off the model, not off an answer: use icl_locate.score_targets"
-    )
-
-
-LOG_PROB = MeanMetric("log_prob", "log_prob|base:e|sum:target tokens|mean:items", _no_answer_needed)
-"""The target's log-probability; its numbers come from `score_targets`, not from answers."""
-
-METRICS: Mapping[str, Metric] = MappingProxyType(
-    {
-        "bleu": CorpusBleu(),
-        "bleu_lc": CorpusBleu(lowercase=True),
-        "chrf": CorpusChrf(),
-        "exact_match": MeanMetric("exact_match", "exact_match|strip", exact_match),
-        "token_accuracy": MeanMetric(
-            "token_accuracy", "token_accuracy|split:space|over:longer", token_accuracy
-        ),
-        "log_prob": LOG_PROB,
-    }
-)
-
-
-def get_metric(metric: str | Metric | TextScore) -> Metric:
-    """The metric of a name; a callable of (answer, target) becomes the mean over items.
-
-    Raises:
-        TaskError: if the name is unknown, or a custom metric takes the name of another.
-    """
-    if isinstance(metric, str):
-        if metric not in METRICS:
-            raise TaskError(f"unknown metric {metric!r}: expected one of {', '.join(METRICS)}")
-        return METRICS[metric]
-    if not isinstance(metric, Metric):
-        if not callable(metric):
-            raise TaskError(f"metric is {metric!r}: expected a name, a Metric or a callable")
-        name = getattr(metric, "__name__", type(metric).__name__)
-        metric = MeanMetric(name, f"{name}|custom|mean:items", metric)
-    if METRICS.get(metric.name, metric) != metric:
-        raise TaskError(
-            f"the custom metric is called {metric.name!r} like one of icl_locate's own: rename it"
-        )
-    return metric

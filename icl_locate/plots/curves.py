@@ -1,26 +1,16 @@
-"""Figures: each function returns a plotly Figure; none shows or writes anything."""
+"""The curves of a sweep: score over start layers."""
 
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
-from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate._types import Part, Segment
-from icl_locate.errors import PromptError
 from icl_locate.location import Location, locate
+from icl_locate.reference import ReferenceCurve
 from icl_locate.results import SweepResult
-from icl_locate.tokens import Prompts, check_tokenizer
 
 # Okabe and Ito's palette: told apart by colour-blind readers
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-SEGMENT_COLOURS = {
-    Segment.BOS: "#BBBBBB",
-    Segment.INSTRUCTIONS: "#E69F00",
-    Segment.EXAMPLES: "#56B4E9",
-    Segment.QUERY: "#009E73",
-    Segment.GENERATED: "#CC79A7",
-}
 METRIC_TITLES = {
     "bleu": "BLEU",
     "bleu_lc": "BLEU, lowercased",
@@ -29,7 +19,6 @@ METRIC_TITLES = {
     "token_accuracy": "token accuracy",
     "log_prob": "log-probability of the target (nats)",
 }
-_LINE_WIDTH = 76
 
 
 def layer_curves(
@@ -37,6 +26,7 @@ def layer_curves(
     locations: Sequence[Location] | None = None,
     *,
     title: str | None = None,
+    reference: Sequence[ReferenceCurve] = (),
 ) -> go.Figure:
     """The score over start layers: a curve a condition, with its interval, ceiling and location.
 
@@ -46,18 +36,24 @@ def layer_curves(
     Args:
         locations: what `locate` found; with none given it is computed with its defaults.
         title: the figure's title; ``None`` names task and model.
+        reference: published curves to lay under the result's, dotted, their layers scaled to the
+            result's depth.
     """
     locations = locations or locate(result)
     figure = go.Figure()
     drawn: set[float] = set()
     for i, location in enumerate(locations):
         colour, dash = PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)]
-        figure.add_traces([_band(result, location, colour), _curve(result, location, colour, dash)])
+        low, high = location.score_interval.tolist()
+        figure.add_trace(band(result.layers, low, high, colour, location.condition))
+        figure.add_trace(_curve(result, location, colour, dash))
         if location.layer is not None:
             figure.add_trace(_marker(location, colour))
         if location.ceiling not in drawn:
             drawn.add(location.ceiling)
             figure.add_hline(y=location.ceiling, line={"dash": "dash", "width": 1, "color": colour})
+    names = [location.condition for location in locations]
+    figure.add_traces([_reference(curve, names, result.n_layers) for curve in reference])
     metric = METRIC_TITLES.get(result.metric, result.metric)
     provenance = result.provenance
     figure.update_layout(
@@ -73,61 +69,29 @@ def layer_curves(
         hovermode="closest",
         margin={"b": 110},
     )
-    _caption(figure, caption(result, locations))
+    add_caption(figure, caption(result, locations))
     return figure
 
 
 def caption(result: SweepResult, locations: Sequence[Location]) -> str:
     """The recipe in three lines: what a reader needs to judge the numbers."""
-    provenance = result.provenance
     how = locations[0]
     return (
-        f"{provenance.get('n_shots')} shots, {len(result.targets)} queries, seeds "
-        f"{', '.join(map(str, result.seeds))}; {provenance.get('signature')}<br>"
+        f"{recipe(result)}<br>"
         f"bands: {100 * how.confidence:g} % paired bootstrap over items and seeds "
         f"({how.n_resamples} resamples)<br>"
         f"dashed: ceilings; diamonds: recovery of {100 * how.threshold:g} % for good"
     )
 
 
-def prompt_segments(model: TransformerBridge, prompts: Prompts, index: int = 0) -> go.Figure:
-    """One prompt's tokens in reading order, coloured by segment; hover shows part, shot and id.
-
-    Raises:
-        PromptError: if there is no prompt ``index``.
-    """
-    if not 0 <= index < len(prompts):
-        raise PromptError(f"prompt {index} does not exist: expected 0 to {len(prompts) - 1}")
-    tokenizer = check_tokenizer(model.tokenizer)
-    real = prompts.attention_mask[index]
-    columns = (prompts.tokens, prompts.segments, prompts.parts, prompts.shots)
-    rows = list(zip(*(column[index][real].tolist() for column in columns), strict=True))
-    pieces = [_printable(str(tokenizer.decode([row[0]]))) for row in rows]
-    places = _flow(pieces)
-    figure = go.Figure()
-    for segment in sorted({row[1] for row in rows}):
-        chosen = [i for i, row in enumerate(rows) if row[1] == segment]
-        figure.add_trace(_token_markers(Segment(segment), chosen, rows, pieces, places))
-    for row, piece, (x, y) in zip(rows, pieces, places, strict=True):
-        figure.add_annotation(
-            x=x + len(piece) / 2,
-            y=-y,
-            text=_escape(piece),
-            showarrow=False,
-            font={"family": "monospace", "size": 12, "color": "#000000"},
-            bgcolor=SEGMENT_COLOURS[Segment(row[1])],
-            opacity=0.9,
-        )
-    n_lines = places[-1][1] + 1
-    figure.update_layout(
-        template="plotly_white",
-        title=f"prompt {index}: {len(rows)} tokens by segment",
-        xaxis={"visible": False, "range": [-1, _LINE_WIDTH + 4]},
-        yaxis={"visible": False, "range": [-n_lines + 0.3, 0.7]},
-        height=160 + 26 * n_lines,
-        legend={"orientation": "h", "y": -0.05},
+def recipe(result: SweepResult, *, shots: bool = True) -> str:
+    """Shots, queries, seeds and the metric's signature, in a line."""
+    provenance = result.provenance
+    return (
+        (f"{provenance.get('n_shots')} shots, " if shots else "")
+        + f"{len(result.targets)} queries, seeds {', '.join(map(str, result.seeds))}; "
+        + f"{provenance.get('signature')}"
     )
-    return figure
 
 
 def _curve(result: SweepResult, location: Location, colour: str, dash: str) -> go.Scatter:
@@ -157,20 +121,40 @@ def _legend(location: Location) -> str:
     return f"{location.condition}: {location.layer}{interval}"
 
 
-def _band(result: SweepResult, location: Location, colour: str) -> go.Scatter:
-    low, high = location.score_interval.tolist()
-    layers = list(result.layers)
+def band(
+    layers: Sequence[int], low: Sequence[float], high: Sequence[float], colour: str, group: str
+) -> go.Scatter:
+    """An interval over the layers, in a curve's colour."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return go.Scatter(
-        x=layers + layers[::-1],
-        y=high + low[::-1],
+        x=[*layers, *reversed(layers)],
+        y=[*high, *reversed(low)],
         mode="lines",
         fill="toself",
         fillcolor=f"rgba({red},{green},{blue},0.12)",
         line={"width": 0},
         hoverinfo="skip",
         showlegend=False,
-        legendgroup=location.condition,
+        legendgroup=group,
+    )
+
+
+def _reference(curve: ReferenceCurve, conditions: Sequence[str], n_layers: int) -> go.Scatter:
+    known = curve.condition in conditions
+    place = conditions.index(curve.condition) if known else len(conditions)
+    return go.Scatter(
+        x=[layer * n_layers / curve.n_layers for layer in curve.points],
+        y=list(curve.points.values()),
+        customdata=list(curve.points),
+        mode="lines+markers",
+        name=f"{curve.condition}: {curve.model}, published",
+        line={"color": PALETTE[place % len(PALETTE)], "dash": "dot", "width": 1.5},
+        marker={"size": 4, "symbol": "x"},
+        opacity=0.7,
+        hovertemplate=(
+            f"<b>{curve.condition}</b>, {curve.model}<br>layer %{{customdata}} of {curve.n_layers}"
+            f": %{{y}}<br>{curve.source}<extra></extra>"
+        ),
     )
 
 
@@ -201,7 +185,8 @@ def _marker(location: Location, colour: str) -> go.Scatter:
     )
 
 
-def _caption(figure: go.Figure, text: str) -> None:
+def add_caption(figure: go.Figure, text: str) -> None:
+    """Write a text below a figure."""
     figure.add_annotation(
         text=text,
         xref="paper",
@@ -214,49 +199,3 @@ def _caption(figure: go.Figure, text: str) -> None:
         showarrow=False,
         font={"size": 10, "color": "#555555"},
     )
-
-
-def _token_markers(
-    segment: Segment,
-    chosen: Sequence[int],
-    rows: Sequence[tuple[int, int, int, int]],
-    pieces: Sequence[str],
-    places: Sequence[tuple[int, int]],
-) -> go.Scatter:
-    hover = [
-        f"{_escape(pieces[i])} (token {rows[i][0]}, position {i})<br>{segment.name}"
-        + (f", {Part(rows[i][2]).name.lower()}" if rows[i][2] else "")
-        + (f", example {rows[i][3]}" if rows[i][3] else "")
-        for i in chosen
-    ]
-    return go.Scatter(
-        x=[places[i][0] + len(pieces[i]) / 2 for i in chosen],
-        y=[-places[i][1] for i in chosen],
-        mode="markers",
-        name=segment.name,
-        marker={"symbol": "square", "size": 12, "color": SEGMENT_COLOURS[segment]},
-        hovertext=hover,
-        hoverinfo="text",
-    )
-
-
-def _flow(pieces: Sequence[str]) -> list[tuple[int, int]]:
-    """Where each piece stands: its column, and its line, wrapped at line breaks and at the edge."""
-    places: list[tuple[int, int]] = []
-    x = y = 0
-    for piece in pieces:
-        if x and x + len(piece) > _LINE_WIDTH:
-            x, y = 0, y + 1
-        places.append((x, y))
-        x += len(piece) + 1
-        if "⏎" in piece:
-            x, y = 0, y + 1
-    return places
-
-
-def _printable(piece: str) -> str:
-    return piece.replace("\n", "⏎").replace("\t", "⇥").strip(" ") or "␣"
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

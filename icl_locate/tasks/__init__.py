@@ -1,6 +1,16 @@
 """Tasks: examples to learn from, queries to answer, a prompt layout and a metric."""
 
+from icl_locate.tasks.classification import classification_task
+from icl_locate.tasks.code import human_eval_task
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
+from icl_locate.tasks.translation import flores_task, parallel_task
 
-__all__ = ["Task", "load_task"]
+__all__ = [
+    "Task",
+    "classification_task",
+    "flores_task",
+    "human_eval_task",
+    "load_task",
+    "parallel_task",
+]

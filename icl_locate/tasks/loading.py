@@ -1,59 +1,79 @@
-"""Finding a task: by name, or in a JSONL file."""
+"""Finding a task: by name, or in a file."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from icl_locate.errors import TaskError
 from icl_locate.prompts import Example, PromptTemplate
+from icl_locate.tasks.classification import classification_task
+from icl_locate.tasks.code import human_eval_task
+from icl_locate.tasks.files import read_lines
 from icl_locate.tasks.pseudo import CODE, TRANSLATION, pseudo_task
 from icl_locate.tasks.task import Task
+from icl_locate.tasks.translation import flores_task
 
 SPLITS = ("train", "test")
 
 
 def load_task(
-    task: str | Path | Task, *, template: PromptTemplate | None = None, metric: str | None = None
+    task: str | Path | Task,
+    *,
+    template: PromptTemplate | None = None,
+    metric: str | None = None,
+    data: str | Path | None = None,
 ) -> Task:
-    """Load a task by name or from a JSONL file.
+    """Load a task by name or from a file.
 
-    Each line of a file is an object with a "source", a "target" and optionally a "split", "train"
-    or "test". In a file without splits every line is both a query and an example for the others.
+    Each line of a JSONL file is an object with a "source", a "target" and optionally a "split",
+    "train" or "test"; each row of a CSV file has the columns "text" and "label". In a file without
+    splits every line is both a query and an example for the others.
 
     Args:
-        task: "pseudo-translation" (also "pseudo-translation/LANGUAGE"), "pseudo-python", the path
-            of a .jsonl file, or a `Task`, which is returned as it is.
-        template: the prompt layout for a file; the default has no instruction.
-        metric: the metric for a file; the default is "exact_match".
+        task: "pseudo-translation" (also "pseudo-translation/LANGUAGE"), "pseudo-python",
+            "flores/SOURCE-TARGET" such as "flores/en-fr", "humaneval" (also
+            "humaneval/docstring", whose prompts hold no signature), the path of a .jsonl or .csv
+            file, or a `Task`, which is returned as it is.
+        template: the prompt layout; the default is the task's own.
+        metric: the metric; the default is the task's own, "exact_match" for a file.
+        data: for "flores" and "humaneval" the directory of their files in the published formats;
+            ``None`` loads them from the Hugging Face Hub.
 
     Raises:
-        TaskError: if the name is unknown, the file is missing, or a line is malformed (its number
-            is in the message).
+        TaskError: if the name is unknown, a file is missing, or a line is malformed (its number is
+            in the message).
     """
     if isinstance(task, Task):
         return task
     name = str(task)
-    if name in (CODE, TRANSLATION) or name.startswith(f"{TRANSLATION}/"):
+    kind, _, option = name.partition("/")
+    if kind == "flores" and option:
+        found = flores_task(option, data)
+    elif name in ("humaneval", "humaneval/docstring"):
+        found = human_eval_task(data, signature=not option)
+    elif kind in (CODE, TRANSLATION):
         if template is not None or metric is not None:
             raise TaskError(f"{name} brings its own template and metric: use dataclasses.replace")
         return pseudo_task(name)
-    path = Path(task)
-    if path.suffix != ".jsonl":
+    else:
+        found = _file_task(Path(task))
+    return replace(found, template=template or found.template, metric=metric or found.metric)
+
+
+def _file_task(path: Path) -> Task:
+    if path.suffix not in (".jsonl", ".csv"):
         raise TaskError(
-            f"unknown task {name!r}: expected {TRANSLATION}, {TRANSLATION}/LANGUAGE, {CODE}, or "
-            "the path of a .jsonl file"
+            f"unknown task {str(path)!r}: expected {TRANSLATION}, {TRANSLATION}/LANGUAGE, {CODE}, "
+            "flores/SOURCE-TARGET, humaneval, or the path of a .jsonl or .csv file"
         )
     if not path.is_file():
         raise TaskError(f"there is no task file {path}")
+    if path.suffix == ".csv":
+        return classification_task(path)
     splits = read_jsonl(path)
-    return Task(
-        name=path.stem,
-        train=splits["train"],
-        test=splits["test"],
-        template=template or PromptTemplate(),
-        metric=metric or "exact_match",
-    )
+    return Task(path.stem, splits["train"], splits["test"], PromptTemplate(), "exact_match")
 
 
 def read_jsonl(path: Path) -> dict[str, tuple[Example, ...]]:
@@ -62,12 +82,8 @@ def read_jsonl(path: Path) -> dict[str, tuple[Example, ...]]:
     Raises:
         TaskError: naming the file and line, if it is not UTF-8, not JSON, or lacks a field.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise TaskError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
     found: dict[str | None, list[Example]] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
             record = _read_record(path, number, line)
             example = Example(record["source"], record["target"])

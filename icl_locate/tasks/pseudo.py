@@ -11,11 +11,13 @@ from icl_locate.embedded.languages import (
     sample_sentence,
 )
 from icl_locate.errors import TaskError
+from icl_locate.programs import CodeCheck
 from icl_locate.prompts import Example, PromptTemplate
 from icl_locate.tasks.task import Task
 
 N_EXAMPLES = 512
 TRANSLATION, CODE = "pseudo-translation", "pseudo-python"
+_INPUTS: tuple[list[int], ...] = ([3, -1, 2], [5, 0, -4, 7, 7, 1], [-2], [])
 DEFAULT_LANGUAGE = LANGUAGES[1].name
 
 
@@ -53,5 +55,20 @@ def _pairs(language: Language, *, held_out: bool) -> tuple[Example, ...]:
         n_words = generator.randint(MIN_WORDS, MAX_WORDS)
         sentences[sample_sentence(generator, n_words, held_out=held_out)] = None
     return tuple(
-        Example(" ".join(words), " ".join(language.translate(words))) for words in sentences
+        _example(" ".join(words), " ".join(language.translate(words)), is_code=language is PYTHON)
+        for words in sentences
     )
+
+
+def _example(source: str, target: str, *, is_code: bool) -> Example:
+    if not is_code:
+        return Example(source, target)
+    tests = "\n".join(f"assert run({x!r}) == {_run(target, x)!r}" for x in _INPUTS)
+    return Example(source, target, CodeCheck(tests, form="statements"))
+
+
+def _run(target: str, x: list[int]) -> list[int]:
+    """What the statements of a target, which are this project's own, do to a list."""
+    space: dict[str, list[int]] = {"x": list(x)}
+    exec(target, {}, space)  # noqa: S102
+    return space["x"]

@@ -15,6 +15,8 @@ class Task:
         test: the queries. A query never stands among its own examples, so the two may overlap.
         template: how a prompt is laid out, instruction included.
         metric: the metric's name that a sweep uses unless told otherwise.
+        bare_template: how a prompt without instruction is laid out; ``None`` means ``template``
+            without its instruction.
     """
 
     name: str
@@ -22,3 +24,10 @@ class Task:
     test: tuple[Example, ...]
     template: PromptTemplate
     metric: str = "exact_match"
+    bare_template: PromptTemplate | None = None
+
+    def template_for(self, *, instruction: bool) -> PromptTemplate:
+        """The layout with the instruction, or without one."""
+        if instruction:
+            return self.template
+        return self.bare_template or self.template.without_instruction()

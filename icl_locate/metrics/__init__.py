@@ -1,0 +1,41 @@
+"""Metrics: what a run's answers are worth, as sufficient statistics and the score made of them.
+
+A metric turns each answer into a row of statistics that add up over items, and a sum of such rows
+into a score. A bootstrap then never looks at a text twice, and a corpus metric such as BLEU is
+resampled as a corpus metric.
+"""
+
+from icl_locate.metrics.base import (
+    MeanMetric,
+    Metric,
+    Statistics,
+    TextScore,
+    mean_statistics,
+)
+from icl_locate.metrics.programs import PassRate
+from icl_locate.metrics.registry import LOG_PROB, METRICS, get_metric, is_known
+from icl_locate.metrics.text import (
+    CorpusBleu,
+    CorpusChrf,
+    exact_match,
+    first_sentence,
+    token_accuracy,
+)
+
+__all__ = [
+    "LOG_PROB",
+    "METRICS",
+    "CorpusBleu",
+    "CorpusChrf",
+    "MeanMetric",
+    "Metric",
+    "PassRate",
+    "Statistics",
+    "TextScore",
+    "exact_match",
+    "first_sentence",
+    "get_metric",
+    "is_known",
+    "mean_statistics",
+    "token_accuracy",
+]

@@ -1,0 +1,97 @@
+"""The share of generated programs that pass their tests, each run in the sandbox."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from jaxtyping import Float
+from numpy import ndarray
+
+from icl_locate.errors import TaskError
+from icl_locate.metrics.base import Statistics, mean_statistics
+from icl_locate.programs import CodeCheck, pass_at_k
+from icl_locate.prompts import Example
+from icl_locate.sandbox import run_python
+
+_AT_ONCE = 2
+
+
+@dataclass(frozen=True)
+class PassRate:
+    """pass@1 with greedy answers: the share of programs that pass (Chen et al. 2021).
+
+    Attributes:
+        checks: for each target, what an answer must pass; bound by `bound_to`.
+        timeout: seconds for each program and its tests.
+    """
+
+    checks: Mapping[str, CodeCheck] = field(default_factory=dict, repr=False)
+    timeout: float = 5.0
+    name: str = "pass@1"
+    _verdicts: dict[tuple[str, str], bool] = field(default_factory=dict, repr=False, compare=False)
+
+    @property
+    def signature(self) -> str:
+        """What it takes to compute the same number again."""
+        return f"pass@1|greedy|timeout:{self.timeout:g}s|tests in another process"
+
+    def bound_to(self, examples: Sequence[Example]) -> "PassRate":
+        """This metric for some queries.
+
+        Raises:
+            TaskError: if a query has no check, or two have one target but different checks.
+        """
+        checks: dict[str, CodeCheck] = {}
+        for example in examples:
+            if example.check is None:
+                raise TaskError(
+                    f"pass@1 asks for tests, but the query {example.source[:60]!r} has none: "
+                    "choose another metric, or give its Example a CodeCheck"
+                )
+            if checks.setdefault(example.target, example.check) != example.check:
+                raise TaskError(
+                    f"two queries have the target {example.target[:60]!r} but different tests"
+                )
+        return PassRate(checks, self.timeout)
+
+    def statistics(self, answers: Sequence[str], targets: Sequence[str]) -> Statistics:
+        """Columns: 1 if the item's program passed, and 1 to count it. Runs the programs."""
+        pairs = list(zip(answers, targets, strict=True))
+        return mean_statistics([float(passed) for passed in self._passed(pairs)])
+
+    def score(self, totals: Float[ndarray, "stat"]) -> float:
+        """The share that passed."""
+        return float(totals[0] / totals[1])
+
+    def at_k(self, samples: Sequence[Sequence[str]], targets: Sequence[str], k: int) -> float:
+        """pass@k of several sampled answers to each query, averaged over queries.
+
+        Args:
+            samples: ``samples[query]`` are the answers to one query.
+
+        Raises:
+            TaskError: if ``k`` exceeds a query's number of samples.
+        """
+        for some in samples:
+            pass_at_k(len(some), 0, k)  # refuses before anything runs
+        pairs = [(a, target) for some, target in zip(samples, targets, strict=True) for a in some]
+        passed = iter(self._passed(pairs))
+        counts = [(len(some), sum(next(passed) for _ in some)) for some in samples]
+        return sum(pass_at_k(n, c, k) for n, c in counts) / len(counts)
+
+    def _passed(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
+        """Whether each (answer, target) passes; equal ones run once."""
+        unknown = next((target for _, target in pairs if target not in self.checks), None)
+        if unknown is not None:
+            raise TaskError(f"pass@1 knows no tests for the target {unknown[:60]!r}")
+        new = [pair for pair in dict.fromkeys(pairs) if pair not in self._verdicts]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            self._verdicts.update(zip(new, pool.map(self._passes, new), strict=True))
+        return [self._verdicts[pair] for pair in pairs]
+
+    def _passes(self, pair: tuple[str, str]) -> bool:
+        answer, target = pair
+        check = self.checks[target]
+        if not answer.strip():
+            return False
+        return run_python(check.program(answer), tests=check.tests, timeout=self.timeout).passed

@@ -1,0 +1,71 @@
+"""The metrics by name."""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from icl_locate.errors import TaskError
+from icl_locate.metrics.base import MeanMetric, Metric, TextScore
+from icl_locate.metrics.programs import PassRate
+from icl_locate.metrics.text import CorpusBleu, CorpusChrf, exact_match, token_accuracy
+
+
+def _no_answer_needed(answer: str, target: str) -> float:  # noqa: ARG001
+    raise TypeError(
+        "log_prob is read off the model, not off an answer: use icl_locate.score_targets"
+    )
+
+
+LOG_PROB = MeanMetric("log_prob", "log_prob|base:e|sum:target tokens|mean:items", _no_answer_needed)
+"""The target's log-probability; its numbers come from `score_targets`, not from answers."""
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        "bleu": CorpusBleu(),
+        "bleu_lc": CorpusBleu(lowercase=True),
+        "chrf": CorpusChrf(),
+        "exact_match": MeanMetric("exact_match", "exact_match|strip", exact_match),
+        "token_accuracy": MeanMetric(
+            "token_accuracy", "token_accuracy|split:space|over:longer", token_accuracy
+        ),
+        "log_prob": LOG_PROB,
+        "pass@1": PassRate(),
+    }
+)
+
+
+def is_known(name: str) -> bool:
+    """Whether a metric's name is enough to compute it again."""
+    try:
+        get_metric(name)
+    except TaskError:
+        return False
+    return True
+
+
+def get_metric(metric: str | Metric | TextScore) -> Metric:
+    """The metric of a name; a callable of (answer, target) becomes the mean over items.
+
+    BLEU's name may carry options, such as "bleu:zh" or "bleu_lc:first_sentence" (`CorpusBleu`).
+
+    Raises:
+        TaskError: if the name is unknown, or a custom metric takes the name of another.
+    """
+    if isinstance(metric, str):
+        if metric not in METRICS and metric.startswith("bleu"):
+            return CorpusBleu.named(metric)
+        if metric not in METRICS:
+            raise TaskError(f"unknown metric {metric!r}: expected one of {', '.join(METRICS)}")
+        return METRICS[metric]
+    if not isinstance(metric, Metric):
+        if not callable(metric):
+            raise TaskError(f"metric is {metric!r}: expected a name, a Metric or a callable")
+        name = getattr(metric, "__name__", type(metric).__name__)
+        metric = MeanMetric(name, f"{name}|custom|mean:items", metric)
+    if (
+        not isinstance(metric, (CorpusBleu, PassRate))
+        and METRICS.get(metric.name, metric) != metric
+    ):
+        raise TaskError(
+            f"the custom metric is called {metric.name!r} like one of icl_locate's own: rename it"
+        )
+    return metric

@@ -1,0 +1,16 @@
+"""Figures: each function returns a plotly Figure; none shows or writes anything."""
+
+from icl_locate.plots.curves import DASHES, PALETTE, caption, layer_curves
+from icl_locate.plots.experiments import failure_curves, importance_curves, shots_curves
+from icl_locate.plots.prompts import prompt_segments
+
+__all__ = [
+    "DASHES",
+    "PALETTE",
+    "caption",
+    "failure_curves",
+    "importance_curves",
+    "layer_curves",
+    "prompt_segments",
+    "shots_curves",
+]

@@ -1,0 +1,34 @@
+"""Sweep over the number of shots: does the recognition layer move with it?"""
+
+from collections.abc import Iterable
+from typing import Any
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.errors import TaskError
+from icl_locate.results import SweepResult
+from icl_locate.sweeps import sweep
+from icl_locate.tasks.task import Task
+
+PAPER_SHOTS = (1, 3, 5, 7, 9)
+
+
+def sweep_shots(
+    model: TransformerBridge, task: Task, shots: Iterable[int] = PAPER_SHOTS, **options: Any
+) -> dict[int, SweepResult]:
+    """One `sweep` for each number of shots (Sia et al. 2024, section 4).
+
+    The same seeds draw the same examples: a prompt with more shots begins with no other ones than
+    its seed and query determine.
+
+    Args:
+        shots: numbers of examples, each once.
+        options: of `sweep`, without ``n_shots``.
+
+    Raises:
+        TaskError: if ``shots`` is empty or names a number twice; and what `sweep` raises.
+    """
+    numbers = tuple(shots)
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise TaskError(f"shots are {list(numbers)}: expected at least one number, each once")
+    return {n_shots: sweep(model, task, n_shots=n_shots, **options) for n_shots in numbers}

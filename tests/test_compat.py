@@ -1,0 +1,162 @@
+"""``compat="sia2024"``: the columns of the authors' code, one by one; scopes; skipped attention."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+import icl_locate as icl
+from icl_locate import Segment
+from icl_locate.compat import sia2024_columns, sia2024_mask, sia2024_prompts
+from icl_locate.conditions import SKIPPED_ATTENTION
+from icl_locate.errors import MaskError, TaskError
+from icl_locate.masks import LayerRange, extend_segments, hidden_keys
+from icl_locate.scopes import masked_layers
+from icl_locate.tasks.translation import translation_template
+
+TASK = icl.load_task("pseudo-translation")
+PAPER = {condition.name: condition for condition in icl.PAPER_CONDITIONS}
+SHORT = {"n_shots": 2, "n_queries": 3, "seeds": [0], "max_new_tokens": 4}
+
+# methods of the published code: header h, header + examples p, query q, in tokens of their own
+TABLE = {
+    ("examples", False): lambda h, p, q: (h, p + 1),
+    ("instructions+examples", False): lambda h, p, q: (0, p + 1),
+    ("query", False): lambda h, p, q: (p, p + q),
+    ("everything", False): lambda h, p, q: (0, p + q),
+    ("examples", True): lambda h, p, q: (h + 2, p + 3),
+    ("instructions+examples", True): lambda h, p, q: (1, p + 3),
+    ("query", True): lambda h, p, q: (p + 2, p + q + 3),
+    ("everything", True): lambda h, p, q: (1, p + q + 3),
+}
+
+
+@pytest.mark.parametrize(("name", "bos"), TABLE)
+def test_every_column_is_theirs(name, bos):
+    model, condition = tiny.boot("llama"), PAPER[name]
+    template = translation_template("English", "Python")
+    if not condition.instruction:
+        template = template.without_instruction()
+    prompts = icl.build_prompts(
+        model,
+        TASK.test[:3],
+        examples=TASK.train,
+        n_shots=2,
+        template=template,
+        prepend_bos=bos,
+    )
+    assert not prompts.attention_mask.all(), "padding must not shift the columns"
+    relabelled, beyond = sia2024_prompts(model.tokenizer, prompts, condition)
+    mask = sia2024_mask(icl.from_layer(0), beyond)
+    n_new = 3
+    hidden = hidden_keys(
+        mask, extend_segments(relabelled.segments, prompts.tokens.shape[1] + n_new)
+    )
+    for i in range(len(prompts)):
+        query = f"Q:{prompts.sources[i]}A:"
+        before = prompts.texts[i].removesuffix(query).removesuffix("\n")
+        header = template.instruction or ""
+        h, p, q = (
+            len(model.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0
+            for text in (header, before, query)
+        )
+        start, till = TABLE[name, bos](h, p, q)
+        first = int((~prompts.attention_mask[i]).sum())
+        columns = hidden[i, first:].nonzero()[:, 0].tolist()
+        assert columns == list(range(start, till))
+    assert beyond == (bos and name in ("query", "everything"))
+
+
+def test_their_code_has_no_other_condition():
+    with pytest.raises(MaskError, match="hides nothing like {INSTRUCTIONS}"):
+        sia2024_columns(1, 2, 3, frozenset({Segment.INSTRUCTIONS}), bos=False)
+    with pytest.raises(TaskError, match="compat is 'sia2023'"):
+        icl.sweep(tiny.boot("llama"), TASK, compat="sia2023", **SHORT)
+
+
+def test_compat_changes_the_masks_alone_and_runs_on_both_engines():
+    model = tiny.boot("llama")
+    options = SHORT | {"metric": "token_accuracy", "compat": "sia2024"}
+    ours, theirs = (icl.sweep(model, TASK, engine=e, **options) for e in ("shared", "hooks"))
+    assert ours.texts == theirs.texts and ours.provenance["compat"] == "sia2024"
+    plain = icl.sweep(model, TASK, metric="token_accuracy", **SHORT)
+    assert [by_layer[-1] for by_layer in ours.texts] == [by_layer[-1] for by_layer in plain.texts]
+    assert ours.texts[-1] == plain.texts[-1], "all but self is the same in both"
+    assert ours.texts[0] != plain.texts[0]
+
+
+def test_scopes():
+    assert [masked_layers("from", layer, 3) for layer in (0, 3)] == [LayerRange(0), LayerRange(3)]
+    assert masked_layers("only", 1, 3) == LayerRange(1, 2)
+    assert masked_layers("window:2", 2, 3) == LayerRange(2, 3)
+    for scope in ("only", "window:2"):
+        assert not masked_layers(scope, 3, 3).resolve(3), "the last point masks nothing"
+    for scope in ("window", "window:0", "window:x", "last"):
+        with pytest.raises(MaskError, match="expected 'from', 'only', or 'window:W'"):
+            masked_layers(scope, 0, 3)
+
+
+@pytest.mark.parametrize("scope", ["only", "window:2"])
+def test_a_sweep_in_a_scope_equals_its_masks(scope):
+    model = tiny.boot("gpt2")
+    results = [
+        icl.sweep(model, TASK, scope=scope, metric="log_prob", engine=engine, **SHORT)
+        for engine in ("shared", "hooks")
+    ]
+    torch.testing.assert_close(results[0].scores, results[1].scores, atol=1e-4, rtol=0)
+    prompts = icl.build_prompts(
+        model, TASK.test[:3], examples=TASK.train, n_shots=2, template=TASK.template
+    )
+    for layer in range(tiny.N_LAYERS):
+        width = 1 if scope == "only" else 2
+        layers = set(range(layer, min(layer + width, tiny.N_LAYERS)))
+        mask = icl.ContextMask({Segment.QUERY}, layers)
+        expected = icl.score_targets(model, prompts, mask).double().mean()
+        found = results[1].scores[icl.PAPER_CONDITIONS.index(PAPER["query"]), layer, 0]
+        torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_skipped_attention_is_an_attention_sublayer_that_adds_nothing(architecture):
+    """The oracle: the same Hugging Face model whose output projection at that layer is zero."""
+    model, layer = tiny.boot(architecture), 1
+    prompts = icl.build_prompts(
+        model, TASK.test[:3], examples=TASK.train, n_shots=2, template=TASK.template
+    )
+    mask = SKIPPED_ATTENTION[0].mask(icl.only_layer(layer))
+    silent = tiny.boot_fresh(architecture)
+    projection = silent.blocks[layer].attn.o.original_component
+    with torch.no_grad():
+        for parameter in projection.parameters():
+            parameter.zero_()
+    expected = icl.score_targets(silent, prompts)
+    torch.testing.assert_close(icl.score_targets(model, prompts, mask), expected, atol=1e-4, rtol=0)
+    shared = icl.sweep(
+        model,
+        TASK,
+        conditions=SKIPPED_ATTENTION[:1],
+        scope="only",
+        metric="log_prob",
+        engine="shared",
+        **SHORT,
+    )
+    assert abs(float(shared.scores[0, layer, 0]) - float(expected.double().mean())) < 1e-4
+    clean = icl.score_targets(model, prompts)
+    assert (clean - expected).abs().max() > 1e-3
+    assert icl.generate(model, prompts, mask, 4, ()) == icl.generate(silent, prompts, None, 4, ())
+
+
+def test_skipped_attention_needs_no_examples():
+    options = SHORT | {"n_shots": 0, "scope": "only", "metric": "log_prob"}
+    result = icl.sweep(tiny.boot("llama"), TASK, conditions=SKIPPED_ATTENTION, **options)
+    assert result.scores.shape == (2, tiny.N_LAYERS + 1, 1)
+    assert result.scores[:, -1].isfinite().all()
+
+
+def test_a_task_may_lay_out_prompts_without_instruction_in_its_own_way():
+    bare = icl.PromptTemplate(source_prefix="Q:", target_prefix="\nA:", separator="\n")
+    task = replace(TASK, bare_template=bare)
+    assert task.template_for(instruction=False) is bare
+    assert task.template_for(instruction=True) is task.template
+    assert TASK.template_for(instruction=False) == TASK.template.without_instruction()
