@@ -1,0 +1,38 @@
+"""The command line: ``icl-locate demo`` and ``icl-locate sweep``."""
+
+import sys
+from typing import Annotated
+
+import tyro
+
+from icl_locate.cli.configs import DemoConfig, SweepConfig
+from icl_locate.cli.demo import run_demo
+from icl_locate.cli.sweep import run_sweep
+from icl_locate.errors import IclLocateError
+
+__all__ = ["DemoConfig", "SweepConfig", "main"]
+
+Command = (
+    Annotated[DemoConfig, tyro.conf.subcommand("demo")]
+    | Annotated[SweepConfig, tyro.conf.subcommand("sweep")]
+)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse the command line and run a command; returns the exit status."""
+    config: DemoConfig | SweepConfig = tyro.cli(
+        Command,
+        config=(tyro.conf.OmitArgPrefixes,),
+        prog="icl-locate",
+        description="Find where in a language model in-context learning happens.",
+        args=arguments,
+    )
+    try:
+        if isinstance(config, DemoConfig):
+            run_demo(config)
+        else:
+            run_sweep(config)
+    except IclLocateError as error:
+        print(f"icl-locate: {error}", file=sys.stderr)
+        return 2
+    return 0

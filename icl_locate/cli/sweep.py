@@ -1,0 +1,124 @@
+"""``icl-locate sweep``. Everything heavy is imported when it runs, so that --help is quick."""
+
+from dataclasses import replace
+from typing import Any
+
+from icl_locate.cli.announce import announce
+from icl_locate.cli.configs import SweepConfig
+from icl_locate.cli.writing import check_output, write_result, write_shots
+from icl_locate.errors import IclLocateError
+
+
+def run_sweep(config: SweepConfig) -> None:
+    """Run a sweep, or one for each number of shots, and write what was found."""
+    import icl_locate as icl
+    from icl_locate.location import check_confidence
+
+    config = _with_preset(config)
+    check_confidence(config.confidence)
+    check_output(config.output)
+    task = _load_task(config)
+    metric = config.metric or task.metric
+    if metric == "pass@1" and not (config.run_code or config.dry_run):
+        raise IclLocateError(
+            "pass@1 runs the programs that the model writes: add --run-code if you want that (they "
+            "run in the sandbox), or choose another --metric"
+        )
+    shots = config.shots or (config.n_shots,)
+    conditions = _conditions(config, task, min(shots))
+    n_queries = min(config.n_queries or 64, len(task.test))
+    if config.preset or config.dry_run:
+        announce(config, task, conditions, n_queries, shots)
+    if config.dry_run:
+        return
+    model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
+    results = {}
+    for n_shots in shots:
+        output = config.output / f"shots_{n_shots}" if config.shots else config.output
+        results[n_shots] = icl.sweep(
+            model,
+            task,
+            conditions=conditions,
+            n_shots=n_shots,
+            n_queries=n_queries if config.preset else config.n_queries or n_queries,
+            seeds=config.seeds,
+            metric=metric,
+            choice=config.choice,
+            prepend_bos=config.prepend_bos,
+            max_new_tokens=config.max_new_tokens,
+            scope=config.scope,
+            compat=config.compat,
+            batch_size=config.batch_size,
+            token_budget=config.token_budget,
+            engine=config.engine,
+            progress=not config.quiet,
+        )
+        write_result(results[n_shots], output, config.confidence, reference=config.preset)
+    if config.shots and config.scope == "from":
+        write_shots(results, config.output)
+
+
+def _load_task(config: SweepConfig) -> Any:
+    import icl_locate as icl
+
+    names = ("instruction", "source_prefix", "target_prefix", "separator")
+    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
+    template = icl.PromptTemplate(**given) if given else None
+    return icl.load_task(config.task, template=template, data=config.data)
+
+
+def _with_preset(config: SweepConfig) -> SweepConfig:
+    """The preset's values, for all options that were left at their defaults."""
+    from icl_locate.presets import PRESETS
+
+    if config.preset is None:
+        return config
+    defaults = SweepConfig()
+    given = {
+        name: value.format(direction=config.direction) if name == "task" else value
+        for name, value in PRESETS[config.preset].items()
+        if getattr(config, name) == getattr(defaults, name)
+    }
+    return replace(config, **given)
+
+
+def _conditions(config: SweepConfig, task: Any, n_shots: int) -> tuple[Any, ...]:
+    import tomllib
+
+    import icl_locate as icl
+
+    if config.conditions_file is None:
+        return config.conditions or _possible_conditions(task, n_shots)
+    if config.conditions:
+        raise IclLocateError("give either --conditions or --conditions-file, not both")
+    try:
+        tables = tomllib.loads(config.conditions_file.read_text("utf-8"))["condition"]
+        return tuple(
+            icl.Condition(**table | {"hide": {icl.Segment[name] for name in table["hide"]}})
+            for table in tables
+        )
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise IclLocateError(f"{config.conditions_file} cannot be read: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise IclLocateError(
+            f"{config.conditions_file} is no list of conditions ({error}): expected tables "
+            '[[condition]] with name = "...", hide = ["EXAMPLES", ...] and optionally instruction '
+            "and keep_self, segments being BOS, INSTRUCTIONS, EXAMPLES, QUERY and GENERATED"
+        ) from error
+
+
+def _possible_conditions(task: Any, n_shots: int) -> tuple[str, ...]:
+    import icl_locate as icl
+
+    possible = tuple(
+        condition.name
+        for condition in icl.PAPER_CONDITIONS
+        if (task.template.instruction is not None or not condition.instruction)
+        and (n_shots > 0 or icl.Segment.EXAMPLES not in condition.hide)
+    )
+    if not possible:
+        raise IclLocateError(
+            "these prompts have neither instruction nor examples to hide: give --instruction, or "
+            "1 or more with --n-shots"
+        )
+    return possible

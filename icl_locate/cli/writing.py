@@ -1,0 +1,83 @@
+"""What the commands write: results, tables, pages and pictures."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from icl_locate.errors import IclLocateError
+
+
+def check_output(output: Path) -> None:
+    """Refuse, before anything runs, a directory that could not be written."""
+    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise IclLocateError(f"nothing can be written to {output}: {existing} is in the way")
+
+
+def write_result(
+    result: Any,
+    output: Path,
+    confidence: float,
+    more: dict[str, Any] | None = None,
+    reference: str | None = None,
+) -> None:
+    """Write a result with its table, figures and page, and say what was written.
+
+    Args:
+        more: other figures for the page, by name.
+        reference: a preset whose published curves are laid under the result's.
+    """
+    import icl_locate as icl
+    from icl_locate import plots
+    from icl_locate.importance import layer_importance
+    from icl_locate.reference import SIA2024_TRANSLATION
+    from icl_locate.report import importance_table, text_table
+
+    written = [result.save(output / "result.safetensors"), output / "scores.csv"]
+    result.to_dataframe().to_csv(written[-1], index=False)
+    if result.provenance.get("scope", "from") == "from":
+        locations = icl.locate(result, confidence=confidence)
+        published = SIA2024_TRANSLATION if reference == "sia2024-translation" else ()
+        curves = plots.layer_curves(result, locations, reference=published)
+        figures = {"layer_curves": curves, **(more or {})}
+        others = [figure for name, figure in figures.items() if name != "layer_curves"]
+        written.append(icl.write_report(result, output / "report.html", locations, others))
+        table = text_table(locations)
+    else:
+        found = layer_importance(result, confidence=confidence)
+        figures = {"layer_importance": plots.importance_curves(result, found)}
+        table = importance_table(found)
+    problem = _write_pngs(figures, output, written)
+    print(table)
+    print("\nwritten:", *written, sep="\n  ")
+    if problem is not None:
+        print(f"no PNG: it takes a Chrome or Chromium on this machine ({problem})")
+
+
+def write_shots(results: dict[int, Any], output: Path) -> None:
+    """One figure a condition: the curves for each number of shots."""
+    from icl_locate import plots
+
+    conditions = next(iter(results.values())).conditions
+    figures = {
+        f"shots_{i}_{condition.replace(' ', '_').replace(',', '')}": plots.shots_curves(
+            results, condition
+        )
+        for i, condition in enumerate(conditions)
+    }
+    written: list[Path] = []
+    _write_pngs(figures, output, written)
+    print("\nwritten:", *written, sep="\n  ")
+
+
+def _write_pngs(figures: dict[str, Any], output: Path, written: list[Path]) -> str | None:
+    """Write figures as PNG, as far as this machine can; returns why it could not."""
+    from icl_locate.report import write_png
+
+    problem = None
+    for name, figure in figures.items():
+        path = output / f"{name}.png"
+        problem = problem or write_png(figure, path, height=int(figure.layout.height or 600))
+        if problem is None:
+            written.append(path)
+    return problem

@@ -1,0 +1,135 @@
+"""What a sweep runs: its prompts and masks, checked before anything starts."""
+
+from dataclasses import dataclass
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate._types import Segment
+from icl_locate.compat import COMPAT, sia2024_mask, sia2024_prompts
+from icl_locate.conditions import Condition
+from icl_locate.engine.decoding import check_room
+from icl_locate.engine.grid import ENGINES
+from icl_locate.errors import MaskError, TaskError
+from icl_locate.masks import ContextMask, check_segments
+from icl_locate.metrics import (
+    LOG_PROB,
+    Metric,
+)
+from icl_locate.prompts import Choice
+from icl_locate.scopes import masked_layers
+from icl_locate.tasks.task import Task
+from icl_locate.tokens import Prompts, build_prompts
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that `sweep` was asked for."""
+
+    model: TransformerBridge
+    task: Task
+    conditions: tuple[Condition, ...]
+    metric: Metric
+    n_shots: int
+    n_queries: int
+    seeds: tuple[int, ...]
+    choice: Choice | str
+    prepend_bos: bool | None
+    max_new_tokens: int
+    scope: str
+    compat: str | None
+
+    @property
+    def layers(self) -> tuple[int, ...]:
+        """The start layers: each layer, and one past the last."""
+        return tuple(range(int(self.model.cfg.n_layers) + 1))
+
+    def group(self, condition: Condition) -> str:
+        """A name for the conditions that have their prompts in common."""
+        if self.relabels(condition):
+            return condition.name
+        return "with instruction" if condition.instruction else "without instruction"
+
+    def relabels(self, condition: Condition) -> bool:
+        """Whether the condition hides what other code hides, not what the segments say."""
+        return self.compat is not None and not condition.keep_self
+
+    def shown(self, condition: Condition, seed: int) -> "Shown":
+        """The prompts that a condition's masks act on."""
+        prompts = build_prompts(
+            self.model,
+            self.task.test[: self.n_queries],
+            examples=self.task.train,
+            n_shots=self.n_shots,
+            template=self.task.template_for(instruction=condition.instruction),
+            seed=seed,
+            choice=self.choice,
+            prepend_bos=self.prepend_bos,
+        )
+        if not self.relabels(condition):
+            return Shown(prompts)
+        return Shown(*sia2024_prompts(self.model.tokenizer, prompts, condition))
+
+    def masks(self, condition: Condition, shown: "Shown") -> list[ContextMask]:
+        """The condition's masks at each point of the sweep."""
+        layers = [
+            masked_layers(self.scope, layer, int(self.model.cfg.n_layers)) for layer in self.layers
+        ]
+        if self.relabels(condition):
+            return [sia2024_mask(some, shown.n_hidden_generated) for some in layers]
+        return [condition.mask(some) for some in layers]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Prompts that some conditions have in common, and what other code hides behind them."""
+
+    prompts: Prompts
+    n_hidden_generated: int = 0
+
+
+def build_all(plan: Plan) -> dict[tuple[str, int], Shown]:
+    """The prompts of every group of conditions and seed, checked before anything runs."""
+    found: dict[tuple[str, int], Shown] = {}
+    for condition in plan.conditions:
+        for seed in plan.seeds:
+            key = plan.group(condition), seed
+            if key not in found:
+                found[key] = plan.shown(condition, seed)
+                if plan.metric is not LOG_PROB:
+                    check_room(plan.model, found[key].prompts, plan.max_new_tokens)
+            check_segments(plan.masks(condition, found[key])[0], found[key].prompts.segments)
+    return found
+
+
+def check(plan: Plan, engine: str) -> None:
+    """Refuse a plan that cannot run.
+
+    Raises:
+        TaskError: no conditions or seeds, or one twice; too few queries; unknown engine or compat.
+        MaskError: a condition that hides what the prompts do not hold.
+    """
+    if engine not in ENGINES:
+        raise TaskError(f"engine is {engine!r}: expected one of {', '.join(ENGINES)}")
+    if plan.compat not in (None, COMPAT):
+        raise TaskError(f"compat is {plan.compat!r}: expected None or {COMPAT!r}")
+    names = [condition.name for condition in plan.conditions]
+    for what, values in (("conditions", names), ("seeds", plan.seeds)):
+        if not values or len(set(values)) < len(values):
+            raise TaskError(f"{what} are {list(values)}: expected at least one, each once")
+    if not 1 <= plan.n_queries <= len(plan.task.test):
+        raise TaskError(
+            f"n_queries is {plan.n_queries}, but the task {plan.task.name!r} has "
+            f"{len(plan.task.test)} queries: expected 1 to {len(plan.task.test)}"
+        )
+    for condition in plan.conditions:
+        if condition.instruction and plan.task.template.instruction is None:
+            raise MaskError(
+                f"condition {condition.name!r} needs an instruction in the prompt, but the task "
+                f"{plan.task.name!r} has none: set template.instruction, or use conditions with "
+                "instruction=False"
+            )
+        hides_examples = Segment.EXAMPLES in condition.hide and not condition.without_bias
+        if hides_examples and plan.n_shots == 0:
+            raise MaskError(
+                f"condition {condition.name!r} hides examples, but n_shots is 0: use 1 or more"
+            )
