@@ -13,7 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate._types import Segment
 from icl_locate.engine.hooked import Cell, run_cell
 from icl_locate.engine.scoring import append_targets, score_targets
-from icl_locate.engine.shared import can_drop, fits_keys, score_many
+from icl_locate.engine.shared import can_drop, score_many
 from icl_locate.engine.shared_decoding import generate_many
 from icl_locate.engine.streams import NotSharedError, plan_streams
 from icl_locate.errors import ModelError, PromptError
@@ -159,7 +159,7 @@ def tokens_in_flight(
     width, n_texts = forced.tokens.shape[1], 1 + sum(len(stream.starts) for stream in streams)
     masked = sum(len(stream.starts) * stream.keys().positions.shape[1] for stream in streams)
     generated = n_generated * n_texts
-    if n_generated and not (drop and fits_keys(model, width + generated)):
+    if n_generated and not drop:
         width *= n_texts  # each text then has its own copy of the prompt's cache
     return width + masked + generated
 

@@ -124,7 +124,7 @@ class BlockCall:
         """A context in which rows without a visible key attend to nothing."""
         if cut.empty is None:
             return nullcontext()
-        hooks = hooks_of_empty_rows(self.layer, lambda: cut.empty, without_bias=cut.without_bias)
+        hooks = hooks_of_empty_rows(self.layer, lambda: cut.empty, lambda: cut.silent)
         return self.model.hooks(fwd_hooks=hooks)
 
 

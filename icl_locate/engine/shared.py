@@ -37,21 +37,26 @@ class SharedPass:
     """Runs every block for the clean run and for all streams; keeps what is to be read out.
 
     Attributes:
-        caches: for each layer, each stream's cache; ``None`` before its first run has started.
-            Empty unless tokens will be generated.
+        active: for each layer, the keys and values that each stream's runs computed, run by run;
+            ``None`` before the first has started. Empty unless caches are kept.
         readout: the last block's output with the readout rows of all runs, the clean one last.
     """
 
     def __init__(
-        self, n_layers: int, streams: Sequence[Stream], readout: Rows, room: int = 0
+        self,
+        n_layers: int,
+        streams: Sequence[Stream],
+        readout: Rows,
+        *,
+        keeps_caches: bool = False,
     ) -> None:
         self._n_layers = n_layers
-        self._room = room  # for tokens that will be generated
+        self._keeps_caches = keeps_caches
         self._streams = streams
         self._rows = readout
         self._hidden: list[Tensor | None] = [None] * len(streams)
         self._cuts: dict[tuple[Any, ...], tuple[Tensor, CutMask]] = {}
-        self.caches: list[list[DynamicCache | None]] = []
+        self.active: list[list[tuple[Tensor, Tensor] | None]] = []
         self.readout: Any = None
 
     def __call__(self, call: BlockCall) -> Any:
@@ -59,12 +64,12 @@ class SharedPass:
         mask = call.attention_mask
         output = call.run()
         clean = call.cache.layers[call.layer]
-        caches = [
+        active = [
             self._run_stream(call, i, stream, mask, clean.keys, clean.values)
             for i, stream in enumerate(self._streams)
         ]
-        if self._room:
-            self.caches.append(caches)
+        if self._keeps_caches:
+            self.active.append(active)
         else:
             call.cache.layers[call.layer] = DynamicLayer()  # nobody will ask for it again
         if call.layer == self._n_layers - 1:
@@ -73,8 +78,8 @@ class SharedPass:
 
     def _run_stream(
         self, call: BlockCall, i: int, stream: Stream, mask: Tensor, keys: Tensor, values: Tensor
-    ) -> DynamicCache | None:
-        """One block for the runs of a stream that have started; returns their cache."""
+    ) -> tuple[Tensor, Tensor] | None:
+        """One block for the runs of a stream that have started; returns what they computed."""
         running = stream.n_running(call.layer)
         if not running:
             return None
@@ -87,7 +92,7 @@ class SharedPass:
             call.layer,
             repeat(stream.static.take(keys, dim=2), running),
             repeat(stream.static.take(values, dim=2), running),
-            room=stream.active.positions.shape[1] + self._room,
+            room=stream.active.positions.shape[1],
         )
         self._hidden[i] = call.rerun(
             hidden,
@@ -96,7 +101,10 @@ class SharedPass:
             take_rows=lambda value: repeat(stream.active.take(value), running),
             take_keys=lambda value: repeat(kept.take(value, dim=3), running),
         )
-        return cache
+        if not self._keeps_caches:
+            return None
+        n_static, computed = stream.static.positions.shape[1], cache.layers[call.layer]
+        return computed.keys[:, :, n_static:].clone(), computed.values[:, :, n_static:].clone()
 
     def _cut(self, layer: int, i: int, stream: Stream, mask: Tensor) -> CutMask:
         """The stream's cut of a mask, made once for all layers that are given the same one."""
@@ -115,15 +123,11 @@ class SharedPass:
 
 
 def can_drop(model: TransformerBridge) -> bool:
-    """Whether rows may be dropped: not where a module masks by index, as GPT-Neo's local window."""
-    built_in = [attention_bias(block.attn) for block in model.blocks]
-    return all(mask is None or mask.tril().equal(torch.ones_like(mask).tril()) for mask in built_in)
+    """Whether rows may be dropped and keys reordered: not where a module masks by index.
 
-
-def fits_keys(model: TransformerBridge, n_keys: int) -> bool:
-    """Whether attention takes so many keys: a mask that a module keeps itself has an end."""
-    built_in = [attention_bias(block.attn) for block in model.blocks]
-    return all(mask is None or mask.shape[-1] >= n_keys for mask in built_in)
+    GPT-Neo's local window counts indices, not positions.
+    """
+    return all(attention_bias(block.attn) is None for block in model.blocks)
 
 
 def read_out(model: TransformerBridge, output: Any) -> Float[Tensor, "row pos d_vocab"]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int, Int8, Shaped
+from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
 from icl_locate._types import Segment
@@ -63,26 +63,35 @@ class Rows:
 
 @dataclass(frozen=True)
 class CutMask:
-    """A stream's attention mask, and the rows that it leaves without any visible key."""
+    """An attention mask for some rows, and the rows that it leaves without any visible key.
+
+    Attributes:
+        silent: rows that, left so by every head, get no attention output, not even a bias.
+    """
 
     mask: Float[Tensor, "batch #head active key_pos"]
     empty: Bool[Tensor, "batch #head active"] | None
-    without_bias: bool = False
+    silent: Bool[Tensor, "batch active"] | None = None
 
     @classmethod
     def of(
-        cls, mask: Float[Tensor, "batch #head active key_pos"], *, without_bias: bool = False
+        cls,
+        mask: Float[Tensor, "batch #head active key_pos"],
+        silent: Bool[Tensor, "batch active"] | None = None,
     ) -> "CutMask":
         """The mask, and its empty rows where there are any."""
         empty = mask.amax(dim=-1) <= torch.finfo(mask.dtype).min / 2
-        return cls(mask, empty if empty.any() else None, without_bias)
+        if not empty.any():
+            return cls(mask, None)
+        return cls(mask, empty, None if silent is None else silent & empty.all(dim=1))
 
     def copies(self, n: int) -> "CutMask":
         """The same mask for ``n`` copies of the batch."""
         if n == 1:
             return self
         empty = None if self.empty is None else self.empty.repeat(n, 1, 1)
-        return CutMask(self.mask.repeat(n, 1, 1, 1), empty, self.without_bias)
+        silent = None if self.silent is None else self.silent.repeat(n, 1)
+        return CutMask(self.mask.repeat(n, 1, 1, 1), empty, silent)
 
 
 @dataclass(frozen=True)
@@ -120,36 +129,31 @@ class Stream:
         same &= self.active.valid[:, None, :]
         return Rows(same.int().argmax(dim=-1), rows.valid)
 
-    def cut(self, layer: int, mask: Float[Tensor, "batch #head query_pos key_pos"]) -> CutMask:
-        """Cut a mask of the whole prompt (or of its newest row) to the rows and keys that are kept.
+    def hidden(
+        self, layer: int, prompts: Int[Tensor, "row"], total: int
+    ) -> Bool[Tensor, "row #head 1 key_pos"]:
+        """What the newest of ``total`` positions may not see at a layer, for some prompts."""
+        segments = extend_segments(self.segments[prompts], total)
+        return hidden_by_head(self.masks.get(layer, ()), segments, 1, self.n_heads)
 
-        Generated keys, behind the prompt, are all kept.
-        """
-        lowest = torch.finfo(mask.dtype).min
-        total, n_rows, keys = mask.shape[-1], mask.shape[-2], self.keys()
-        segments = extend_segments(self.segments, total)
-        hidden = hidden_by_head(self.masks.get(layer, ()), segments, n_rows, self.n_heads)
+    def is_silent(self, layer: int) -> bool:
+        """Whether rows that see nothing at a layer get no attention output at all."""
+        return any(acting.mask.without_bias for acting in self.masks.get(layer, ()))
+
+    def cut(self, layer: int, mask: Float[Tensor, "batch #head pos pos"]) -> CutMask:
+        """Cut a mask of the whole prompt to the rows and keys that are kept."""
+        lowest, keys = torch.finfo(mask.dtype).min, self.keys()
+        acting = self.masks.get(layer, ())
+        hidden = hidden_by_head(acting, self.segments, mask.shape[-1], self.n_heads)
         visible = (
             mask.masked_fill(hidden, lowest)
             if hidden.shape[1] == 1
             else torch.where(hidden, lowest, mask)
         )
-        if n_rows > 1:
-            visible = self.active.take(visible, dim=2)
-        kept = self.cut_keys(visible)
-        padding = torch.nn.functional.pad(~keys.valid, (0, kept.shape[-1] - keys.valid.shape[1]))
-        return CutMask.of(
-            kept.masked_fill(padding[:, None, None, :], lowest),
-            without_bias=any(acting.mask.without_bias for acting in self.masks.get(layer, ())),
-        )
-
-    def cut_keys(
-        self, values: Shaped[Tensor, "batch #head #active key_pos"]
-    ) -> Shaped[Tensor, "batch #head #active kept"]:
-        """What stands at the kept keys, generated ones included."""
-        n_prompt = self.segments.shape[1]
-        kept = self.keys().take(values[..., :n_prompt], dim=3)
-        return torch.cat([kept, values[..., n_prompt:]], dim=-1)
+        kept = keys.take(self.active.take(visible, dim=2), dim=3)
+        kept = kept.masked_fill(~keys.valid[:, None, None, :], lowest)
+        silent = torch.ones_like(self.active.valid) if self.is_silent(layer) else None
+        return CutMask.of(kept, silent)
 
 
 def plan_streams(

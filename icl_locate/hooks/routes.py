@@ -20,17 +20,26 @@ NamedHook = tuple[str, HookFunction]
 
 
 @dataclass
-class ScoresEdit:
-    """Edits one layer's ``hook_attn_scores``, and zeroes ``hook_pattern`` on rows left empty."""
+class _Edit:
+    """One layer's edit, and the rows that it left empty in the call that is under way."""
 
     tracker: CellTracker
     layer: int
     _empty: Tensor | None = field(default=None, init=False)
 
-    @property
-    def without_bias(self) -> bool:
-        """Whether empty rows lose the output projection's bias, too."""
-        return any(acting.mask.without_bias for acting in self.tracker.layers[self.layer])
+    def hooks_of_outputs(self) -> list[NamedHook]:
+        """The hooks on what empty rows attend to and give out."""
+        without_bias = any(acting.mask.without_bias for acting in self.tracker.layers[self.layer])
+
+        def silent() -> Tensor | None:
+            return self._empty.all(dim=1) if without_bias and self._empty is not None else None
+
+        return hooks_of_empty_rows(self.layer, lambda: self._empty, silent)
+
+
+@dataclass
+class ScoresEdit(_Edit):
+    """Edits one layer's ``hook_attn_scores``, and zeroes ``hook_pattern`` on rows left empty."""
 
     def named_hooks(self) -> list[NamedHook]:
         """The layer's hooks, for ``run_with_hooks`` or ``model.hooks``."""
@@ -38,9 +47,7 @@ class ScoresEdit:
         return [
             (f"{attention}.hook_attn_scores", self.edit_scores),
             (f"{attention}.hook_pattern", self.edit_pattern),
-            *hooks_of_empty_rows(self.layer, lambda: self._empty, without_bias=self.without_bias)[
-                1:
-            ],
+            *self.hooks_of_outputs()[1:],
         ]
 
     def edit_scores(
@@ -68,21 +75,12 @@ class ScoresEdit:
 
 
 @dataclass
-class MaskEdit:
+class MaskEdit(_Edit):
     """Edits the 4-D mask that one layer's attention is given, and zeroes z on rows left empty."""
-
-    tracker: CellTracker
-    layer: int
-    _empty: Tensor | None = field(default=None, init=False)
-
-    @property
-    def without_bias(self) -> bool:
-        """Whether empty rows lose the output projection's bias, too."""
-        return any(acting.mask.without_bias for acting in self.tracker.layers[self.layer])
 
     def named_hooks(self) -> list[NamedHook]:
         """The hooks on the outputs of rows left empty."""
-        return hooks_of_empty_rows(self.layer, lambda: self._empty, without_bias=self.without_bias)
+        return self.hooks_of_outputs()
 
     def edit_mask(
         self, attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -108,12 +106,13 @@ class MaskEdit:
 
 
 def hooks_of_empty_rows(
-    layer: int, empty: Callable[[], Tensor | None], *, without_bias: bool
+    layer: int, empty: Callable[[], Tensor | None], silent: Callable[[], Tensor | None]
 ) -> list[NamedHook]:
     """The hook that zeroes the head outputs of empty rows, and the one for the sublayer's output.
 
     Args:
         empty: gives the rows ``[batch, #head, query_pos]`` of the call that is under way.
+        silent: gives those ``[batch, query_pos]`` that get no output at all.
     """
 
     def zero_heads(z: Tensor, hook: object) -> Tensor:  # noqa: ARG001
@@ -123,14 +122,11 @@ def hooks_of_empty_rows(
         return z.masked_fill(rows.transpose(1, 2)[..., None], 0.0)
 
     def zero_output(output: Tensor, hook: object) -> Tensor:  # noqa: ARG001
-        rows = empty()
-        if rows is None:
-            return output
-        return output.masked_fill(rows.all(dim=1)[..., None], 0.0)
+        rows = silent()
+        return output if rows is None else output.masked_fill(rows[..., None], 0.0)
 
     attention = f"blocks.{layer}.attn"
-    found: list[NamedHook] = [(f"{attention}.hook_z", zero_heads)]
-    return [*found, (f"{attention}.o.hook_out", zero_output)] if without_bias else found
+    return [(f"{attention}.hook_z", zero_heads), (f"{attention}.o.hook_out", zero_output)]
 
 
 def built_in_mask(
