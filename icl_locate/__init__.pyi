@@ -1,12 +1,15 @@
 from . import plots as plots
+from . import sandbox as sandbox
 from ._types import Part as Part
 from ._types import Segment as Segment
 from .conditions import PAPER_CONDITIONS as PAPER_CONDITIONS
 from .conditions import Condition as Condition
 from .engine.decoding import generate as generate
 from .engine.scoring import score_targets as score_targets
+from .failures import failure_rates as failure_rates
 from .hooks import attention_hooks as attention_hooks
 from .hooks import mask_attention as mask_attention
+from .importance import layer_importance as layer_importance
 from .location import Location as Location
 from .location import locate as locate
 from .masks import ContextMask as ContextMask
@@ -19,6 +22,7 @@ from .prompts import Example as Example
 from .prompts import PromptTemplate as PromptTemplate
 from .report import write_report as write_report
 from .results import SweepResult as SweepResult
+from .shots import sweep_shots as sweep_shots
 from .sweeps import sweep as sweep
 from .tasks import Task as Task
 from .tasks import load_task as load_task

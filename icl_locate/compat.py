@@ -66,14 +66,14 @@ def sia2024_prompts(
     width, beyond = segments.shape[1], 0
     for i in range(len(prompts)):
         bos = bool((prompts.segments[i] == Segment.BOS).any())
-        start, till = sia2024_columns(
-            *_counts(tokenizer, prompts, i), frozenset(condition.hide), bos=bos
-        )
+        header, context, query = _counts(tokenizer, prompts, i)
+        hide = frozenset(condition.hide)
+        start, till = sia2024_columns(header, context, query, hide, bos=bos)
         first = width - int(prompts.attention_mask[i].sum())
         segments[i, first + start : first + till] = int(Segment.EXAMPLES)
         if bos:
             segments[i, first] = int(Segment.BOS)
-        beyond = max(beyond, first + till - width)
+        beyond = max(0, till - (context + query + 1 + bos))  # by their counts, as the columns are
     return replace(prompts, segments=segments.to(torch.int8)), beyond
 
 

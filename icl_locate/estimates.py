@@ -12,8 +12,8 @@ from icl_locate._types import Segment
 from icl_locate.conditions import Condition
 from icl_locate.engine.scoring import append_targets
 from icl_locate.engine.streams import plan_streams
-from icl_locate.masks import from_layer
 from icl_locate.prompts import Choice
+from icl_locate.scopes import masked_layers
 from icl_locate.tasks.task import Task
 from icl_locate.tokens import Prompts, build_prompts
 
@@ -28,6 +28,7 @@ class Shape:
     n_heads: int
     d_model: int
     d_mlp: int
+    n_ctx: int | None = None
 
     @classmethod
     def of(cls, config: Any) -> "Shape":
@@ -40,6 +41,7 @@ class Shape:
             int(config.num_attention_heads),
             d_model,
             int(d_mlp or 4 * d_model),
+            getattr(config, "max_position_embeddings", None),
         )
 
     @property
@@ -58,7 +60,7 @@ class Estimate:
         n_cells: conditions x layers x seeds.
         token_layers: tokens that pass a layer in the shared engine; generated ones at most.
         hooked_token_layers: the same for one run for each cell.
-        operations: floating-point operations of the shared engine.
+        operations: floating-point operations of the engine that was chosen.
     """
 
     n_prompts: int
@@ -92,6 +94,8 @@ def estimate_sweep(
     n_seeds: int = 3,
     max_new_tokens: int = 50,
     generates: bool = True,
+    scope: str = "from",
+    engine: str = "auto",
     choice: Choice | str = "random",
 ) -> Estimate:
     """Estimate a sweep from its first prompts; nothing runs, and no weights are needed.
@@ -99,8 +103,11 @@ def estimate_sweep(
     Args:
         tokenizer: the model's.
         generates: whether answers are generated, else targets are scored.
+
+    Raises:
+        PromptError: if a prompt does not fit the model's context, and what `build_prompts` raises.
     """
-    model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=None))
+    model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=shape.n_ctx))
     n_layers, token_layers, hooked, lengths, forms = shape.n_layers, 0.0, 0.0, 0.0, 0
     sample = min(n_queries, _SAMPLE)
     for instruction in sorted({condition.instruction for condition in conditions}):
@@ -113,7 +120,7 @@ def estimate_sweep(
             choice=choice,
         )
         masks = [
-            condition.mask(from_layer(start))
+            condition.mask(masked_layers(scope, start, n_layers))
             for condition in conditions
             if condition.instruction == instruction
             for start in range(n_layers + 1)
@@ -132,7 +139,9 @@ def estimate_sweep(
         n_cells=len(conditions) * (n_layers + 1) * n_seeds,
         token_layers=token_layers * n_each,
         hooked_token_layers=hooked * n_each,
-        operations=token_layers * n_each * shape.layer_operations,
+        operations=(hooked if engine == "hooks" else token_layers)
+        * n_each
+        * shape.layer_operations,
     )
 
 

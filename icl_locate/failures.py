@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from icl_locate.errors import ResultError
+from icl_locate.metrics import LOG_PROB
 from icl_locate.results import SweepResult
 
 Failure = Callable[[str, str], bool]
@@ -31,7 +32,7 @@ def failure_rates(
         ResultError: if the result holds no texts (its metric is a log-probability), the language
             is unknown, or the detector is not installed.
     """
-    if not any(text for by_layer in result.texts for some in by_layer for t in some for text in t):
+    if result.metric == LOG_PROB.name:
         raise ResultError(
             "the result holds no answers: failures are counted on generated text, so sweep with "
             "another metric than log_prob"

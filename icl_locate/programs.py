@@ -41,7 +41,9 @@ class CodeCheck:
                 f"    exec({answer.strip()!r}, space)\n    return space['x']\n"
             )
         if self.entry_point not in _functions(answer):
-            return f"{self.prompt.rstrip()}\n{_as_body(answer)}"
+            bodies = _as_bodies(answer)
+            programs = [f"{self.prompt.rstrip()}\n{body}" for body in bodies]
+            return next((text for text in programs if _is_python(text)), programs[0])
         return f"{_before(self.prompt, self.entry_point)}\n{answer}"
 
 
@@ -81,21 +83,29 @@ def signature_of(code: str, name: str) -> str:
 
 
 def _functions(code: str) -> dict[str, ast.FunctionDef]:
-    try:
-        body = ast.parse(code).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    if not _is_python(code):
         return {}
-    return {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+    return {node.name: node for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
 
 
-def _as_body(answer: str) -> str:
-    """An answer that goes on with a function's body, indented if its first line is not."""
+def _is_python(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def _as_bodies(answer: str) -> list[str]:
+    """What an answer may be as the rest of a function: as it is, indented, or its first line so.
+
+    Generation strips an answer, and with it the first line's indent.
+    """
     lines = answer.strip("\n").split("\n")
     if lines[0].startswith((" ", "\t")):
-        return "\n".join(lines)
-    if all(line.startswith((" ", "\t")) or not line for line in lines[1:]) and lines[1:]:
-        return "\n".join(["    " + lines[0], *lines[1:]])  # generation lost its first indent
-    return "\n".join("    " + line if line else line for line in lines)
+        return ["\n".join(lines)]
+    indented = ["    " + line if line else line for line in lines]
+    return ["\n".join(indented), "\n".join([indented[0], *lines[1:]])]
 
 
 def _before(prompt: str, entry_point: str) -> str:

@@ -18,8 +18,8 @@ def sweep_shots(
 ) -> dict[int, SweepResult]:
     """One `sweep` for each number of shots (Sia et al. 2024, section 4).
 
-    The same seeds draw the same examples: a prompt with more shots begins with no other ones than
-    its seed and query determine.
+    A prompt's examples are drawn by its seed, its query and their number: with more shots a prompt
+    holds other examples, not the same and some more.
 
     Args:
         shots: numbers of examples, each once.

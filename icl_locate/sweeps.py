@@ -130,6 +130,7 @@ def _choose_metric(task: Task, metric: str | Metric | TextScore | None, n_querie
             "metric='pass@1' if you want that, or choose another metric"
         )
     chosen = get_metric(task.metric if metric is None else metric)
+    _ = chosen.signature  # a tokeniser that is not to be had is refused before anything runs
     if isinstance(chosen, PassRate) and not chosen.checks:
         return chosen.bound_to(task.test[:n_queries])
     return chosen

@@ -13,7 +13,7 @@ from test_real_tasks import MBPP, write_code, write_flores
 import icl_locate as icl
 from icl_locate import plots
 from icl_locate.cli import main
-from icl_locate.errors import ResultError, TaskError
+from icl_locate.errors import PromptError, ResultError, TaskError
 from icl_locate.estimates import Shape, estimate_sweep, measure_speed
 from icl_locate.failures import failure_rates, is_copy, is_empty
 from icl_locate.importance import layer_importance
@@ -207,6 +207,9 @@ def test_an_estimate_counts_what_the_engine_computes():
     assert scored.token_layers < more.token_layers
     assert "about" in more.describe(1e9) and "about" not in more.describe()
     assert measure_speed("cpu", torch.float32, seconds=0.02) > 1e8
+    short = replace(shape, n_ctx=10)
+    with pytest.raises(PromptError, match="context holds 10"):
+        estimate_sweep(model.tokenizer, short, TASK, icl.PAPER_CONDITIONS, **options)
 
 
 FAMILIES = ("gpt_neo", "bloom", "llama", "starcoder2")
@@ -231,6 +234,8 @@ def test_the_presets_run_end_to_end_on_local_files(family, tmp_path, capsys, mon
         printed = capsys.readouterr().out
         assert "conditions  examples; instructions+examples" in printed and "about" in printed
         assert not (tmp_path / "dry").exists()
+    assert main(f"{translation} --direction en-tlh --output {tmp_path / 'x'}".split()) == 2
+    assert "the direction is 'en-tlh'" in capsys.readouterr().err
     assert main(f"{translation} --output {tmp_path / 'translation'}".split()) == 0
     assert main(f"{code} --output {tmp_path / 'refused'}".split()) == 2
     assert "add --run-code" in capsys.readouterr().err

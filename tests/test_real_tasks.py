@@ -143,6 +143,8 @@ GOOD_ANSWERS = {
     "body": "    return math.pi * r * r",
     "body without its first indent": "return math.pi * r * r",
     "body of two lines": "x = math.pi\n    return x * r * r",
+    "body at the margin": "if r > 0:\n    return math.pi * r * r",
+    "body that lost its indent": "for _ in range(2):\n        r = r\n    return math.pi * r * r",
     "helper used": "def area(r):\n    return math.pi * helper(r) ** 2",
     "text after a complete function": "def area(r):\n    return math.pi * r * r\n\nprint(area(2))",
 }

@@ -60,7 +60,7 @@ CHEATS = {
     "exit at the end": "import atexit, os\natexit.register(os._exit, 0)\nraise SystemExit(0)",
     "a token printed": "print('passed'); print('OK'); print('[\"passed\", \"\"]')",
     "a token written everywhere": (
-        "import os\nfor fd in range(64):\n"
+        "import os\nfor fd in range(32):\n"
         '    try: os.write(fd, b\'["passed", ""]\')\n'
         "    except OSError: pass"
     ),
@@ -110,7 +110,7 @@ def test_a_cheat_that_speaks_the_protocol_gains_nothing():
         "import os, json\n"
         "def send(message):\n"
         "    data = json.dumps(message).encode()\n"
-        "    for fd in range(3, 64):\n"
+        "    for fd in range(3, 32):\n"
         "        try: os.write(fd, len(data).to_bytes(4, 'big') + data)\n"
         "        except OSError: pass\n"
     )
@@ -126,6 +126,80 @@ def test_a_cheat_that_speaks_the_protocol_gains_nothing():
     for message in forged:
         code = f"{shout}def add(a, b):\n    send({message!r})\n    return 7"
         assert not run(code, timeout=3.0).passed, message
+
+
+FIND_PEER = """
+import sys
+frame, peer = sys._getframe(), None
+while frame and peer is None:
+    this = frame.f_locals.get("self")
+    peer = this if type(this).__name__ == "Peer" else None
+    frame = frame.f_back
+forge = "import os, sys\\nos.write(int(sys.argv[4]), b'[\\"passed\\", \\"\\"]')\\nos._exit(0)"
+"""
+INSIDE = {
+    "call exec": "peer.ask('call', exec, (forge,), {})",
+    "call a given thing's attribute": "peer.ask('apply', 'getattr', peer, '__class__')",
+    "an error that runs code": (
+        "peer._send(['error', ['standard', 'builtins', 'exec'], [forge], 'x'])"
+    ),
+    "an answer that is eval": "peer._send(['answer', ['standard', 'builtins', 'eval'], []])",
+    "exec by another name": "f = exec",
+    "mock's class": "from unittest.mock import _ANY as f",
+    "eval by another name": "from builtins import eval as f",
+    "exit by another name": "from os import _exit as f",
+    "the test's own words": "import unittest.mock as math",
+}
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_no_way_leads_into_the_checker(name):
+    result = run(f"{FIND_PEER}\n{INSIDE[name]}", "assert f(2) == 4\nassert f(3) == 9", timeout=5.0)
+    assert not result.passed, result
+
+
+@pytest.mark.parametrize("handler", ["except Exception:", "except:", "except BaseException:"])
+def test_a_process_that_ends_is_not_an_error_that_tests_may_expect(handler):
+    tests = f"try:\n    f(-1)\n{handler}\n    pass\nelse:\n    raise AssertionError"
+    result = run("import os\ndef f(x): os._exit(0)", tests)
+    assert not result.passed and result.status == "exited"
+    assert run("def f(x): raise ValueError", tests).passed
+
+
+def test_only_what_is_tested_may_shadow_a_builtin():
+    code = "def sum(a, b): return a + b\ndef set(x): return 0"
+    tests = "assert set(sum([3], [4])) == set([9])"
+    assert not run(code, tests).passed
+    assert not run(code, tests, entry_point="sum").passed
+    assert run(code, "assert sum([3], [4]) == [3, 4]", entry_point="sum").passed
+
+
+@pytest.mark.skipif(not ON_LINUX, reason="the kernel's protections are Linux's")
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import os; os.sched_setaffinity(os.getppid(), {0})",
+        "import os; os.setpriority(os.PRIO_PROCESS, os.getppid(), 5)",
+        "import os; os.memfd_create('x')",
+        "import fcntl, os; r, w = os.pipe(); fcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())",
+        "import ctypes; assert ctypes.CDLL(None).shmget(0x7e57, 1 << 20, 0o1600) >= 0",
+        "import ctypes; assert ctypes.CDLL(None).msgget(0x7e57, 0o1600) >= 0",
+        "kept = [open(str(i), 'w') for i in range(40)]",
+        "open('a', 'wb').write(b'x' * (3 << 20))",
+    ],
+)
+def test_the_kernel_refuses(code):
+    assert not run(f"{code}\n{HONEST}").passed
+
+
+def test_deep_and_closed_directories_are_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    deep = "import os\nfor i in range(3000):\n    os.mkdir('d')\n    os.chdir('d')\n"
+    closed = "import os\nos.mkdir('h', 0o300)\nopen('h/a', 'w').write('x')\n"
+    many = "for i in range(20000): open(str(i), 'w').close()\n"
+    for code in (deep, closed, many):
+        assert run(code + HONEST, timeout=5.0).status in ("passed", "disk", "error")
+        assert list(tmp_path.iterdir()) == []
 
 
 HARM = {
@@ -269,6 +343,25 @@ assert c['a'] == 2 and d == {'a': [1]} and list(q) == [1]
 def make(n): return lambda x: x + n
 ------
 assert make(2)(3) == 5
+======
+from __future__ import annotations
+from dataclasses import dataclass
+@dataclass
+class P:
+    x: int
+root = []
+root[:] = [root, None]
+------
+assert P(3).x == 3
+======
+def keys(d): return d.keys(), list(d.values()), d.items()
+def fill(xs): xs.append(1)
+------
+k, v, i = keys({'a': 1})
+assert k == {'a'} and v == [1] and ('a', 1) in i
+xs = []
+fill(xs=xs)
+assert xs == [1]
 ======
 class V:
     def __init__(s, x): s.x = x

@@ -20,6 +20,7 @@ def announce(
     try:
         shape = Shape.of(AutoConfig.from_pretrained(where))
         tokenizer = AutoTokenizer.from_pretrained(where)
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as TransformerLens does
     except (OSError, ValueError) as error:
         raise loading_error(str(where), error) from error
     chosen = [get_condition(condition) for condition in conditions]
@@ -28,7 +29,7 @@ def announce(
     print(f"task        {task.name}: {n_queries} queries, {len(task.train)} examples to draw from")
     print(f"conditions  {'; '.join(c.name for c in chosen)}; {config.scope} each layer")
     print(f"shots       {', '.join(map(str, shots))}; seeds {', '.join(map(str, config.seeds))}")
-    print(f"metric      {metric}, at most {config.max_new_tokens} new tokens")
+    print(f"metric      {metric}, at most {config.max_new_tokens or 50} new tokens")
     print(f"output      {config.output}")
     device = resolve_device(config.device)
     speed = measure_speed(device, getattr(torch, config.dtype))
@@ -41,8 +42,10 @@ def announce(
             n_shots=n_shots,
             n_queries=n_queries,
             n_seeds=len(config.seeds),
-            max_new_tokens=config.max_new_tokens,
+            max_new_tokens=config.max_new_tokens or 50,
             generates=metric != "log_prob",
+            scope=config.scope,
+            engine=config.engine,
             choice=config.choice,
         )
         print(f"{n_shots} shots: {estimate.describe(speed)}")

@@ -12,7 +12,7 @@ class SweepConfig:
     """Hide the context from each layer on, score the model, and locate the recognition layer.
 
     Writes into the output directory: result.safetensors with result.json, scores.csv, report.html
-    and layer_curves.png.
+    and layer_curves.png (with another scope than "from": layer_importance.png).
     """
 
     task: Annotated[str, tyro.conf.Positional] = "pseudo-translation"
@@ -86,8 +86,8 @@ class SweepConfig:
     prepend_bos: bool | None = None
     """Whether prompts start with BOS. Default: as the model's tokenizer does."""
 
-    max_new_tokens: int = 50
-    """Length at which an answer ends if no stop string ended it before."""
+    max_new_tokens: int | None = None
+    """Length at which an answer ends if no stop string ended it before. Default: 50."""
 
     batch_size: int = 64
     """Prompts that run at once."""

@@ -26,7 +26,9 @@ def run_sweep(config: SweepConfig) -> None:
         )
     shots = config.shots or (config.n_shots,)
     conditions = _conditions(config, task, min(shots))
-    n_queries = min(config.n_queries or 64, len(task.test))
+    wanted = 64 if config.n_queries is None else config.n_queries
+    takes_all = config.n_queries is None or config.preset is not None
+    n_queries = min(wanted, len(task.test)) if takes_all else wanted
     if config.preset or config.dry_run:
         announce(config, task, conditions, n_queries, shots)
     if config.dry_run:
@@ -40,12 +42,12 @@ def run_sweep(config: SweepConfig) -> None:
             task,
             conditions=conditions,
             n_shots=n_shots,
-            n_queries=n_queries if config.preset else config.n_queries or n_queries,
+            n_queries=n_queries,
             seeds=config.seeds,
             metric=metric,
             choice=config.choice,
             prepend_bos=config.prepend_bos,
-            max_new_tokens=config.max_new_tokens,
+            max_new_tokens=config.max_new_tokens or 50,
             scope=config.scope,
             compat=config.compat,
             batch_size=config.batch_size,

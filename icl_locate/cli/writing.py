@@ -37,7 +37,8 @@ def write_result(
     result.to_dataframe().to_csv(written[-1], index=False)
     if result.provenance.get("scope", "from") == "from":
         locations = icl.locate(result, confidence=confidence)
-        published = SIA2024_TRANSLATION if reference == "sia2024-translation" else ()
+        same = result.provenance["task"] == "flores/en-fr" and result.metric.startswith("bleu_lc")
+        published = SIA2024_TRANSLATION if reference == "sia2024-translation" and same else ()
         curves = plots.layer_curves(result, locations, reference=published)
         figures = {"layer_curves": curves, **(more or {})}
         others = [figure for name, figure in figures.items() if name != "layer_curves"]

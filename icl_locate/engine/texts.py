@@ -1,9 +1,9 @@
 """The texts that decode at one layer, and the cache that they share.
 
-All cells of a prompt share one row of the batch and one cache: its keys are the prompt's clean ones,
-those that each masked run computed for itself, and the generated ones. Query positions are the
-texts: below their start, cells whose texts are equal so far are one computation. The mask shows to
-each text what its run may see.
+All cells of a prompt share one row of the batch and one cache: its keys are the prompt's clean
+ones, those that each masked run computed for itself, and the generated ones. Query positions are
+the texts: below their start, cells whose texts are equal so far are one computation. The mask shows
+to each text what its run may see.
 """
 
 from collections.abc import Sequence

@@ -94,4 +94,9 @@ class PassRate:
         check = self.checks[target]
         if not answer.strip():
             return False
-        return run_python(check.program(answer), tests=check.tests, timeout=self.timeout).passed
+        return run_python(
+            check.program(answer),
+            tests=check.tests,
+            timeout=self.timeout,
+            entry_point=check.entry_point,
+        ).passed

@@ -97,7 +97,7 @@ class CorpusBleu:
     def _scorer(self) -> BLEU:
         try:
             return BLEU(lowercase=self.lowercase, tokenize=self.tokenize)
-        except (ImportError, RuntimeError) as error:
+        except (ImportError, RuntimeError, OSError) as error:
             raise TaskError(
                 f"sacrebleu's tokeniser {self.tokenize!r} is not to be had here ({error})"
             ) from error

@@ -147,7 +147,7 @@ def _reference(curve: ReferenceCurve, conditions: Sequence[str], n_layers: int) 
         y=list(curve.points.values()),
         customdata=list(curve.points),
         mode="lines+markers",
-        name=f"{curve.condition}: {curve.model}, published",
+        name=f"{curve.condition}: {curve.model}, en-fr, published",
         line={"color": PALETTE[place % len(PALETTE)], "dash": "dot", "width": 1.5},
         marker={"size": 4, "symbol": "x"},
         opacity=0.7,

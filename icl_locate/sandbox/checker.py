@@ -14,40 +14,50 @@ import confine  # type: ignore[import-not-found]
 import wire  # type: ignore[import-not-found]
 
 
-def names_for(tests: str, names: dict[str, Any]) -> dict[str, Any]:
-    """The code's names that its tests see.
+def used_names(tests: str, entry_point: str) -> list[str]:
+    """The names that tests use, which the code may define.
 
-    A name that shadows a builtin is seen if the tests use no other of the code's names: then it is
-    what they test; else it would change what they do.
+    One that shadows a builtin would change what the tests do, so it must be what they test: the
+    entry point, or where none is named the only one that they use.
     """
     used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
-    shadows = {name for name in names if hasattr(builtins, name)}
-    if used & (names.keys() - shadows):
-        return {name: value for name, value in names.items() if name not in shadows}
-    return names
+    return sorted(name for name in used if not hasattr(builtins, name) or name == entry_point)
 
 
-def check(peer: Any, code: str, tests: str) -> tuple[str, str]:
+def only_shadow(tests: str, defined: list[str]) -> str:
+    """The one builtin's name that the code defines and the tests use, if they use no other name."""
+    used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
+    found = used.intersection(defined)
+    return found.pop() if len(found) == 1 else ""
+
+
+def check(peer: Any, code: str, tests: str, entry_point: str) -> tuple[str, str]:
     """Load the code, run its tests; returns status and message."""
     try:
-        names = wire.Reference(peer, 0, None)(code)
-        space = {"__name__": "tests", **names_for(tests, names)}
+        code_side = wire.Reference(peer, 0, None)
+        defined = code_side("load", code)
+        entry_point = entry_point or only_shadow(tests, defined)
+        space = {"__name__": "tests", **code_side("take", used_names(tests, entry_point))}
         exec(compile(tests, "<tests>", "exec", optimize=0), space)  # noqa: S102
     except wire.GoneError as error:
         return "exited", f"the code's process did not stay until its tests had run: {error}"
     except AssertionError as error:
-        return "failed", f"AssertionError: {error}"
+        status, message = "failed", f"AssertionError: {error}"
     except BaseException as error:
-        return "error", f"{type(error).__name__}: {error}"
-    return "passed", ""
+        status, message = "error", f"{type(error).__name__}: {error}"
+    else:
+        status, message = "passed", ""
+    if peer.is_gone:  # tests may have caught that
+        return "exited", "the code's process did not stay until its tests had run"
+    return status, message
 
 
 def main() -> None:
     """Read code and tests, and write the verdict."""
     *arguments, task = sys.argv[1:]
-    code, tests = json.loads(Path(task).read_text("utf-8"))
+    given = json.loads(Path(task).read_text("utf-8"))
     verdict, read_fd, write_fd = confine.main(arguments)[0]
-    status, message = check(wire.Peer(read_fd, write_fd, trusting=False), code, tests)
+    status, message = check(wire.Peer(read_fd, write_fd, trusting=False), *given)
     os.write(verdict, json.dumps([status, message[:4000]]).encode())
     os._exit(0)
 

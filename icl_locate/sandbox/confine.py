@@ -27,7 +27,12 @@ _NUMBERS: dict[str, tuple[int, dict[str, int]]] = {
             "utimensat": 280, "accept4": 288, "perf_event_open": 298, "prlimit64": 302,
             "setns": 308, "process_vm_readv": 310, "process_vm_writev": 311, "bpf": 321,
             "execveat": 322, "userfaultfd": 323, "tgkill": 234, "rt_sigqueueinfo": 129,
-            "rt_tgsigqueueinfo": 297,
+            "rt_tgsigqueueinfo": 297, "shmget": 29, "shmat": 30, "shmctl": 31, "semget": 64,
+            "msgget": 68, "fcntl": 72, "utime": 132, "setpriority": 141, "sched_setparam": 142,
+            "sched_setscheduler": 144, "removexattr": 197, "lremovexattr": 198,
+            "fremovexattr": 199, "sched_setaffinity": 203, "utimes": 235, "mq_open": 240,
+            "ioprio_set": 251, "migrate_pages": 256, "futimesat": 261, "move_pages": 279,
+            "sched_setattr": 314, "memfd_create": 319,
         },
     ),
     "aarch64": (
@@ -41,7 +46,11 @@ _NUMBERS: dict[str, tuple[int, dict[str, int]]] = {
             "utimensat": 88, "accept4": 242, "perf_event_open": 241, "prlimit64": 261,
             "setns": 268, "process_vm_readv": 270, "process_vm_writev": 271, "bpf": 280,
             "execveat": 281, "userfaultfd": 282, "tgkill": 131, "rt_sigqueueinfo": 138,
-            "rt_tgsigqueueinfo": 240,
+            "rt_tgsigqueueinfo": 240, "removexattr": 14, "lremovexattr": 15, "fremovexattr": 16,
+            "fcntl": 25, "ioprio_set": 30, "sched_setparam": 118, "sched_setscheduler": 119,
+            "sched_setaffinity": 122, "setpriority": 140, "mq_open": 180, "msgget": 186,
+            "semget": 190, "shmget": 194, "shmctl": 195, "shmat": 196, "migrate_pages": 238,
+            "move_pages": 239, "sched_setattr": 274, "memfd_create": 279,
         },
     ),
 }  # fmt: skip
@@ -50,6 +59,9 @@ _EVERYWHERE = {
     "io_uring_setup": 425,
     "pidfd_open": 434,
     "clone3": 435,
+    "memfd_secret": 447,
+    "setxattrat": 463,
+    "removexattrat": 466,
     "pidfd_getfd": 438,
     "fchmodat2": 452,
 }
@@ -62,13 +74,13 @@ _WRITE_FILE = 0b10
 
 
 def limit_resources(*, seconds: float, memory: int, file_bytes: int) -> None:
-    """Bound CPU time, address space, file size, open files and processes; no core dumps."""
+    """Bound CPU time, address space, file size and open files; no core dumps."""
     cpu = int(seconds) + 1
     wanted = {
         "RLIMIT_CPU": cpu,
         "RLIMIT_AS": memory,
         "RLIMIT_FSIZE": file_bytes,
-        "RLIMIT_NOFILE": 64,
+        "RLIMIT_NOFILE": 32,  # deleted files that are still open count on the disk, too
         "RLIMIT_CORE": 0,
     }
     for name, value in wanted.items():
@@ -180,6 +192,14 @@ def _filter(architecture: int, numbers: dict[str, int]) -> list[tuple[int, int, 
             (_RETURN, 0, 0, _ALLOW),
             refuse,
         ]
+    owners = (8, 10, 15)  # F_SETOWN, F_SETSIG, F_SETOWN_EX: who is sent signals
+    steps += [
+        (_EQUAL, 0, 6, numbers.pop("fcntl")),
+        (_LOAD, 0, 0, low + 8),
+        *((_EQUAL, len(owners) - i, 0, owner) for i, owner in enumerate(owners)),
+        (_RETURN, 0, 0, _ALLOW),
+        refuse,
+    ]
     steps += [  # to ask for limits, not to set them: the third argument must be null
         (_EQUAL, 0, 6, numbers.pop("prlimit64")),
         (_LOAD, 0, 0, low + 16),
@@ -238,5 +258,5 @@ def main(arguments: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
         The file descriptors that it was given, and what the kernel enforces.
     """
     directory, seconds, memory, *descriptors = arguments
-    limit_resources(seconds=float(seconds), memory=int(memory), file_bytes=1 << 24)
+    limit_resources(seconds=float(seconds), memory=int(memory), file_bytes=1 << 21)
     return [int(descriptor) for descriptor in descriptors], confine(directory)

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from icl_locate.errors import SandboxError
+from icl_locate.sandbox.disk import is_over, remove
 
 Status = Literal["passed", "failed", "error", "exited", "timeout", "output", "disk"]
 
@@ -48,6 +50,7 @@ def run_python(
     timeout: float = 5.0,
     memory: int = 1 << 30,
     max_output: int = 1 << 16,
+    entry_point: str = "",
 ) -> SandboxResult:
     """Run Python code, then its tests, in two processes that are confined.
 
@@ -62,6 +65,7 @@ def run_python(
         timeout: seconds, wall time, for both together.
         memory: bytes of address space of each process.
         max_output: characters of output that may be printed.
+        entry_point: the name that the tests test; only it may shadow a builtin.
 
     Raises:
         SandboxError: if ``timeout`` is not positive, the tests are no Python, or the sandbox could
@@ -74,8 +78,8 @@ def run_python(
     except (SyntaxError, ValueError) as error:
         raise SandboxError(f"the tests are no Python: {error}") from error
     with (
-        tempfile.TemporaryDirectory(prefix="icl_sandbox_", ignore_cleanup_errors=True) as home,
-        _Processes(Path(home), code, tests, timeout, memory) as running,
+        _temporary_directory() as home,
+        _Processes(home, [code, tests, entry_point], timeout, memory) as running,
     ):
         return running.watch(max_output)
 
@@ -83,12 +87,13 @@ def run_python(
 class _Processes:
     """The two processes, and the pipes between them and to us."""
 
-    def __init__(self, home: Path, code: str, tests: str, timeout: float, memory: int) -> None:
+    def __init__(self, home: Path, given: list[str], timeout: float, memory: int) -> None:
         self._home = home
         self._deadline = time.monotonic() + timeout
+        self._next_look = 0.0
         self._limits = [str(timeout), str(memory)]
         task = home / "task.json"
-        task.write_text(json.dumps([code, tests]), encoding="utf-8")
+        task.write_text(json.dumps(given), encoding="utf-8")
         to_solver, to_checker, verdict, report, output = (os.pipe() for _ in range(5))
         self._read = {"verdict": verdict[0], "report": report[0], "output": output[0]}
         theirs = [*to_solver, *to_checker, verdict[1], report[1], output[1]]
@@ -147,7 +152,7 @@ class _Processes:
                         selector.unregister(key.fd)
                 if len(received["output"]) > max_output:
                     status = "output"
-                elif _size(self._home) > _DISK_BYTES:
+                elif self._is_full():
                     status = "disk"
                 elif time.monotonic() > self._deadline:
                     status = "timeout"
@@ -159,6 +164,13 @@ class _Processes:
         ):
             received["output"] += some
         return self._result(status, received, max_output)
+
+    def _is_full(self) -> bool:
+        """Whether too much was written; looks only now and then."""
+        if time.monotonic() < self._next_look:
+            return False
+        self._next_look = time.monotonic() + _LOOK_EVERY
+        return is_over(self._home, _DISK_BYTES)
 
     def _result(
         self, status: Status | None, received: dict[str, bytearray], max_output: int
@@ -177,11 +189,10 @@ class _Processes:
         return SandboxResult(found == "passed", found, output, protection)
 
 
-def _size(directory: Path) -> int:
-    """Bytes of all files below a directory, those left out that vanish meanwhile."""
-    total = 0
-    for folder, _, files in os.walk(directory):
-        for name in files:
-            with suppress(OSError):
-                total += (Path(folder) / name).lstat().st_blocks * 512
-    return total
+@contextmanager
+def _temporary_directory() -> Iterator[Path]:
+    home = Path(tempfile.mkdtemp(prefix="icl_sandbox_"))
+    try:
+        yield home
+    finally:
+        remove(home)

@@ -1,8 +1,8 @@
 """The process in which foreign code runs: it serves calls of what the code defines."""
 
-import builtins
 import os
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +11,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import confine  # type: ignore[import-not-found]
 import wire  # type: ignore[import-not-found]
 
+MODULE = types.ModuleType("solution")
 
-def load(code: str) -> dict[str, Any]:
-    """Run the code as a module; returns its names."""
-    space: dict[str, Any] = {"__name__": "solution", "__builtins__": builtins}
-    exec(compile(code, "<code>", "exec"), space)  # noqa: S102 - what this process is for
-    return {name: value for name, value in space.items() if not name.startswith("__")}
+
+def serve(request: str, argument: Any) -> Any:
+    """Load code as a module and return its names, or take values by their names."""
+    if request == "load":
+        sys.modules["solution"] = MODULE  # where dataclasses look for it
+        exec(compile(argument, "<code>", "exec"), MODULE.__dict__)  # noqa: S102
+        return [name for name in MODULE.__dict__ if not name.startswith("__")]
+    return {name: MODULE.__dict__[name] for name in argument if name in MODULE.__dict__}
 
 
 def main() -> None:
@@ -25,7 +29,7 @@ def main() -> None:
     os.write(report, ", ".join(enforced).encode())
     os.close(report)
     peer = wire.Peer(read_fd, write_fd, trusting=True)
-    peer.offer(0, load)
+    peer.offer(0, serve)
     try:
         peer.serve()
     except wire.GoneError:

@@ -6,7 +6,7 @@ The side that runs tests gives out no more than calls of the functions that its 
 import json
 import os
 import types
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING or __package__:
     from icl_locate.sandbox.values import APPLY, HARMLESS, MUTABLE, GoneError, Reference, Values
@@ -26,9 +26,9 @@ class Peer(Values):
     """
 
     def __init__(self, read_fd: int, write_fd: int, *, trusting: bool) -> None:
-        super().__init__()
+        super().__init__(trusting=trusting)
+        self.is_gone = False  # for good, whatever became of the error
         self._read_fd, self._write_fd = read_fd, write_fd
-        self._trusting = trusting
 
     def offer(self, number: int, value: Any) -> None:
         """Let the other side have a reference to a value from the start, under a number."""
@@ -41,7 +41,7 @@ class Peer(Values):
             kind, *rest = self._receive()
             if kind == "answer":
                 if operation == "call":
-                    self._write_back(arguments[1], rest[1])
+                    self._write_back([*arguments[1], *arguments[2].values()], rest[1])
                 return self.decode(rest[0])
             if kind == "error":
                 raise self._error(*rest)
@@ -55,9 +55,11 @@ class Peer(Values):
 
     def _answer(self, operation: str, encoded: list[Any]) -> Any:
         try:
+            if not self._trusting:
+                _require_given(operation, encoded)
             arguments = [self.decode(argument) for argument in encoded]
             result = self._perform(operation, arguments)
-            passed = arguments[1] if operation == "call" else ()
+            passed = [*arguments[1], *arguments[2].values()] if operation == "call" else []
             changed = [self.encode(a) if type(a) in MUTABLE else None for a in passed]
             return ["answer", self.encode(result), changed]
         except GoneError:
@@ -91,11 +93,13 @@ class Peer(Values):
 
     def _error(self, kind: Any, values: list[Any], text: str) -> BaseException:
         found = self.decode(kind)
-        try:
-            error = found(*values)
-        except Exception:
-            return RuntimeError(str(text))  # it shows its name and message all the same
-        return error if isinstance(error, BaseException) else RuntimeError(str(text))
+        plain = all(type(value) in (str, int, float, bool) for value in values)
+        if plain and isinstance(found, type) and issubclass(found, BaseException):
+            try:
+                return found(*values)
+            except Exception:
+                return RuntimeError(str(text))
+        return RuntimeError(str(text))  # it shows its name and message all the same
 
     def _send(self, message: Any) -> None:
         data = json.dumps(message).encode()
@@ -103,19 +107,19 @@ class Peer(Values):
         try:
             while data:
                 data = data[os.write(self._write_fd, data) :]
-        except OSError as error:
-            raise GoneError("it has ended") from error
+        except OSError:
+            self._lose("it has ended")
 
     def _receive(self) -> Any:
         size = int.from_bytes(self._read(4), "big")
         if size > MAX_BYTES:
-            raise GoneError(f"a message of {size} bytes is too long")
+            self._lose(f"a message of {size} bytes is too long")
         try:
             message = json.loads(self._read(size))
-        except (ValueError, RecursionError) as error:
-            raise GoneError("what it sent is no message") from error
+        except (ValueError, RecursionError):
+            self._lose("what it sent is no message")
         if not (isinstance(message, list) and message):
-            raise GoneError("what it sent is no message")
+            self._lose("what it sent is no message")
         return message
 
     def _read(self, n: int) -> bytes:
@@ -123,9 +127,24 @@ class Peer(Values):
         while n:
             try:
                 parts.append(os.read(self._read_fd, min(n, 1 << 20)))
-            except OSError as error:
-                raise GoneError("it has ended") from error
+            except OSError:
+                self._lose("it has ended")
             if not parts[-1]:
-                raise GoneError("it has ended")
+                self._lose("it has ended")
             n -= len(parts[-1])
         return b"".join(parts)
+
+    def _lose(self, why: str) -> NoReturn:
+        self.is_gone = True
+        raise GoneError(why)
+
+
+def _require_given(operation: str, encoded: list[Any]) -> None:
+    """Refuse a request that works on anything but what this side gave out.
+
+    Raises:
+        TypeError: if it does.
+    """
+    operand = encoded[0] if operation == "call" else encoded[1]
+    if not (isinstance(operand, list) and operand[:1] == ["yours"]):
+        raise TypeError(f"{operation} of this is not for the other process")
