@@ -34,18 +34,15 @@ def main(output: Path) -> None:
         for n_shots, result in results.items():
             result.save(saved / f"{name}_{n_shots}.safetensors")
             print(f"\n{name}, {n_shots} shots\n{text_table(icl.locate(result))}")
-        for i, condition in enumerate(("examples", "instructions+examples")):
-            figure = icl.plots.shots_curves(results, condition)
-            write_png(figure, output / f"paper_{name}_shots_{i}.png")
+        figure = icl.plots.shots_curves(results, "examples")
+        write_png(figure, output / f"paper_{name}_shots.png")
         write_png(icl.plots.layer_curves(results[5]), output / f"paper_{name}_conditions.png")
         rates = icl.failure_rates(results[5])
         for failure, rate in rates.items():
             print(failure, dict(zip(results[5].conditions, rate.mean(-1).tolist(), strict=True)))
-        write_png(
-            icl.plots.failure_curves(results[5], rates),
-            output / f"paper_{name}_failures.png",
-            height=1300,
-        )
+        if name == "translation":
+            figure = icl.plots.failure_curves(results[5], rates)
+            write_png(figure, output / "paper_translation_failures.png", height=1300)
         conditions = [*SKIPPED_ATTENTION, *icl.PAPER_CONDITIONS[:2]]
         single = icl.sweep(model, task, scope="only", conditions=conditions, **options)
         print(f"\n{name}, single layers\n{importance_table(icl.layer_importance(single))}")

@@ -67,7 +67,7 @@ def layer_curves(
         yaxis={"title": metric, "zeroline": False},
         legend={"title": "hidden: recognised by layer"},
         hovermode="closest",
-        margin={"b": 110},
+        margin={"b": 130},
     )
     add_caption(figure, caption(result, locations))
     return figure

@@ -51,7 +51,7 @@ def importance_curves(
         xaxis={"title": where, "zeroline": False},
         yaxis={"title": f"{metric} lost", "zeroline": False},
         legend={"title": "masked"},
-        margin={"b": 110},
+        margin={"b": 130},
     )
     bands = f"bands: {100 * importances[0].confidence:g} % paired bootstrap over items and seeds"
     add_caption(figure, f"{recipe(result)}<br>{bands}")
@@ -102,7 +102,7 @@ def shots_curves(results: Mapping[int, SweepResult], condition: str | None = Non
         xaxis={"title": "layer from which the context is hidden (last: never)", "zeroline": False},
         yaxis={"title": metric, "zeroline": False},
         legend={"title": "shots: recognised by"},
-        margin={"b": 110},
+        margin={"b": 130},
     )
     add_caption(figure, recipe(first, shots=False))
     return figure
