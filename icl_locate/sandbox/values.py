@@ -5,15 +5,18 @@ Standard library alone. Nothing is unpickled, and no foreign ``__eq__`` ever dec
 
 import builtins
 import datetime as dt
-import importlib
 import operator
 import sys
-import types
 from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+if TYPE_CHECKING or __package__:
+    from icl_locate.sandbox.standard import GoneError, is_harmless, standard, standard_name
+else:  # in the sandbox's processes, which have this directory alone
+    from standard import GoneError, is_harmless, standard, standard_name
 
 _SEQUENCES = {kind.__name__: kind for kind in (list, tuple, set, frozenset, deque)}
 _MAPPINGS = {kind.__name__: kind for kind in (dict, OrderedDict, Counter)}
@@ -24,35 +27,6 @@ _VIEWS: dict[str, Callable[[list[Any]], Any]] = {
     "dict_values": lambda items: dict(enumerate(items)).values(),
     "dict_items": lambda items: dict(items).items(),
 }
-_TYPES = (
-    *(int, float, complex, bool, str, bytes, bytearray),
-    *(list, tuple, set, frozenset, dict, range),
-)
-_COLLECTIONS = {
-    (kind.__module__, kind.__name__)
-    for kind in (Counter, OrderedDict, defaultdict, deque, Fraction, Decimal, *_DATES.values())
-}
-_MODULES = frozenset(
-    [
-        "math",
-        "cmath",
-        "statistics",
-        "itertools",
-        "functools",
-        "collections",
-        "re",
-        "string",
-        "random",
-        "datetime",
-        "decimal",
-        "fractions",
-        "typing",
-        "copy",
-        "heapq",
-        "bisect",
-        "json",
-    ]
-)
 MUTABLE = (list, dict, set, bytearray, deque, OrderedDict, Counter)
 HARMLESS: dict[str, Callable[..., Any]] = {"iter": iter, "next": next}
 APPLY: dict[str, Callable[..., Any]] = HARMLESS | {
@@ -64,10 +38,6 @@ APPLY: dict[str, Callable[..., Any]] = HARMLESS | {
         *(operator.add, operator.sub, operator.mul, operator.truediv),
     )
 }
-
-
-class GoneError(BaseException):
-    """The other process has ended, or does not speak as expected: no test may catch it."""
 
 
 @runtime_checkable
@@ -205,9 +175,9 @@ class Values:
             return [name, value.days, value.seconds, value.microseconds]
         if kind is range:
             return [name, value.start, value.stop, value.step]
-        standard = _standard_name(value)
-        if standard and (_is_harmless(*standard) or not self._trusting):
-            return ["standard", *standard]  # to a side that does not trust, only what it takes
+        named = standard_name(value)
+        if named and (is_harmless(*named) or not self._trusting):
+            return ["standard", *named]  # to a side that does not trust, only what it takes
         self._given[id(value)] = value
         if isinstance(value, type) and issubclass(value, BaseException):
             return ["exception", id(value), value.__name__, _builtin_base(value).__name__]
@@ -237,9 +207,9 @@ class Values:
             case "yours":
                 return self._given[rest[0]]
             case "standard":
-                if not (self._trusting or _is_harmless(*rest)):
+                if not (self._trusting or is_harmless(*rest)):
                     raise GoneError(f"it sent {str(rest)[:60]}, which is not for this side")
-                return _standard(*rest)
+                return standard(*rest)
             case "exception":
                 return self._exception(*rest)
             case "mine":
@@ -262,46 +232,6 @@ class Values:
                 raise GoneError(f"{str(base)[:40]!r} is no exception")
             self._classes[number] = type(str(name), (found,), {})
         return self._classes[number]
-
-
-def _standard_name(value: Any) -> tuple[str, str] | None:
-    """Module and name of something of the standard library that both sides have."""
-    module: Any = getattr(value, "__module__", None)
-    name: Any = getattr(value, "__qualname__", None)
-    if isinstance(value, types.ModuleType):
-        module, name = value.__name__, ""
-    if not (isinstance(module, str) and isinstance(name, str)):
-        return None
-    try:
-        return (module, name) if _standard(module, name) is value else None
-    except (ImportError, AttributeError, GoneError):
-        return None
-
-
-def _is_harmless(module: Any, name: Any) -> bool:
-    """Whether a side that trusts nobody takes it: a type of plain data, an exception, a module."""
-    if name == "":
-        return module in _MODULES
-    if module == "builtins" and isinstance(name, str):
-        found = getattr(builtins, name, None)
-        return isinstance(found, type) and (found in _TYPES or issubclass(found, BaseException))
-    return (module, name) in _COLLECTIONS
-
-
-def _standard(module: str, name: str) -> Any:
-    """What a module of the standard library calls so."""
-    if module.partition(".")[0] not in sys.stdlib_module_names:
-        raise GoneError(f"{str(module)[:40]!r} is not of the standard library")
-    found = importlib.import_module(module)
-    for part in name.split(".") if name else ():
-        found = getattr(found, part)
-    if not isinstance(
-        found, (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
-    ):
-        raise GoneError(
-            f"{name[:40]!r} is an instance"
-        )  # such as mock.ANY, which equals everything
-    return found
 
 
 def _builtin_base(kind: type) -> type:

@@ -9,9 +9,11 @@ import types
 from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING or __package__:
-    from icl_locate.sandbox.values import APPLY, HARMLESS, MUTABLE, GoneError, Reference, Values
+    from icl_locate.sandbox.standard import GoneError
+    from icl_locate.sandbox.values import APPLY, HARMLESS, MUTABLE, Reference, Values
 else:  # in the sandbox's processes, which have this directory alone
-    from values import APPLY, HARMLESS, MUTABLE, GoneError, Reference, Values
+    from standard import GoneError
+    from values import APPLY, HARMLESS, MUTABLE, Reference, Values
 
 __all__ = ["GoneError", "Peer", "Reference"]
 MAX_BYTES = 1 << 26
