@@ -81,8 +81,15 @@ def locate(
         seed: of the bootstrap's own generator.
 
     Raises:
-        ResultError: if an argument is out of range, or the result's metric is not known here.
+        ResultError: if an argument is out of range, the result's metric is not known here, or the
+            sweep did not mask from each layer on.
     """
+    scope = result.provenance.get("scope", "from")
+    if scope != "from":
+        raise ResultError(
+            f"this sweep's scope is {scope!r}: a recognition layer is found where masks act from a "
+            "layer on; use layer_importance"
+        )
     if not 0 < threshold <= 1:
         raise ResultError(f"threshold is {threshold}: expected a number between 0 and 1")
     check_confidence(confidence)

@@ -28,7 +28,17 @@ def sweep_shots(
     Raises:
         TaskError: if ``shots`` is empty or names a number twice; and what `sweep` raises.
     """
+    numbers = check_shots(shots)
+    return {n_shots: sweep(model, task, n_shots=n_shots, **options) for n_shots in numbers}
+
+
+def check_shots(shots: Iterable[int]) -> tuple[int, ...]:
+    """The numbers of shots.
+
+    Raises:
+        TaskError: if there are none, or one stands there twice.
+    """
     numbers = tuple(shots)
     if not numbers or len(set(numbers)) < len(numbers):
         raise TaskError(f"shots are {list(numbers)}: expected at least one number, each once")
-    return {n_shots: sweep(model, task, n_shots=n_shots, **options) for n_shots in numbers}
+    return numbers

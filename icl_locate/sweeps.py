@@ -39,7 +39,7 @@ def sweep(
     conditions: str | Condition | Iterable[str | Condition] = PAPER_CONDITIONS,
     n_shots: int = 5,
     n_queries: int = 64,
-    seeds: Iterable[int] = (0, 1, 2),
+    seeds: int | Iterable[int] = (0, 1, 2),
     metric: str | Metric | TextScore | None = None,
     choice: Choice | str = "random",
     prepend_bos: bool | None = None,
@@ -60,7 +60,7 @@ def sweep(
     Args:
         conditions: conditions, or names of the paper's; a single one may stand alone.
         n_queries: the first so many queries of ``task.test``; the same for every seed.
-        seeds: each draws other examples for the same queries.
+        seeds: each, or a single one, draws other examples for the same queries.
         metric: a name ("bleu", "chrf", "exact_match", "token_accuracy", "log_prob", "pass@1"), a
             `Metric`, or a function of (answer, target) that is averaged; ``None`` means the task's.
             "pass@1" runs generated programs (in the sandbox), and so must be asked for by name.
@@ -69,7 +69,7 @@ def sweep(
         max_new_tokens: length at which an answer ends if no stop string ended it before.
         scope: where a mask that starts at a layer acts: "from" it on, "only" there, or in a
             "window:W" of layers from it on. With the last two the curve shows what each layer's
-            reading of the context is worth, and `locate` has no meaning.
+            reading of the context is worth (`layer_importance`), and `locate` refuses it.
         compat: "sia2024" hides the columns that the authors' own code hides, which miss the
             segments' borders by a token or two.
         batch_size: the most prompts that run at once.
@@ -92,7 +92,7 @@ def sweep(
         metric=_choose_metric(task, metric, n_queries),
         n_shots=n_shots,
         n_queries=n_queries,
-        seeds=tuple(int(seed) for seed in seeds),
+        seeds=(seeds,) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds),
         choice=choice,
         prepend_bos=prepend_bos,
         max_new_tokens=max_new_tokens,

@@ -59,6 +59,9 @@ def test_importance_is_what_masking_a_layer_costs():
         assert losses == sorted(losses, reverse=True)
     figure = plots.importance_curves(result, found)
     assert figure.layout.xaxis.title.text == "layer masked alone"
+    for no_curve in (icl.locate, plots.layer_curves):
+        with pytest.raises(ResultError, match="scope is 'only'.*use layer_importance"):
+            no_curve(result)
     with pytest.raises(ResultError, match="this sweep masked from each layer on"):
         layer_importance(icl.sweep(model, TASK, **options))
 
@@ -123,6 +126,8 @@ def test_pass_at_k_of_sampled_answers():
     assert metric.at_k(samples, targets, 2) == pytest.approx(0.5)
     with pytest.raises(TaskError, match="k is 3"):
         metric.at_k(samples, targets, 3)
+    with pytest.raises(TaskError, match="there are no samples"):
+        metric.at_k([], [], 1)
     with pytest.raises(TaskError, match="knows no tests for the target"):
         metric.statistics(["x"], ["y"])
     with pytest.raises(TaskError, match="asks for tests, but the query 'a' has none"):
@@ -264,6 +269,12 @@ def test_conditions_from_a_file_shots_and_scopes_on_the_command_line(tmp_path, c
     only = f"sweep {common} --output {output} --scope only --n-shots 1 --metric log_prob"
     assert main(only.split()) == 0
     assert "masked alone, a layer costs beyond doubt" in capsys.readouterr().out
+    for wrong, message in (
+        (command.replace("--shots 1 2", "--shots 1 1"), "shots are [1, 1]"),
+        (command.replace("--max-new-tokens 2", "--max-new-tokens 0"), "max_new_tokens is 0"),
+    ):
+        assert main(wrong.split()) == 2
+        assert message in capsys.readouterr().err
     both = f"{command} --conditions query"
     assert main(both.split()) == 2
     assert "not both" in capsys.readouterr().err

@@ -191,6 +191,25 @@ def test_missing_code_files(tmp_path):
         human_eval_task(tmp_path)
 
 
+def test_empty_files_and_missing_paths_are_refused(tmp_path):
+    for name in ("a.txt", "a.csv", "HumanEval.jsonl", "mbpp.jsonl"):
+        (tmp_path / name).write_text("", encoding="utf-8")
+    pair = (tmp_path / "a.txt", tmp_path / "a.txt")
+    with pytest.raises(TaskError, match="there are no lines"):
+        parallel_task(pair, pair)
+    (tmp_path / "header.csv").write_text("text,label\n", encoding="utf-8")
+    for name in ("a.csv", "header.csv"):
+        with pytest.raises(TaskError, match=f"{name} holds no records"):
+            classification_task(tmp_path / name)
+    with pytest.raises(TaskError, match="HumanEval.jsonl holds no records"):
+        human_eval_task(tmp_path)
+    with pytest.raises(TaskError, match="there is no file or directory .*nowhere"):
+        human_eval_task(tmp_path / "nowhere")
+    write_code(tmp_path, bank=MBPP | {"task_id": 5})
+    with pytest.raises(TaskError, match="no problem with a task_id from 801 to 974"):
+        human_eval_task(tmp_path)
+
+
 def test_classification(tmp_path):
     (tmp_path / "a.csv").write_text('text,label\n"good, very",1\nbad,0\n', encoding="utf-8")
     (tmp_path / "a.jsonl").write_text('{"sentence": "fine", "y": 1}\n', encoding="utf-8")

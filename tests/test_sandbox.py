@@ -388,8 +388,11 @@ def test_the_wall_between_code_and_tests_is_not_felt(pair):
 
 
 def test_bad_arguments_are_refused():
-    with pytest.raises(SandboxError, match="timeout is 0.0"):
-        run(HONEST, timeout=0.0)
+    for seconds in (0.0, -1.0, float("inf"), float("nan")):
+        with pytest.raises(SandboxError, match=f"timeout is {seconds}"):
+            run(HONEST, timeout=seconds)
+    with pytest.raises(SandboxError, match="memory is 1000 bytes"):
+        run(HONEST, memory=1000)
     with pytest.raises(SandboxError, match="the tests are no Python: expected ':'"):
         run(HONEST, "if True")
 

@@ -48,6 +48,12 @@ def test_each_cell_equals_its_own_run(result):
         assert result.texts[c][layer][s] == icl.generate(model, prompts, mask, max_new_tokens=4)
 
 
+def test_a_single_seed_may_stand_alone():
+    model, options = tiny.boot("llama"), {"n_shots": 1, "n_queries": 2, "metric": "log_prob"}
+    alone, listed = (icl.sweep(model, TASK, seeds=s, **options) for s in (5, [5]))
+    assert alone.seeds == (5,) and alone.scores.equal(listed.scores)
+
+
 def test_log_prob_equals_score_targets():
     model = tiny.boot("llama")
     options = OPTIONS | {"engine": "hooks", "metric": "log_prob"}

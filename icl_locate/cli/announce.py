@@ -6,7 +6,12 @@ from icl_locate.cli.configs import SweepConfig
 
 
 def announce(
-    config: SweepConfig, task: Any, conditions: Any, n_queries: int, shots: tuple[int, ...]
+    config: SweepConfig,
+    task: Any,
+    conditions: Any,
+    n_queries: int,
+    shots: tuple[int, ...],
+    max_new_tokens: int,
 ) -> None:
     """Print what will run, and what it will take."""
     import torch
@@ -29,7 +34,7 @@ def announce(
     print(f"task        {task.name}: {n_queries} queries, {len(task.train)} examples to draw from")
     print(f"conditions  {'; '.join(c.name for c in chosen)}; {config.scope} each layer")
     print(f"shots       {', '.join(map(str, shots))}; seeds {', '.join(map(str, config.seeds))}")
-    print(f"metric      {metric}, at most {config.max_new_tokens or 50} new tokens")
+    print(f"metric      {metric}, at most {max_new_tokens} new tokens")
     print(f"output      {config.output}")
     device = resolve_device(config.device)
     speed = measure_speed(device, getattr(torch, config.dtype))
@@ -42,7 +47,7 @@ def announce(
             n_shots=n_shots,
             n_queries=n_queries,
             n_seeds=len(config.seeds),
-            max_new_tokens=config.max_new_tokens or 50,
+            max_new_tokens=max_new_tokens,
             generates=metric != "log_prob",
             scope=config.scope,
             engine=config.engine,

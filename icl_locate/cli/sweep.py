@@ -13,6 +13,7 @@ def run_sweep(config: SweepConfig) -> None:
     """Run a sweep, or one for each number of shots, and write what was found."""
     import icl_locate as icl
     from icl_locate.location import check_confidence
+    from icl_locate.shots import check_shots
 
     config = _with_preset(config)
     check_confidence(config.confidence)
@@ -24,13 +25,14 @@ def run_sweep(config: SweepConfig) -> None:
             "pass@1 runs the programs that the model writes: add --run-code if you want that (they "
             "run in the sandbox), or choose another --metric"
         )
-    shots = config.shots or (config.n_shots,)
+    shots = check_shots(config.shots or (config.n_shots,))
     conditions = _conditions(config, task, min(shots))
     wanted = 64 if config.n_queries is None else config.n_queries
     takes_all = config.n_queries is None or config.preset is not None
     n_queries = min(wanted, len(task.test)) if takes_all else wanted
+    max_new_tokens = 50 if config.max_new_tokens is None else config.max_new_tokens
     if config.preset or config.dry_run:
-        announce(config, task, conditions, n_queries, shots)
+        announce(config, task, conditions, n_queries, shots, max_new_tokens)
     if config.dry_run:
         return
     model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
@@ -47,7 +49,7 @@ def run_sweep(config: SweepConfig) -> None:
             metric=metric,
             choice=config.choice,
             prepend_bos=config.prepend_bos,
-            max_new_tokens=config.max_new_tokens or 50,
+            max_new_tokens=max_new_tokens,
             scope=config.scope,
             compat=config.compat,
             batch_size=config.batch_size,

@@ -70,8 +70,10 @@ class PassRate:
             samples: ``samples[query]`` are the answers to one query.
 
         Raises:
-            TaskError: if ``k`` exceeds a query's number of samples.
+            TaskError: if ``k`` exceeds a query's number of samples, or there are no queries.
         """
+        if not samples:
+            raise TaskError("there are no samples: expected some for each query")
         for some in samples:
             pass_at_k(len(some), 0, k)  # refuses before anything runs
         pairs = [(a, target) for some, target in zip(samples, targets, strict=True) for a in some]

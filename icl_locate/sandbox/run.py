@@ -22,6 +22,8 @@ Status = Literal["passed", "failed", "error", "exited", "timeout", "output", "di
 _HERE = Path(__file__).parent
 _LOOK_EVERY = 0.1  # seconds between looks at the disk
 _DISK_BYTES = 1 << 26
+_LONGEST = 86_400  # seconds
+_SMALLEST = 1 << 26  # bytes that Python itself takes
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,13 @@ def run_python(
         entry_point: the name that the tests test; only it may shadow a builtin.
 
     Raises:
-        SandboxError: if ``timeout`` is not positive, the tests are no Python, or the sandbox could
-            not be set up.
+        SandboxError: if ``timeout`` or ``memory`` is out of range, the tests are no Python, or the
+            sandbox could not be set up.
     """
-    if timeout <= 0:
-        raise SandboxError(f"timeout is {timeout}: expected a number of seconds above 0")
+    if not 0 < timeout < _LONGEST:
+        raise SandboxError(f"timeout is {timeout}: expected seconds above 0, below {_LONGEST}")
+    if memory < _SMALLEST:
+        raise SandboxError(f"memory is {memory} bytes: expected {_SMALLEST} or more")
     try:
         compile(tests, "<tests>", "exec")
     except (SyntaxError, ValueError) as error:

@@ -55,9 +55,14 @@ def human_eval_task(
         for record in examples
         if int(record["task_id"]) in BANK
     )
+    if not train:
+        raise TaskError(
+            f"MBPP has no problem with a task_id from {BANK[0]} to {BANK[-1]} here, from which "
+            "examples are drawn: give the whole mbpp.jsonl"
+        )
     return Task(
         name="humaneval" if signature else "humaneval/docstring",
-        train=train or tuple(mbpp_example(record, signature=signature) for record in examples),
+        train=train,
         test=tuple(human_eval_example(record, signature=signature) for record in problems),
         template=CODE_TEMPLATE,
         metric="pass@1",
@@ -104,6 +109,8 @@ def _docstring(prompt: str, entry_point: str) -> str:
 def _find(path: str | Path, name: str) -> Path:
     """The file itself, or the one of this name in a directory, packed or in its usual folder."""
     path = Path(path)
+    if not path.exists():
+        raise TaskError(f"there is no file or directory {path}")
     if path.is_file() and path.name.startswith(name):
         return path
     path = path if path.is_dir() else path.parent

@@ -51,7 +51,7 @@ def read_records(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
         if not isinstance(record, dict):
             raise TaskError(f"{path}, line {number} is a {type(record).__name__}, not an object")
         records.append(require_fields(record, fields, f"{path}, line {number}"))
-    return records
+    return _require_some(records, path)
 
 
 def read_csv(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
@@ -62,9 +62,16 @@ def read_csv(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
     """
     rows = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
-        return [require_fields(dict(r), fields, f"{path}, line {rows.line_num}") for r in rows]
+        found = [require_fields(dict(r), fields, f"{path}, line {rows.line_num}") for r in rows]
     except csv.Error as error:
         raise TaskError(f"{path}, line {rows.line_num} is not CSV ({error})") from error
+    return _require_some(found, path)
+
+
+def _require_some(records: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
+    if not records:
+        raise TaskError(f"{path} holds no records: expected at least one")
+    return records
 
 
 def read_dataset(

@@ -179,4 +179,6 @@ def _pairs(sources: Sequence[str], targets: Sequence[str], where: str) -> tuple[
     for number, pair in enumerate(zip(sources, targets, strict=True), start=1):
         if not all(text.strip() for text in pair):
             raise TaskError(f"{where}, line {number} is empty: expected text on both sides")
+    if not sources:
+        raise TaskError(f"{where}: there are no lines, expected at least one")
     return tuple(Example(s, t) for s, t in zip(sources, targets, strict=True))
