@@ -1,3 +1,4 @@
+from . import induction as induction
 from . import plots as plots
 from . import sandbox as sandbox
 from ._types import Part as Part
@@ -10,13 +11,13 @@ from .failures import failure_rates as failure_rates
 from .hooks import attention_hooks as attention_hooks
 from .hooks import mask_attention as mask_attention
 from .importance import layer_importance as layer_importance
+from .layers import from_layer as from_layer
+from .layers import only_layer as only_layer
+from .layers import until_layer as until_layer
+from .layers import window as window
 from .location import Location as Location
 from .location import locate as locate
 from .masks import ContextMask as ContextMask
-from .masks import from_layer as from_layer
-from .masks import only_layer as only_layer
-from .masks import until_layer as until_layer
-from .masks import window as window
 from .models import load_model as load_model
 from .prompts import Example as Example
 from .prompts import PromptTemplate as PromptTemplate

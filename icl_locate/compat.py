@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from icl_locate._types import Segment
 from icl_locate.conditions import Condition
 from icl_locate.errors import MaskError
-from icl_locate.masks import ContextMask, LayerRange
+from icl_locate.layers import LayerRange
+from icl_locate.masks import ContextMask
 from icl_locate.tokens import Prompts
 
 COMPAT = "sia2024"

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from icl_locate._types import Segment
 from icl_locate.errors import MaskError
-from icl_locate.masks import ContextMask, LayerRange
+from icl_locate.layers import LayerRange
+from icl_locate.masks import ContextMask
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from icl_locate.bootstrap import bootstrap_scores
 from icl_locate.errors import ResultError
-from icl_locate.results import SweepResult, score_totals
+from icl_locate.results import SweepResult
 
 
 @dataclass(frozen=True)
@@ -119,17 +120,7 @@ def bootstrap_curves(
     result: SweepResult, n_resamples: int, seed: int
 ) -> Float[ndarray, "resample condition layer"]:
     """Curves of resampled items and seeds, averaged over the resampled seeds."""
-    generator = np.random.default_rng(seed)
-    *cell_shape, n_items, n_statistics = result.statistics.shape
-    n_seeds = cell_shape[-1]
-    item_weights = _draw_counts(generator, n_resamples, n_items)
-    seed_weights = _draw_counts(generator, n_resamples, n_seeds) / n_seeds
-    statistics = result.statistics.numpy()
-    by_item = np.moveaxis(statistics, -2, 0).reshape(n_items, -1)
-    totals = (item_weights @ by_item).reshape(n_resamples, *cell_shape, n_statistics)
-    scores = score_totals(result.scorer(), totals)
-    curves: ndarray = np.einsum("rcls,rs->rcl", scores, seed_weights)
-    return curves
+    return bootstrap_scores(result.scorer(), result.statistics.numpy(), n_resamples, seed)
 
 
 def recognition_layer(
@@ -181,10 +172,3 @@ def _locate_one(
         confidence=confidence,
         n_resamples=len(samples),
     )
-
-
-def _draw_counts(
-    generator: np.random.Generator, n_resamples: int, n: int
-) -> Float[ndarray, "resample drawn"]:
-    """How often each of ``n`` things is drawn, in draws of ``n`` with replacement."""
-    return generator.multinomial(n, np.full(n, 1 / n), size=n_resamples).astype(np.float64)

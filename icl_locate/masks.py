@@ -1,10 +1,11 @@
-"""Which keys are hidden from which rows: the semantics of a context mask, as pure tensors.
+"""Which keys are hidden from which rows: the semantics of masks, as pure tensors.
 
-A mask names segments of the prompt (the keys to hide), layers, heads and rows. Nothing here knows a
-model; `icl_locate.hooks` carries these tensors into its attention.
+A `ContextMask` names segments of the prompt (the keys to hide), layers, heads and rows; an
+`EdgeMask` a rule for single cells. Nothing here knows a model; `icl_locate.hooks` carries these
+tensors into its attention.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Literal
@@ -14,51 +15,11 @@ from jaxtyping import Bool, Int8
 from torch import Tensor
 
 from icl_locate._types import Segment
+from icl_locate.edges import EdgeRule, Positions
 from icl_locate.errors import MaskError
+from icl_locate.layers import ALL_LAYERS, LayerRange, check_heads, resolve_layers
 
 Rows = Literal["all", "after"]
-
-
-@dataclass(frozen=True)
-class LayerRange:
-    """The layers ``start <= layer < stop``; ``stop=None`` means up to the last layer."""
-
-    start: int
-    stop: int | None = None
-
-    def resolve(self, n_layers: int) -> frozenset[int]:
-        """The layers of a model with ``n_layers``.
-
-        Raises:
-            MaskError: if the range reaches outside ``0..n_layers``.
-        """
-        stop = n_layers if self.stop is None else self.stop
-        if not 0 <= self.start <= stop <= n_layers:
-            raise MaskError(
-                f"layers {self.start} to {stop} are out of range: the model has layers 0 to "
-                f"{n_layers - 1}, and a mask may start at 0 to {n_layers}"
-            )
-        return frozenset(range(self.start, stop))
-
-
-def from_layer(layer: int) -> LayerRange:
-    """Layer ``layer`` and all above it; ``from_layer(n_layers)`` masks nothing (Sia24 §3)."""
-    return LayerRange(layer)
-
-
-def until_layer(layer: int) -> LayerRange:
-    """All layers below ``layer``; ``until_layer(0)`` masks nothing."""
-    return LayerRange(0, layer)
-
-
-def only_layer(layer: int) -> LayerRange:
-    """The one layer ``layer``."""
-    return LayerRange(layer, layer + 1)
-
-
-def window(layer: int, width: int) -> LayerRange:
-    """The ``width`` layers ``layer .. layer + width - 1``."""
-    return LayerRange(layer, layer + width)
 
 
 @dataclass(frozen=True)
@@ -79,7 +40,7 @@ class ContextMask:
     """
 
     hide: AbstractSet[Segment]
-    layers: LayerRange | AbstractSet[int] = LayerRange(0)
+    layers: LayerRange | AbstractSet[int] = ALL_LAYERS
     heads: AbstractSet[tuple[int, int]] | None = None
     rows: Rows | str = "all"
     keep_self: bool = False
@@ -98,25 +59,85 @@ class ContextMask:
             object.__setattr__(self, "heads", frozenset(self.heads))
 
     @property
-    def masks(self) -> frozenset["ContextMask"]:
-        """The masks that this one is composed of: itself."""
-        return frozenset({self})
+    def hides_nothing(self) -> bool:
+        """Whether it hides no segment at all."""
+        return not self.hide
 
     def __or__(self, other: "Mask") -> "MaskUnion":
-        return MaskUnion(self.masks | other.masks)
+        return MaskUnion(parts_of(self) | parts_of(other))
+
+
+@dataclass(frozen=True)
+class EdgeMask:
+    """Hide single edges of attention: the cells (row, key) that a rule names.
+
+    The rule looks at the tokens themselves, those that the model has just generated included.
+
+    Attributes:
+        rule: takes the `Positions` so far and a number ``n``, and gives the cells hidden from the
+            last ``n`` rows. What it says of padding and of keys behind their row does not matter.
+        layers: where: `from_layer`, `until_layer`, `only_layer`, `window`, or any set of layers.
+        heads: the (layer, head) pairs to which the mask is limited; ``None`` means every head.
+    """
+
+    rule: EdgeRule
+    layers: LayerRange | AbstractSet[int] = ALL_LAYERS
+    heads: AbstractSet[tuple[int, int]] | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layers, LayerRange):
+            object.__setattr__(self, "layers", frozenset(self.layers))
+        if self.heads is not None:
+            object.__setattr__(self, "heads", frozenset(self.heads))
+
+    def __or__(self, other: "Mask") -> "MaskUnion":
+        return MaskUnion(parts_of(self) | parts_of(other))
+
+    @property
+    def hides_nothing(self) -> bool:
+        """Whether it hides nothing whatever the tokens: never known of a rule."""
+        return False
+
+    @property
+    def without_bias(self) -> bool:
+        """Rows that see nothing keep the output projection's bias."""
+        return False
+
+    def cells(self, positions: Positions, n_rows: int) -> Bool[Tensor, "batch query_pos key_pos"]:
+        """The rule's cells for the last ``n_rows`` rows, without padding and future keys.
+
+        Raises:
+            MaskError: if the rule gave cells of another shape.
+        """
+        real = positions.segments != Segment.PAD
+        batch, total = real.shape
+        found = self.rule(positions, n_rows)
+        if found.shape != (batch, n_rows, total):
+            raise MaskError(
+                f"the rule of an EdgeMask gave cells of shape {tuple(found.shape)}: expected "
+                f"(batch, rows, keys) = {(batch, n_rows, total)}"
+            )
+        places = torch.arange(total, device=real.device)
+        past = places <= places[total - n_rows :, None]
+        return found & real[:, total - n_rows :, None] & real[:, None, :] & past
 
 
 @dataclass(frozen=True)
 class MaskUnion:
     """Several masks at once: a key is hidden where any of them hides it."""
 
-    masks: frozenset[ContextMask]
+    masks: frozenset[ContextMask | EdgeMask]
 
     def __or__(self, other: "Mask") -> "MaskUnion":
-        return MaskUnion(self.masks | other.masks)
+        return MaskUnion(self.masks | parts_of(other))
 
 
-Mask = ContextMask | MaskUnion
+Mask = ContextMask | EdgeMask | MaskUnion
+
+
+def parts_of(mask: Mask) -> frozenset[ContextMask | EdgeMask]:
+    """The masks that a union is made of; any other mask is its own only part."""
+    return mask.masks if isinstance(mask, MaskUnion) else frozenset({mask})
 
 
 @dataclass(frozen=True)
@@ -126,7 +147,7 @@ class LayerMask:
     ``heads`` is ``None`` for all heads, else sorted head indices.
     """
 
-    mask: ContextMask
+    mask: ContextMask | EdgeMask
     heads: tuple[int, ...] | None
 
 
@@ -137,10 +158,10 @@ def resolve(mask: Mask, n_layers: int, n_heads: int) -> dict[int, tuple[LayerMas
         MaskError: if layers or heads are out of the model's range.
     """
     acting: dict[int, list[LayerMask]] = {}
-    for part in sorted(mask.masks, key=repr):
-        layers = _resolve_layers(part.layers, n_layers)
-        _check_heads(part.heads or (), n_layers, n_heads)
-        if not part.hide:
+    for part in sorted(parts_of(mask), key=repr):
+        layers = resolve_layers(part.layers, n_layers)
+        check_heads(part.heads or (), n_layers, n_heads)
+        if part.hides_nothing:
             continue
         for layer in sorted(layers):
             heads = None
@@ -152,26 +173,6 @@ def resolve(mask: Mask, n_layers: int, n_heads: int) -> dict[int, tuple[LayerMas
     return {layer: tuple(masks) for layer, masks in acting.items()}
 
 
-def _resolve_layers(layers: LayerRange | AbstractSet[int], n_layers: int) -> frozenset[int]:
-    if isinstance(layers, LayerRange):
-        return layers.resolve(n_layers)
-    outside = sorted(layer for layer in layers if not 0 <= layer < n_layers)
-    if outside:
-        raise MaskError(
-            f"layer {outside[0]} is out of range: the model has layers 0 to {n_layers - 1}"
-        )
-    return frozenset(layers)
-
-
-def _check_heads(heads: Iterable[tuple[int, int]], n_layers: int, n_heads: int) -> None:
-    for layer, head in sorted(heads):
-        if not (0 <= layer < n_layers and 0 <= head < n_heads):
-            raise MaskError(
-                f"head (layer {layer}, head {head}) is out of range: the model has layers 0 to "
-                f"{n_layers - 1} and heads 0 to {n_heads - 1}"
-            )
-
-
 def check_segments(mask: Mask, segments: Int8[Tensor, "batch pos"]) -> None:
     """Refuse a mask that hides a segment which a prompt does not have.
 
@@ -180,7 +181,9 @@ def check_segments(mask: Mask, segments: Int8[Tensor, "batch pos"]) -> None:
     Raises:
         MaskError: naming the segment and the first prompt that lacks it.
     """
-    for part in mask.masks:
+    for part in parts_of(mask):
+        if isinstance(part, EdgeMask):
+            continue
         optional = {Segment.GENERATED}
         if part.keep_self:
             optional |= {Segment.BOS}
@@ -247,13 +250,18 @@ def hidden_cells(
 
 
 def hidden_by_head(
-    masks: Sequence[LayerMask], segments: Int8[Tensor, "batch key_pos"], n_rows: int, n_heads: int
+    masks: Sequence[LayerMask], positions: Positions, n_rows: int, n_heads: int
 ) -> Bool[Tensor, "batch #head query_pos key_pos"]:
     """The cells that any of a layer's masks hides; one head stands for all where all are alike."""
+    segments = positions.segments
     everywhere = all(mask.heads is None for mask in masks)
     shape = segments.shape[0], 1 if everywhere else n_heads, n_rows, segments.shape[1]
     hidden = torch.zeros(shape, dtype=torch.bool, device=segments.device)
-    for mask in masks:
-        heads = slice(None) if mask.heads is None else list(mask.heads)
-        hidden[:, heads] |= hidden_cells(mask.mask, segments, n_rows)[:, None]
+    for acting in masks:
+        heads = slice(None) if acting.heads is None else list(acting.heads)
+        if isinstance(acting.mask, EdgeMask):
+            cells = acting.mask.cells(positions, n_rows)
+        else:
+            cells = hidden_cells(acting.mask, segments, n_rows)
+        hidden[:, heads] |= cells[:, None]
     return hidden

@@ -11,10 +11,7 @@ from icl_locate.engine.decoding import check_room
 from icl_locate.engine.grid import ENGINES
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.masks import ContextMask, check_segments
-from icl_locate.metrics import (
-    LOG_PROB,
-    Metric,
-)
+from icl_locate.metrics import Metric, generates
 from icl_locate.prompts import Choice
 from icl_locate.scopes import masked_layers
 from icl_locate.tasks.task import Task
@@ -95,7 +92,7 @@ def build_all(plan: Plan) -> dict[tuple[str, int], Shown]:
             key = plan.group(condition), seed
             if key not in found:
                 found[key] = plan.shown(condition, seed)
-                if plan.metric is not LOG_PROB:
+                if generates(plan.metric):
                     check_room(plan.model, found[key].prompts, plan.max_new_tokens)
             check_segments(plan.masks(condition, found[key])[0], found[key].prompts.segments)
     return found

@@ -10,7 +10,7 @@ from icl_locate._types import Part, Segment
 from icl_locate.errors import PromptError
 from icl_locate.programs import CodeCheck
 
-Choice = Literal["random", "balanced"]
+Choice = Literal["random", "balanced", "disjoint"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def choose_examples(
     Args:
         choice: "random" draws without replacement from all examples; "balanced" gives each
             distinct target ``n_shots // n_targets`` examples, draws the remainder at random and
-            shuffles.
+            shuffles; "disjoint" does the same with the examples that share no word with the query.
 
     Raises:
         PromptError: if there are fewer examples than shots, or ``n_shots`` is negative.
@@ -124,18 +124,22 @@ def choose_examples(
         return []
     generator = random.Random(f"{seed}/{query.source}")
     candidates = [example for example in examples if example.source != query.source]
+    if choice == "disjoint":
+        words = set(query.source.split())
+        candidates = [example for example in candidates if words.isdisjoint(example.source.split())]
     if len(candidates) < n_shots:
         raise PromptError(
             f"{n_shots} shots were asked for, but only {len(candidates)} of the {len(examples)} "
-            "examples differ from the query: give more examples or ask for fewer shots"
+            "examples differ from the query (and share no word with it, if disjoint): give more "
+            "examples or ask for fewer shots"
         )
     match choice:
         case "random":
             return generator.sample(candidates, n_shots)
-        case "balanced":
+        case "balanced" | "disjoint":
             return _choose_balanced(generator, candidates, n_shots)
         case _:
-            raise PromptError(f"choice is {choice!r}: expected 'random' or 'balanced'")
+            raise PromptError(f"choice is {choice!r}: expected 'random', 'balanced', 'disjoint'")
 
 
 def _choose_balanced(

@@ -5,9 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from jaxtyping import Float
-from numpy import ndarray
 from torch import Tensor
 
 from icl_locate.errors import ResultError
@@ -134,9 +132,3 @@ class SweepResult:
         """One row a cell: condition, layer, seed, score."""
         frame = self.to_xarray()["score"].to_dataframe().reset_index()
         return frame[["condition", "layer", "seed", "score"]]
-
-
-def score_totals(metric: Metric, totals: Float[ndarray, "*cell stat"]) -> Float[ndarray, "*cell"]:
-    """The metric of each cell, from its statistics summed over items."""
-    flat = totals.reshape(-1, totals.shape[-1])
-    return np.array([metric.score(row) for row in flat]).reshape(totals.shape[:-1])

@@ -1,7 +1,7 @@
 """Where a sweep's masks act: from a layer on, at one layer only, or in a window of layers."""
 
 from icl_locate.errors import MaskError
-from icl_locate.masks import LayerRange, from_layer
+from icl_locate.layers import LayerRange, from_layer
 
 
 def masked_layers(scope: str, layer: int, n_layers: int) -> LayerRange:

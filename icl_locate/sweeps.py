@@ -1,10 +1,7 @@
 """Sweep a context mask over start layers, conditions and seeds."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -18,17 +15,19 @@ from icl_locate.engine.grid import Engine, choose_engine, run_grid
 from icl_locate.engine.hooked import Cell
 from icl_locate.errors import TaskError
 from icl_locate.metrics import (
+    LabelAccuracy,
     MeanMetric,
     Metric,
     PassRate,
     TextScore,
     get_metric,
     is_known,
+    score_totals,
 )
-from icl_locate.models import EMBEDDED, embedded_directory
 from icl_locate.plan import Plan, Shown, build_all, check
 from icl_locate.prompts import Choice
-from icl_locate.results import SweepResult, score_totals
+from icl_locate.recipes import describe_model, prompts_digest
+from icl_locate.results import SweepResult
 from icl_locate.tasks.task import Task
 
 
@@ -41,7 +40,7 @@ def sweep(
     n_queries: int = 64,
     seeds: int | Iterable[int] = (0, 1, 2),
     metric: str | Metric | TextScore | None = None,
-    choice: Choice | str = "random",
+    choice: Choice | str | None = None,
     prepend_bos: bool | None = None,
     max_new_tokens: int = 50,
     scope: str = "from",
@@ -61,10 +60,11 @@ def sweep(
         conditions: conditions, or names of the paper's; a single one may stand alone.
         n_queries: the first so many queries of ``task.test``; the same for every seed.
         seeds: each, or a single one, draws other examples for the same queries.
-        metric: a name ("bleu", "chrf", "exact_match", "token_accuracy", "log_prob", "pass@1"), a
+        metric: a name ("bleu", "chrf", "exact_match", "token_accuracy", "log_prob",
+            "label_accuracy", "pass@1"), a
             `Metric`, or a function of (answer, target) that is averaged; ``None`` means the task's.
             "pass@1" runs generated programs (in the sandbox), and so must be asked for by name.
-        choice: how examples are drawn, "random" or "balanced" over the targets.
+        choice: how examples are drawn, as `build_prompts` says; ``None`` means the task's way.
         prepend_bos: whether prompts start with BOS; ``None`` follows the model's tokenizer.
         max_new_tokens: length at which an answer ends if no stop string ended it before.
         scope: where a mask that starts at a layer acts: "from" it on, "only" there, or in a
@@ -89,11 +89,11 @@ def sweep(
         model=model,
         task=task,
         conditions=tuple(get_condition(condition) for condition in chosen_conditions),
-        metric=_choose_metric(task, metric, n_queries),
+        metric=choose_metric(task, metric, n_queries),
         n_shots=n_shots,
         n_queries=n_queries,
         seeds=(seeds,) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds),
-        choice=choice,
+        choice=choice or task.choice,
         prepend_bos=prepend_bos,
         max_new_tokens=max_new_tokens,
         scope=scope,
@@ -123,7 +123,12 @@ def sweep(
     return _collect(plan, grid, prompts, chosen)
 
 
-def _choose_metric(task: Task, metric: str | Metric | TextScore | None, n_queries: int) -> Metric:
+def choose_metric(task: Task, metric: str | Metric | TextScore | None, n_queries: int) -> Metric:
+    """The metric that a task's first queries are scored with.
+
+    Raises:
+        TaskError: if it is unknown, or runs programs without being asked for by name.
+    """
     if metric is None and task.metric == PassRate().name:
         raise TaskError(
             f"the task {task.name!r} is scored by running the programs that the model writes: say "
@@ -133,6 +138,8 @@ def _choose_metric(task: Task, metric: str | Metric | TextScore | None, n_querie
     _ = chosen.signature  # a tokeniser that is not to be had is refused before anything runs
     if isinstance(chosen, PassRate) and not chosen.checks:
         return chosen.bound_to(task.test[:n_queries])
+    if isinstance(chosen, LabelAccuracy) and not chosen.labels:
+        return chosen.bound_to(task.train)
     return chosen
 
 
@@ -169,18 +176,8 @@ def _collect(
 
 def _provenance(plan: Plan, shown: dict[tuple[str, int], Shown]) -> dict[str, Any]:
     prompts = [some.prompts for some in shown.values()]
-    config = plan.model.cfg
-    name = str(getattr(config, "model_name", ""))
-    hf_config = plan.model.original_model.config
-    packages = ("icl_locate", "torch", "transformers", "transformer_lens", "sacrebleu")
     return {
-        "model": EMBEDDED if name == str(embedded_directory()) else name,
-        "revision": getattr(hf_config, "_commit_hash", None),
-        "architecture": str(getattr(config, "architecture", "")),
-        "dtype": str(next(plan.model.original_model.parameters()).dtype).removeprefix("torch."),
-        "vocabulary_sha256": _digest(
-            [json.dumps(plan.model.tokenizer.get_vocab(), sort_keys=True)]
-        ),
+        **describe_model(plan.model),
         "task": plan.task.name,
         "template": asdict(plan.task.template),
         "bare_template": asdict(plan.task.template_for(instruction=False)),
@@ -204,12 +201,5 @@ def _provenance(plan: Plan, shown: dict[tuple[str, int], Shown]) -> dict[str, An
         "max_new_tokens": plan.max_new_tokens,
         "signature": plan.metric.signature,
         "metric_is_mean": isinstance(plan.metric, MeanMetric),
-        "prompts_sha256": _digest(
-            str((p.tokens.tolist(), p.segments.tolist(), p.target_tokens)) for p in prompts
-        ),
-        "versions": {package: version(package) for package in packages},
+        "prompts_sha256": prompts_digest(prompts),
     }
-
-
-def _digest(texts: Iterable[str]) -> str:
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()

@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 from icl_locate._types import Part, Segment
 from icl_locate.errors import PromptError
 from icl_locate.prompts import Choice, Example, PromptTemplate, Span, choose_examples
+from icl_locate.words import number_words
 
 
 @runtime_checkable
@@ -26,12 +27,13 @@ class TokenizedModel(Protocol):
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """One prompt's tokens, each with its segment, part and shot; no padding."""
+    """One prompt's tokens, each with its segment, part, shot and word; no padding."""
 
     tokens: list[int]
     segments: list[Segment]
     parts: list[Part]
     shots: list[int]
+    words: list[int]
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,8 @@ class Prompts:
         segments: values of `Segment`; they partition the real tokens.
         parts: values of `Part`: source, target and delimiters of examples and query.
         shots: the example that a token belongs to, from 1; 0 outside the examples.
+        words: a number for the word, label or delimiter that a token belongs to and for its place
+            in it, the same for the same within a prompt; -1 at BOS and padding.
         target_tokens: the target's tokens, as they continue the prompt.
         texts, sources, targets: the prompts, the queries' sources and their wanted outputs.
         template: the layout, whose stop strings end an answer.
@@ -54,6 +58,7 @@ class Prompts:
     segments: Int8[Tensor, "batch pos"]
     parts: Int8[Tensor, "batch pos"]
     shots: Int[Tensor, "batch pos"]
+    words: Int[Tensor, "batch pos"]
     target_tokens: list[list[int]]
     texts: list[str]
     sources: list[str]
@@ -109,7 +114,8 @@ def build_prompts(
         n_shots: examples a prompt.
         template: the layout; the default has no instruction.
         seed: which examples are drawn; the draw depends on it and the query's source alone.
-        choice: "random" or "balanced" over the targets.
+        choice: "random", "balanced" over the targets, or "disjoint": balanced, and sharing no word
+            with the query.
         prepend_bos: ``None`` follows ``model.tokenizer``, which TransformerLens sets to prepend
             BOS wherever there is one (GPT-2 too); True or False force it.
 
@@ -131,7 +137,7 @@ def build_prompts(
         spans = template.render(shots, query.source)
         rows.append(align(tokenizer, spans, prepend_bos=prepend_bos))
         texts.append("".join(span.text for span in spans))
-        targets.append(_continue(tokenizer, texts[-1], query.target))
+        targets.append(continue_prompt(tokenizer, texts[-1], query.target))
     _check_length(model, rows, targets)
     return _pad(
         rows,
@@ -196,6 +202,7 @@ def align(
     segments = [Segment.BOS] * len(bos)
     parts = [Part.NONE] * len(bos)
     shots = [0] * len(bos)
+    firsts: list[int] = []
     previous_end = 0
     for start, end in encoding["offset_mapping"][body]:
         if start == end:  # some tokenizers trim the white space that a token covers
@@ -203,14 +210,16 @@ def align(
         previous_end = max(previous_end, end)
         piece = text[start:end]
         first = start + len(piece) - len(piece.lstrip()) if piece.strip() else start
+        firsts.append(first)
         span = spans[min(bisect_right(ends, first), len(spans) - 1)]
         segments.append(span.segment)
         parts.append(span.part)
         shots.append(span.shot)
-    return TokenizedPrompt(tokens, segments, parts, shots)
+    words = [-1] * len(bos) + number_words(text, firsts)
+    return TokenizedPrompt(tokens, segments, parts, shots, words)
 
 
-def _continue(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> list[int]:
+def continue_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> list[int]:
     """The target's tokens, as they continue the prompt's.
 
     They come from one tokenisation of both where that keeps the prompt's tokens, else (a merge
@@ -267,6 +276,7 @@ def _pad(
         segments=segments,
         parts=padded("parts", int(Part.NONE), torch.int8),
         shots=padded("shots", 0, torch.long),
+        words=padded("words", -1, torch.long),
         target_tokens=target_tokens,
         texts=texts,
         sources=sources,

@@ -11,7 +11,8 @@ from icl_locate import Segment
 from icl_locate.compat import sia2024_columns, sia2024_mask, sia2024_prompts
 from icl_locate.conditions import SKIPPED_ATTENTION
 from icl_locate.errors import MaskError, TaskError
-from icl_locate.masks import LayerRange, extend_segments, hidden_keys
+from icl_locate.layers import LayerRange
+from icl_locate.masks import extend_segments, hidden_keys
 from icl_locate.scopes import masked_layers
 from icl_locate.tasks.translation import translation_template
 

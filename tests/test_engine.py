@@ -48,6 +48,7 @@ def test_score_targets_equals_a_loop_over_tokens(model, prompts, mask):
                 segments=grown.segments[:, :cut],
                 parts=grown.parts[:, :cut],
                 shots=grown.shots[:, :cut],
+                words=grown.words[:, :cut],
             )
             with torch.no_grad():
                 if mask is None:

@@ -32,6 +32,7 @@ def make_prompts(segments, tokens):
         segments=segments,
         parts=torch.zeros_like(segments),
         shots=torch.zeros_like(segments, dtype=torch.long),
+        words=torch.full_like(segments, -1, dtype=torch.long),
         target_tokens=[[9, 10]] * n,
         texts=[""] * n,
         sources=["s"] * n,

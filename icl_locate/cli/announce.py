@@ -19,6 +19,7 @@ def announce(
 
     from icl_locate.conditions import get_condition
     from icl_locate.estimates import Shape, estimate_sweep, measure_speed
+    from icl_locate.metrics import generates
     from icl_locate.models import embedded_directory, loading_error, resolve_device
 
     where = embedded_directory() if config.model == "embedded" else config.model
@@ -48,9 +49,9 @@ def announce(
             n_queries=n_queries,
             n_seeds=len(config.seeds),
             max_new_tokens=max_new_tokens,
-            generates=metric != "log_prob",
+            generates=generates(metric),
             scope=config.scope,
             engine=config.engine,
-            choice=config.choice,
+            choice=config.choice or task.choice,
         )
         print(f"{n_shots} shots: {estimate.describe(speed)}")

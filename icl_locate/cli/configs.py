@@ -54,7 +54,7 @@ class SweepConfig:
 
     metric: str | None = None
     """bleu, bleu_lc (both with :TOKENISER or :first_sentence), chrf, exact_match, token_accuracy,
-    log_prob or pass@1. Default: the task's."""
+    log_prob, label_accuracy or pass@1. Default: the task's."""
 
     run_code: bool = False
     """Run the programs that the model writes, in the sandbox: pass@1 asks for it."""
@@ -68,8 +68,9 @@ class SweepConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each draws other examples for the same queries."""
 
-    choice: Literal["random", "balanced"] = "random"
-    """How examples are drawn: at random, or balanced over the targets."""
+    choice: Literal["random", "balanced", "disjoint"] | None = None
+    """How examples are drawn: at random; balanced over the targets; or so, and sharing no word with
+    the query. Default: as the task does."""
 
     instruction: str | None = None
     """Instruction that opens the prompts of a .jsonl task. Default: none."""

@@ -7,16 +7,15 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.engine.forward import keep_logits, masked, require_numbers
+from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
-from icl_locate.masks import Mask
 from icl_locate.tokens import Prompts, check_tokenizer
 
 
 def generate(
     model: TransformerBridge,
     prompts: Prompts,
-    mask: Mask | None = None,
+    mask: Intervention | None = None,
     max_new_tokens: int = 50,
     stop: str | Sequence[str] | None = None,
     *,
@@ -25,6 +24,7 @@ def generate(
     """Generate an answer to each prompt greedily, the mask holding at every step.
 
     Args:
+        mask: a mask, or a `HeadAblation`.
         stop: strings that end an answer and are cut off; ``None`` means the template's.
         batch_size: prompts that run at once.
 
@@ -47,7 +47,7 @@ def generate(
 def _generate_batch(
     model: TransformerBridge,
     prompts: Prompts,
-    mask: Mask | None,
+    mask: Intervention | None,
     max_new_tokens: int,
     stops: Sequence[str],
 ) -> list[str]:

@@ -7,22 +7,27 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from icl_locate.ablation import HeadAblation
 from icl_locate.errors import ModelError, NumericalError
-from icl_locate.hooks import mask_attention
+from icl_locate.hooks import ablate_heads, mask_attention
 from icl_locate.masks import Mask
 from icl_locate.tokens import Prompts
 
+Intervention = Mask | HeadAblation
+
 
 def masked(
-    model: TransformerBridge, prompts: Prompts, mask: Mask | None
+    model: TransformerBridge, prompts: Prompts, mask: Intervention | None
 ) -> AbstractContextManager[object]:
-    """The context of a mask; of nothing if there is none.
+    """The context of a mask or an ablation; of nothing if there is none.
 
     Raises:
         ModelError: if the model is in training mode: dropout would make its answers random.
     """
     if model.training:
         raise ModelError("the model is in training mode: call model.eval() first")
+    if isinstance(mask, HeadAblation):
+        return ablate_heads(model, mask, prompts=prompts)
     return nullcontext() if mask is None else mask_attention(model, prompts, mask)
 
 

@@ -12,6 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
 from icl_locate.engine.hooked import Cell, run_cell
+from icl_locate.engine.labels import score_labels_many
 from icl_locate.engine.scoring import append_targets, score_targets
 from icl_locate.engine.shared import can_drop, score_many
 from icl_locate.engine.shared_decoding import generate_many
@@ -19,8 +20,9 @@ from icl_locate.engine.streams import NotSharedError, plan_streams
 from icl_locate.errors import ModelError, PromptError
 from icl_locate.hooks import find_route
 from icl_locate.hooks.probe import probe_prompts
-from icl_locate.masks import ContextMask, Mask, from_layer, resolve
-from icl_locate.metrics import LOG_PROB, Metric, mean_statistics
+from icl_locate.layers import from_layer
+from icl_locate.masks import ContextMask, Mask, resolve
+from icl_locate.metrics import LOG_PROB, LabelAccuracy, Metric, generates, mean_statistics
 from icl_locate.tokens import Prompts
 
 Engine = Literal["auto", "shared", "hooks"]
@@ -121,14 +123,18 @@ def run_grid(
             cells.append(cell)
             on_progress(1)
         return cells
-    generated, drop = 0 if metric is LOG_PROB else max_new_tokens, can_drop(model)
+    generated, drop = max_new_tokens if generates(metric) else 0, can_drop(model)
     cost = tokens_in_flight(model, prompts, masks, generated)
     answers: list[list[str]] = [[] for _ in masks]
     scores: list[list[float]] = [[] for _ in masks]
     done = [0]
 
     def run(batch: Prompts) -> None:
-        if metric is LOG_PROB:
+        if isinstance(metric, LabelAccuracy):
+            by_mask = score_labels_many(model, batch, masks, metric.labels, drop=drop).tolist()
+            for written, some in zip(answers, by_mask, strict=True):
+                written.extend(metric.choose(some))
+        elif metric is LOG_PROB:
             found = score_many(model, batch, masks, drop=drop).tolist()
             for row, values in zip(scores, found, strict=True):
                 row.extend(values)

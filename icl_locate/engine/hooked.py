@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.engine.decoding import generate
+from icl_locate.engine.forward import Intervention
+from icl_locate.engine.labels import score_labels
 from icl_locate.engine.scoring import score_targets
-from icl_locate.masks import Mask
-from icl_locate.metrics import LOG_PROB, Metric, Statistics, mean_statistics
+from icl_locate.metrics import LOG_PROB, LabelAccuracy, Metric, Statistics, mean_statistics
 from icl_locate.tokens import Prompts
 
 
@@ -22,13 +23,17 @@ class Cell:
 def run_cell(
     model: TransformerBridge,
     prompts: Prompts,
-    mask: Mask | None,
+    mask: Intervention | None,
     metric: Metric,
     *,
     max_new_tokens: int,
     batch_size: int,
 ) -> Cell:
     """Run the prompts under one mask, and measure each item."""
+    if isinstance(metric, LabelAccuracy):
+        scores = score_labels(model, prompts, metric.labels, mask, batch_size=batch_size)
+        answers = metric.choose(scores.tolist())
+        return Cell(metric.statistics(answers, prompts.targets), answers)
     if metric is LOG_PROB:
         scores = score_targets(model, prompts, mask, batch_size=batch_size)
         return Cell(mean_statistics(scores.tolist()), [""] * len(prompts))

@@ -8,19 +8,26 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Part, Segment
-from icl_locate.engine.forward import keep_logits, masked, require_numbers
+from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
-from icl_locate.masks import Mask
 from icl_locate.tokens import Prompts
 
 
 def score_targets(
-    model: TransformerBridge, prompts: Prompts, mask: Mask | None = None, *, batch_size: int = 32
+    model: TransformerBridge,
+    prompts: Prompts,
+    mask: Intervention | None = None,
+    *,
+    batch_size: int = 32,
 ) -> Float[Tensor, "batch"]:
     """The log-probability (natural, summed over tokens) of each prompt's target under a mask.
 
     The target's tokens follow the prompt as generated tokens would: visible to each other, and rows
     like any others.
+
+    Args:
+        mask: a mask, or a `HeadAblation`.
+        batch_size: prompts that run at once.
 
     Raises:
         PromptError: if a target has no tokens.
@@ -32,7 +39,7 @@ def score_targets(
 
 @torch.no_grad()
 def _score_batch(
-    model: TransformerBridge, prompts: Prompts, mask: Mask | None
+    model: TransformerBridge, prompts: Prompts, mask: Intervention | None
 ) -> Float[Tensor, "batch"]:
     forced = append_targets(prompts)
     width = forced.tokens.shape[1] - prompts.tokens.shape[1]
@@ -70,4 +77,5 @@ def append_targets(prompts: Prompts) -> Prompts:
         segments=torch.cat([prompts.segments, segments], dim=1),
         parts=torch.cat([prompts.parts, filler + int(Part.NONE)], dim=1),
         shots=torch.cat([prompts.shots, filler.long()], dim=1),
+        words=torch.cat([prompts.words, filler.long() - 1], dim=1),
     )

@@ -140,12 +140,18 @@ def read_out(model: TransformerBridge, output: Any) -> Float[Tensor, "row pos d_
 
 @torch.no_grad()
 def score_many(
-    model: TransformerBridge, prompts: Prompts, masks: Sequence[Mask], *, drop: bool = True
-) -> Float[Tensor, "mask batch"]:
+    model: TransformerBridge,
+    prompts: Prompts,
+    masks: Sequence[Mask],
+    *,
+    drop: bool = True,
+    rivals: Int[Tensor, "batch rival"] | None = None,
+) -> Float[Tensor, "mask batch"] | Float[Tensor, "mask batch rival"]:
     """Each target's log-probability under each mask, by one pass up the layers.
 
     Args:
         drop: whether rows that reach nothing are dropped; else all rows are kept.
+        rivals: tokens to score in the place of targets of one token each, instead of these.
 
     Raises:
         NotSharedError: if the model's blocks cannot be run on other rows.
@@ -168,7 +174,8 @@ def score_many(
             use_cache=True,
             **keep_logits(model, 1),
         )
-    wanted = Rows((rows.positions + 1).clamp(max=tokens.shape[1] - 1), rows.valid).take(tokens)
+    following = Rows((rows.positions + 1).clamp(max=tokens.shape[1] - 1), rows.valid)
+    wanted = following.take(tokens)[..., None] if rivals is None else rivals.to(device)[:, None]
     states = first(shared.readout)
     n_runs = len(states) // len(tokens)
     log_probs = torch.cat(
@@ -181,16 +188,17 @@ def score_many(
             )
         ]
     )
-    sums = log_probs.masked_fill(~repeat(rows.valid, n_runs), 0.0).sum(dim=-1)
-    by_run = require_numbers(sums).view(n_runs, len(tokens)).cpu()
-    return by_run[[run_index(streams, place) for place in places]]
+    sums = log_probs.masked_fill(~repeat(rows.valid, n_runs)[..., None], 0.0).sum(dim=1)
+    by_run = require_numbers(sums).view(n_runs, len(tokens), -1).cpu()
+    found = by_run[[run_index(streams, place) for place in places]]
+    return found[..., 0] if rivals is None else found
 
 
 def _log_probs(
-    model: TransformerBridge, output: Any, wanted: Int[Tensor, "row pos"]
-) -> Float[Tensor, "row pos"]:
+    model: TransformerBridge, output: Any, wanted: Int[Tensor, "row pos rival"]
+) -> Float[Tensor, "row pos rival"]:
     logits = read_out(model, output).float()
-    return logits.log_softmax(dim=-1).gather(-1, wanted[..., None])[..., 0]
+    return logits.log_softmax(dim=-1).gather(-1, wanted)
 
 
 def run_index(streams: Sequence[Stream], place: tuple[int, int] | None) -> int:

@@ -14,14 +14,17 @@ from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
 from icl_locate._types import Segment
+from icl_locate.edges import Positions
+from icl_locate.layers import LayerRange
 from icl_locate.masks import (
     ContextMask,
+    EdgeMask,
     LayerMask,
-    LayerRange,
     Mask,
     extend_segments,
     hidden_by_head,
     hidden_keys,
+    parts_of,
     resolve,
 )
 
@@ -133,8 +136,8 @@ class Stream:
         self, layer: int, prompts: Int[Tensor, "row"], total: int
     ) -> Bool[Tensor, "row #head 1 key_pos"]:
         """What the newest of ``total`` positions may not see at a layer, for some prompts."""
-        segments = extend_segments(self.segments[prompts], total)
-        return hidden_by_head(self.masks.get(layer, ()), segments, 1, self.n_heads)
+        positions = Positions(extend_segments(self.segments[prompts], total))
+        return hidden_by_head(self.masks.get(layer, ()), positions, 1, self.n_heads)
 
     def is_silent(self, layer: int) -> bool:
         """Whether rows that see nothing at a layer get no attention output at all."""
@@ -144,7 +147,8 @@ class Stream:
         """Cut a mask of the whole prompt to the rows and keys that are kept."""
         lowest, keys = torch.finfo(mask.dtype).min, self.keys()
         acting = self.masks.get(layer, ())
-        hidden = hidden_by_head(acting, self.segments, mask.shape[-1], self.n_heads)
+        positions = Positions(self.segments)
+        hidden = hidden_by_head(acting, positions, mask.shape[-1], self.n_heads)
         visible = (
             mask.masked_fill(hidden, lowest)
             if hidden.shape[1] == 1
@@ -173,7 +177,12 @@ def plan_streams(
 
     Returns:
         The streams, and for each mask its (stream, run), or ``None`` if it hides nothing.
+
+    Raises:
+        NotSharedError: if a mask hides edges, which depend on each run's own tokens.
     """
+    if any(isinstance(part, EdgeMask) for mask in masks for part in parts_of(mask)):
+        raise NotSharedError("an EdgeMask hides what each run's own tokens say")
     groups: dict[Mask, list[int]] = {}
     keyed: list[tuple[Mask, int] | None] = []
     for mask in masks:

@@ -1,6 +1,15 @@
-"""The only place that touches a model's hooks: a mask becomes an edit of its attention."""
+"""The only place that touches a model's hooks: masks and ablations edit its attention here."""
 
 from icl_locate.hooks.context import attention_hooks, mask_attention
+from icl_locate.hooks.heads import ablate_heads, replace_inputs, watch_attention
 from icl_locate.hooks.probe import Route, find_route
 
-__all__ = ["Route", "attention_hooks", "find_route", "mask_attention"]
+__all__ = [
+    "Route",
+    "ablate_heads",
+    "attention_hooks",
+    "find_route",
+    "mask_attention",
+    "replace_inputs",
+    "watch_attention",
+]

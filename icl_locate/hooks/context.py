@@ -5,11 +5,12 @@ from contextlib import contextmanager
 
 from transformer_lens.model_bridge import TransformerBridge
 
+from icl_locate.edges import Positions
 from icl_locate.errors import ModelError
-from icl_locate.hooks.cells import CellTracker
+from icl_locate.hooks.cells import CellTracker, NamedHook
 from icl_locate.hooks.probe import Route, apply_route, find_route
-from icl_locate.hooks.routes import NamedHook, ScoresEdit
-from icl_locate.masks import Mask, check_segments, resolve
+from icl_locate.hooks.routes import ScoresEdit
+from icl_locate.masks import Mask, check_segments, parts_of, resolve
 from icl_locate.tokens import Prompts
 
 
@@ -30,7 +31,8 @@ def attention_hooks(model: TransformerBridge, prompts: Prompts, mask: Mask) -> l
             "icl_locate.mask_attention(model, prompts, mask), which edits its attention mask"
         )
     tracker = _track(model, prompts, mask)
-    return [hook for layer in tracker.layers for hook in ScoresEdit(tracker, layer).named_hooks()]
+    edits = [ScoresEdit(tracker, layer) for layer in tracker.layers]
+    return [*tracker.named_hooks(), *(hook for edit in edits for hook in edit.named_hooks())]
 
 
 @contextmanager
@@ -53,11 +55,15 @@ def mask_attention(
 
 
 def _names_heads(mask: Mask) -> bool:
-    return any(part.heads for part in mask.masks)
+    return any(part.heads for part in parts_of(mask))
 
 
 def _track(model: TransformerBridge, prompts: Prompts, mask: Mask) -> CellTracker:
     check_segments(mask, prompts.segments)
     n_heads = int(model.cfg.n_heads)
     layers = resolve(mask, int(model.cfg.n_layers), n_heads)
-    return CellTracker(prompts.segments.to(model.cfg.device), layers, n_heads)
+    device = model.cfg.device
+    positions = Positions(
+        prompts.segments.to(device), prompts.tokens.to(device), prompts.words.to(device)
+    )
+    return CellTracker(positions, layers, n_heads)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack, contextmanager
 from enum import Enum
+from itertools import product
 
 import torch
 from jaxtyping import Float, Int
@@ -13,9 +14,10 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
+from icl_locate.edges import Positions
 from icl_locate.errors import ModelError
 from icl_locate.hooks.cells import CellTracker
-from icl_locate.hooks.routes import MaskEdit, NamedHook, ScoresEdit
+from icl_locate.hooks.routes import MaskEdit, ScoresEdit
 from icl_locate.masks import ContextMask, resolve
 from icl_locate.prompts import PromptTemplate
 from icl_locate.tokens import Prompts
@@ -40,7 +42,7 @@ def apply_route(model: TransformerBridge, tracker: CellTracker, route: Route) ->
     """Edit the model's attention by a route until the context ends."""
     edit = ScoresEdit if route is Route.SCORES else MaskEdit
     with ExitStack() as stack:
-        named: list[NamedHook] = []
+        named = tracker.named_hooks()
         for layer in tracker.layers:
             layer_edit = edit(tracker, layer)
             named += layer_edit.named_hooks()
@@ -75,7 +77,8 @@ def find_route(model: TransformerBridge, *, per_head: bool = False) -> Route:
         _routes[model] = _choose_route(model)
     route = _routes[model]
     if per_head and model not in _per_head:
-        outcome = _try_route(model, route, heads={(0, 0)})
+        every = product(range(int(model.cfg.n_layers)), range(int(model.cfg.n_heads)))
+        outcome = _try_route(model, route, heads=set(every))
         _per_head[model] = outcome if isinstance(outcome, str) else None
     if per_head and _per_head[model] is not None:
         raise ModelError(
@@ -121,7 +124,9 @@ def _try_route(
     segments = torch.tensor([_PROBE] * len(tokens), dtype=torch.int8, device=tokens.device)
     mask = ContextMask({Segment.EXAMPLES}, heads=heads)
     n_heads = int(model.cfg.n_heads)
-    tracker = CellTracker(segments, resolve(mask, int(model.cfg.n_layers), n_heads), n_heads)
+    tracker = CellTracker(
+        Positions(segments), resolve(mask, int(model.cfg.n_layers), n_heads), n_heads
+    )
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # TransformerLens warns where an edit is discarded
         try:
@@ -135,7 +140,7 @@ def _try_route(
     lookahead = (masked[0, :-1] - masked[2, :-1]).abs().max()
     if not effect > 1e-7 * clean.abs().max():
         return "nothing changed"
-    if heads is None and not leak <= 0.01 * effect:
+    if not leak <= 0.01 * effect:
         return "hidden tokens still acted on later ones"
     if not lookahead <= 0.01 * effect:
         return "later tokens acted on earlier ones"
@@ -153,6 +158,7 @@ def probe_prompts(model: TransformerBridge) -> Prompts:
         segments=segments,
         parts=torch.zeros_like(segments),
         shots=torch.zeros_like(segments, dtype=torch.long),
+        words=torch.full_like(segments, -1, dtype=torch.long),
         target_tokens=[row[1:3].tolist() for row in tokens],
         texts=[""] * n,
         sources=[""] * n,

@@ -13,10 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from icl_locate.errors import ModelError
-from icl_locate.hooks.cells import CellTracker
-
-HookFunction = Callable[..., Tensor]
-NamedHook = tuple[str, HookFunction]
+from icl_locate.hooks.cells import CellTracker, NamedHook
 
 
 @dataclass

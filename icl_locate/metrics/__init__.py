@@ -11,9 +11,11 @@ from icl_locate.metrics.base import (
     Statistics,
     TextScore,
     mean_statistics,
+    score_totals,
 )
+from icl_locate.metrics.labels import LabelAccuracy
 from icl_locate.metrics.programs import PassRate
-from icl_locate.metrics.registry import LOG_PROB, METRICS, get_metric, is_known
+from icl_locate.metrics.registry import LOG_PROB, METRICS, generates, get_metric, is_known
 from icl_locate.metrics.text import (
     CorpusBleu,
     CorpusChrf,
@@ -27,6 +29,7 @@ __all__ = [
     "METRICS",
     "CorpusBleu",
     "CorpusChrf",
+    "LabelAccuracy",
     "MeanMetric",
     "Metric",
     "PassRate",
@@ -34,8 +37,10 @@ __all__ = [
     "TextScore",
     "exact_match",
     "first_sentence",
+    "generates",
     "get_metric",
     "is_known",
     "mean_statistics",
+    "score_totals",
     "token_accuracy",
 ]

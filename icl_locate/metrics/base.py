@@ -55,3 +55,9 @@ class MeanMetric:
 def mean_statistics(values: Sequence[float]) -> Statistics:
     """Statistics whose score by `MeanMetric` is the mean of the values."""
     return np.stack([np.asarray(values, dtype=np.float64), np.ones(len(values))], axis=1)
+
+
+def score_totals(metric: Metric, totals: Float[ndarray, "*cell stat"]) -> Float[ndarray, "*cell"]:
+    """The metric of each cell, from its statistics summed over items."""
+    flat = totals.reshape(-1, totals.shape[-1])
+    return np.array([metric.score(row) for row in flat]).reshape(totals.shape[:-1])

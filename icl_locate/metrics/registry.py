@@ -5,6 +5,7 @@ from types import MappingProxyType
 
 from icl_locate.errors import TaskError
 from icl_locate.metrics.base import MeanMetric, Metric, TextScore
+from icl_locate.metrics.labels import LabelAccuracy
 from icl_locate.metrics.programs import PassRate
 from icl_locate.metrics.text import CorpusBleu, CorpusChrf, exact_match, token_accuracy
 
@@ -28,9 +29,16 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
             "token_accuracy", "token_accuracy|split:space|over:longer", token_accuracy
         ),
         "log_prob": LOG_PROB,
+        "label_accuracy": LabelAccuracy(),
         "pass@1": PassRate(),
     }
 )
+
+
+def generates(metric: Metric | str) -> bool:
+    """Whether a metric scores generated answers, not log-probabilities that are read off."""
+    name = metric if isinstance(metric, str) else metric.name
+    return name not in (LOG_PROB.name, LabelAccuracy().name)
 
 
 def is_known(name: str) -> bool:
@@ -62,7 +70,7 @@ def get_metric(metric: str | Metric | TextScore) -> Metric:
         name = getattr(metric, "__name__", type(metric).__name__)
         metric = MeanMetric(name, f"{name}|custom|mean:items", metric)
     if (
-        not isinstance(metric, (CorpusBleu, PassRate))
+        not isinstance(metric, (CorpusBleu, LabelAccuracy, PassRate))
         and METRICS.get(metric.name, metric) != metric
     ):
         raise TaskError(

@@ -17,6 +17,7 @@ METRIC_TITLES = {
     "chrf": "chrF2",
     "exact_match": "exact match",
     "token_accuracy": "token accuracy",
+    "label_accuracy": "label accuracy",
     "log_prob": "log-probability of the target (nats)",
 }
 

@@ -11,6 +11,7 @@ from icl_locate.prompts import Example, PromptTemplate
 from icl_locate.tasks.classification import classification_task
 from icl_locate.tasks.code import human_eval_task
 from icl_locate.tasks.files import read_lines
+from icl_locate.tasks.patterns import PATTERN_TASKS, pattern_task
 from icl_locate.tasks.pseudo import CODE, TRANSLATION, pseudo_task
 from icl_locate.tasks.task import Task
 from icl_locate.tasks.translation import flores_task
@@ -34,8 +35,9 @@ def load_task(
     Args:
         task: "pseudo-translation" (also "pseudo-translation/LANGUAGE"), "pseudo-python",
             "flores/SOURCE-TARGET" such as "flores/en-fr", "humaneval" (also
-            "humaneval/docstring", whose prompts hold no signature), the path of a .jsonl or .csv
-            file, or a `Task`, which is returned as it is.
+            "humaneval/docstring", whose prompts hold no signature), a pattern task ("repetition",
+            "recursion", "centre-embedding", "f_a_f_p/2", "f_a_f_p/4", "v_v_b_i/2", "v_v_b_i/4"),
+            the path of a .jsonl or .csv file, or a `Task`, which is returned as it is.
         template: the prompt layout; the default is the task's own.
         metric: the metric; the default is the task's own, "exact_match" for a file.
         data: for "flores" and "humaneval" the directory of their files in the published formats;
@@ -53,6 +55,8 @@ def load_task(
         found = flores_task(option, data)
     elif name in ("humaneval", "humaneval/docstring"):
         found = human_eval_task(data, signature=not option)
+    elif name in PATTERN_TASKS:
+        found = pattern_task(name)
     elif kind in (CODE, TRANSLATION):
         if template is not None or metric is not None:
             raise TaskError(f"{name} brings its own template and metric: use dataclasses.replace")
@@ -66,7 +70,8 @@ def _file_task(path: Path) -> Task:
     if path.suffix not in (".jsonl", ".csv"):
         raise TaskError(
             f"unknown task {str(path)!r}: expected {TRANSLATION}, {TRANSLATION}/LANGUAGE, {CODE}, "
-            "flores/SOURCE-TARGET, humaneval, or the path of a .jsonl or .csv file"
+            f"flores/SOURCE-TARGET, humaneval, {', '.join(PATTERN_TASKS)}, or the path of a .jsonl "
+            "or .csv file"
         )
     if not path.is_file():
         raise TaskError(f"there is no task file {path}")

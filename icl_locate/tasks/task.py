@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from icl_locate.prompts import Example, PromptTemplate
+from icl_locate.prompts import Choice, Example, PromptTemplate
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,7 @@ class Task:
         metric: the metric's name that a sweep uses unless told otherwise.
         bare_template: how a prompt without instruction is laid out; ``None`` means ``template``
             without its instruction.
+        choice: how examples are drawn unless told otherwise.
     """
 
     name: str
@@ -25,6 +26,7 @@ class Task:
     template: PromptTemplate
     metric: str = "exact_match"
     bare_template: PromptTemplate | None = None
+    choice: Choice | str = "random"
 
     def template_for(self, *, instruction: bool) -> PromptTemplate:
         """The layout with the instruction, or without one."""

@@ -94,6 +94,7 @@ def random_prompts(
         segments=segments,
         parts=torch.zeros_like(segments),
         shots=torch.zeros(shape, dtype=torch.long),
+        words=torch.full(shape, -1),
         target_tokens=targets.tolist(),
         texts=texts,
         sources=texts,

@@ -1,0 +1,115 @@
+"""Which heads are ablated, how, and what stands in for their outputs."""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from icl_locate.errors import MaskError
+from icl_locate.layers import check_heads
+from icl_locate.storage import load_tensors, save_tensors
+
+Method = Literal["zero", "mean_z", "mean_input", "resample"]
+METHODS: tuple[str, ...] = ("zero", "mean_z", "mean_input", "resample")
+
+_FORM = "icl_locate.HeadReference/1"
+_TENSORS = ("mean_z", "mean_input_z", "samples", "sample_lengths")
+
+
+@dataclass(frozen=True)
+class HeadReference:
+    """What the heads of a model give out on a reference corpus, position by position.
+
+    Position 0 is a text's first token. The last row of the two means, number ``n_positions``, is
+    the mean over all of them: it stands in beyond the corpus's longest text.
+
+    Attributes:
+        mean_z: each head's mean output (before the output projection).
+        mean_input_z: what each head gives out if its queries, keys and values are computed from the
+            mean of the attention's input at each position.
+        samples: the heads' outputs on some single texts.
+        sample_lengths: how many positions of each sample are real.
+        provenance: model, corpus and sizes.
+    """
+
+    mean_z: Float[Tensor, "layer row head d_head"]
+    mean_input_z: Float[Tensor, "layer row head d_head"]
+    samples: Float[Tensor, "layer sample pos head d_head"]
+    sample_lengths: Int[Tensor, "sample"]
+    provenance: Mapping[str, Any]
+
+    @property
+    def n_positions(self) -> int:
+        """The length of the corpus's longest text."""
+        return self.mean_z.shape[1] - 1
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``path`` (.safetensors) and beside it a .json of the same name."""
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        return save_tensors(path, _FORM, tensors, {"provenance": dict(self.provenance)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "HeadReference":
+        """Read what `save` wrote.
+
+        Raises:
+            ResultError: if a file is missing, damaged, or not of this format.
+        """
+        tensors, rest = load_tensors(path, _FORM, _TENSORS, ("provenance",))
+        return cls(**{name: tensors[name] for name in _TENSORS}, provenance=rest["provenance"])
+
+
+@dataclass(frozen=True, eq=False)
+class HeadAblation:
+    """Replace the outputs of some heads, at every position and through generation.
+
+    Attributes:
+        heads: the (layer, head) pairs.
+        method: "zero"; "mean_z", the reference's mean output at the same position; "mean_input",
+            what the head makes of the reference's mean input (as the code of Crosbie and Shutova
+            2024 does); "resample", the output at the same position of one text of the reference,
+            drawn for each prompt.
+        reference: what `head_reference` gave; every method but "zero" asks for one.
+        seed: of the draws of "resample"; a prompt's draw depends on it and the prompt alone.
+    """
+
+    heads: Collection[tuple[int, int]]
+    method: Method | str = "zero"
+    reference: HeadReference | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "heads", frozenset(self.heads))
+        if self.method not in METHODS:
+            raise MaskError(f"method is {self.method!r}: expected one of {', '.join(METHODS)}")
+        if self.method == "zero":
+            return
+        if self.reference is None:
+            raise MaskError(
+                f"the method {self.method!r} takes its values from a reference: give "
+                "reference=head_reference(model, ...), or use 'zero'"
+            )
+        if self.method == "resample" and not len(self.reference.sample_lengths):
+            raise MaskError("the reference holds no samples: make it with n_samples of 1 or more")
+
+    def by_layer(self, n_layers: int, n_heads: int) -> dict[int, list[int]]:
+        """The heads of each layer that has any.
+
+        Raises:
+            MaskError: if the model has no such head, or the reference is another model's.
+        """
+        check_heads(self.heads, n_layers, n_heads)
+        if self.reference is not None:
+            there = self.reference.mean_z.shape[0], self.reference.mean_z.shape[2]
+            if there != (n_layers, n_heads):
+                raise MaskError(
+                    f"the reference has {there[0]} layers of {there[1]} heads, the model has "
+                    f"{n_layers} of {n_heads}: make the reference with this model"
+                )
+        found: dict[int, list[int]] = {}
+        for layer, head in sorted(self.heads):
+            found.setdefault(layer, []).append(head)
+        return found

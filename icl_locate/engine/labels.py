@@ -1,0 +1,108 @@
+"""The log-probabilities of a classification's labels, each with all of its tokens."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
+from icl_locate.engine.scoring import score_targets
+from icl_locate.engine.shared import score_many
+from icl_locate.masks import Mask
+from icl_locate.tokens import Prompts, check_tokenizer, continue_prompt
+
+
+def score_labels(
+    model: TransformerBridge,
+    prompts: Prompts,
+    labels: Sequence[str],
+    mask: Intervention | None = None,
+    *,
+    batch_size: int = 32,
+) -> Float[Tensor, "batch label"]:
+    """The log-probability (natural, summed over its tokens) of each label behind each prompt.
+
+    All labels of one token are read off one run of the prompts; any other takes a run of its own.
+
+    Args:
+        mask: a mask, or a `HeadAblation`.
+        batch_size: prompts that run at once.
+
+    Raises:
+        PromptError: if a label has no tokens.
+        NumericalError: if the model gives NaN.
+    """
+    tokens = label_tokens(model, prompts, labels)
+    short = _of_one_token(tokens)
+    found = torch.zeros(len(prompts), len(labels))
+    if short:
+        first = _next_tokens(model, prompts, mask, batch_size)
+        for label in short:
+            chosen = torch.tensor([row[0] for row in tokens[label]])
+            found[:, label] = first.gather(1, chosen[:, None])[:, 0]
+    for label in range(len(labels)):
+        if label not in short:
+            target = replace(prompts, target_tokens=tokens[label])
+            found[:, label] = score_targets(model, target, mask, batch_size=batch_size)
+    return found
+
+
+def score_labels_many(
+    model: TransformerBridge,
+    prompts: Prompts,
+    masks: Sequence[Mask],
+    labels: Sequence[str],
+    *,
+    drop: bool = True,
+) -> Float[Tensor, "mask batch label"]:
+    """`score_labels` under each mask, by the shared engine: one pass for all short labels.
+
+    Raises:
+        NotSharedError: if the model's blocks cannot be run on other rows.
+        PromptError, NumericalError: as `score_labels` does.
+    """
+    tokens = label_tokens(model, prompts, labels)
+    short = _of_one_token(tokens)
+    found = torch.zeros(len(masks), len(prompts), len(labels))
+    if short:
+        rivals = torch.tensor([[row[0] for row in tokens[label]] for label in short]).T
+        target = replace(prompts, target_tokens=tokens[short[0]])
+        found[:, :, short] = score_many(model, target, masks, drop=drop, rivals=rivals)
+    for label in range(len(labels)):
+        if label not in short:
+            target = replace(prompts, target_tokens=tokens[label])
+            found[:, :, label] = score_many(model, target, masks, drop=drop)
+    return found
+
+
+def label_tokens(
+    model: TransformerBridge, prompts: Prompts, labels: Sequence[str]
+) -> list[list[list[int]]]:
+    """``tokens[label][prompt]``: each label's tokens as they continue each prompt."""
+    tokenizer = check_tokenizer(model.tokenizer)
+    return [[continue_prompt(tokenizer, text, label) for text in prompts.texts] for label in labels]
+
+
+def _of_one_token(tokens: Sequence[Sequence[Sequence[int]]]) -> list[int]:
+    return [label for label, rows in enumerate(tokens) if all(len(row) == 1 for row in rows)]
+
+
+@torch.no_grad()
+def _next_tokens(
+    model: TransformerBridge, prompts: Prompts, mask: Intervention | None, batch_size: int
+) -> Float[Tensor, "batch d_vocab"]:
+    """The log-probabilities of what follows each prompt."""
+    device = model.cfg.device
+    found = []
+    for batch in prompts.batches(batch_size):
+        with masked(model, batch, mask):
+            logits = model(
+                batch.tokens.to(device),
+                attention_mask=batch.attention_mask.long().to(device),
+                **keep_logits(model, 1),
+            )
+        found.append(require_numbers(logits[:, -1].float().log_softmax(dim=-1)).cpu())
+    return torch.cat(found)

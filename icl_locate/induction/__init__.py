@@ -1,0 +1,43 @@
+"""Induction heads: which heads match prefixes, and does in-context learning die with them?
+
+Scores of every head, selections with random controls, ablation and knockout through generation, and
+a study that compares them on a task (Crosbie and Shutova 2024; Bansal et al. 2023).
+"""
+
+from icl_locate.ablation import HeadAblation, HeadReference
+from icl_locate.hooks import ablate_heads
+from icl_locate.induction.copying import copying_scores
+from icl_locate.induction.effects import HeadEffects, head_effects, repeated_prompts
+from icl_locate.induction.results import AblationResult, Arm, Comparison
+from icl_locate.induction.scores import (
+    HeadScores,
+    head_scores,
+    prefix_matching_scores,
+    previous_token_scores,
+)
+from icl_locate.induction.selection import HeadSet, knockout, random_heads, select_heads
+from icl_locate.induction.study import ablation_study
+from icl_locate.references import head_reference
+
+__all__ = [
+    "AblationResult",
+    "Arm",
+    "Comparison",
+    "HeadAblation",
+    "HeadEffects",
+    "HeadReference",
+    "HeadScores",
+    "HeadSet",
+    "ablate_heads",
+    "ablation_study",
+    "copying_scores",
+    "head_effects",
+    "head_reference",
+    "head_scores",
+    "knockout",
+    "prefix_matching_scores",
+    "previous_token_scores",
+    "random_heads",
+    "repeated_prompts",
+    "select_heads",
+]

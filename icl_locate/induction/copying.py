@@ -1,0 +1,144 @@
+"""What a head writes: does it raise the logits of the token that it attends to?"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.engine.replay import BlockCall, replaced_blocks, with_first
+from icl_locate.engine.shared import read_out
+from icl_locate.errors import ModelError, PromptError
+from icl_locate.hooks import watch_attention
+from icl_locate.random_tokens import random_tokens, usable_tokens
+
+_READ_AT_ONCE = 256  # rows whose logits over the whole vocabulary exist at once
+
+
+@torch.no_grad()
+def copying_scores(
+    model: TransformerBridge,
+    *,
+    length: int = 50,
+    n_sequences: int = 5,
+    seed: int = 0,
+    batch_size: int = 8,
+) -> Float[Tensor, "layer head"]:
+    """How much of what each head writes is the token that it attends to, in [0, 1].
+
+    On distinct random tokens behind BOS: of the token that a row attends to most (BOS aside), the
+    head's output through its value and output matrices goes through the model's final norm and
+    unembedding; of the softmax over the vocabulary the probabilities of the sequence's tokens are
+    kept, their mean is subtracted, what is below 0 dropped, and the share of the attended token
+    taken. The mean over rows and sequences (Bansal et al. 2023, section 4.1).
+
+    Args:
+        length, n_sequences, seed: of the random tokens.
+        batch_size: sequences that run at once.
+
+    Raises:
+        PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
+    """
+    tokens = _check(model, length, n_sequences, seed)
+    n_layers = int(model.cfg.n_layers)
+    totals: list[Tensor] = [torch.zeros(int(model.cfg.n_heads), dtype=torch.double)] * n_layers
+    for batch in torch.split(tokens.to(model.cfg.device), batch_size):
+        values, attended, output = _run(model, batch, length)
+        for layer in range(n_layers):
+            shares = _shares(model, layer, values[layer], attended[layer], output, batch, length)
+            totals[layer] = totals[layer] + shares
+    return (torch.stack(totals) / (length * len(tokens))).float()
+
+
+def _check(
+    model: TransformerBridge, length: int, n_sequences: int, seed: int
+) -> Int[Tensor, "sequence pos"]:
+    if model.training:
+        raise ModelError("the model is in training mode: call model.eval() first")
+    has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
+    limit, n_usable = getattr(model.cfg, "n_ctx", None), len(usable_tokens(model))
+    most = min(n_usable, n_usable if limit is None else int(limit) - has_bos)
+    if not 2 <= length <= most or n_sequences < 1:
+        raise PromptError(
+            f"length is {length}, n_sequences {n_sequences}: expected 2 to {most} distinct tokens "
+            "(context and vocabulary hold no more), and 1 or more sequences"
+        )
+    return random_tokens(model, n_sequences, has_bos + length, seed=seed)
+
+
+def _run(
+    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], length: int
+) -> tuple[dict[int, Tensor], dict[int, Tensor], Any]:
+    """Each layer's values, the random token that each row attends to, the last block's output."""
+    values: dict[int, Tensor] = {}
+    attended: dict[int, Tensor] = {}
+    outputs: list[Any] = []
+
+    def keep_values(layer: int, value: Tensor) -> None:
+        values[layer] = value[:, -length:]
+
+    def keep_attended(layer: int, pattern: Tensor) -> None:
+        attended[layer] = pattern[:, :, -length:, -length:].argmax(dim=-1)
+
+    def keep_output(call: BlockCall) -> Any:
+        output = call.run()
+        outputs[:] = [output]
+        return output
+
+    with (
+        watch_attention(model, "hook_v", keep_values),
+        watch_attention(model, "hook_pattern", keep_attended),
+        replaced_blocks(model, keep_output),
+    ):
+        model(tokens, attention_mask=torch.ones_like(tokens))
+    return values, attended, outputs[0]
+
+
+def _shares(
+    model: TransformerBridge,
+    layer: int,
+    values: Float[Tensor, "batch pos kv_head d_head"],
+    attended: Int[Tensor, "batch head row"],
+    output: Any,
+    tokens: Int[Tensor, "batch pos"],
+    length: int,
+) -> Float[Tensor, "head"]:
+    """The sum over a batch's rows of the attended token's share, for each head of a layer."""
+    n_heads = attended.shape[1]
+    by_head = values.repeat_interleave(n_heads // values.shape[2], dim=2)  # grouped queries
+    batch, pos, _, d_head = by_head.shape
+    used = torch.zeros(batch, n_heads, pos, dtype=torch.long, device=tokens.device)
+    used.scatter_add_(2, attended, torch.ones_like(attended))
+    text, head, place = used.nonzero(as_tuple=True)
+    written = by_head.new_zeros(len(text), n_heads, d_head)
+    written[torch.arange(len(text)), head] = by_head[text, place, head]
+    project = model.blocks[layer].attn.o
+    flat = written.flatten(1)[:, None]
+    residual = project(flat) - project(torch.zeros_like(flat[:1]))
+    shares = torch.cat(
+        [
+            _share_of_attended(model, with_first(output, some), tokens[at, -length:], where)
+            for some, at, where in zip(
+                torch.split(residual, _READ_AT_ONCE),
+                torch.split(text, _READ_AT_ONCE),
+                torch.split(place, _READ_AT_ONCE),
+                strict=True,
+            )
+        ]
+    )
+    counts = used[text, head, place].double()
+    sums = torch.zeros(n_heads, dtype=torch.double, device=tokens.device)
+    return sums.scatter_add_(0, head, shares.double() * counts).cpu()
+
+
+def _share_of_attended(
+    model: TransformerBridge,
+    output: Any,
+    words: Int[Tensor, "row word"],
+    attended: Int[Tensor, "row"],
+) -> Float[Tensor, "row"]:
+    probabilities = read_out(model, output)[:, 0].float().softmax(dim=-1).gather(1, words)
+    raised = (probabilities - probabilities.mean(dim=1, keepdim=True)).relu()
+    share = raised.gather(1, attended[:, None])[:, 0] / raised.sum(dim=1)
+    return share.nan_to_num(0.0)  # nothing raised: nothing copied

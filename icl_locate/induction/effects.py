@@ -1,0 +1,159 @@
+"""What each head is worth: the log-probability lost when it alone is ablated."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate._types import Segment
+from icl_locate.ablation import HeadAblation, HeadReference, Method
+from icl_locate.engine.scoring import score_targets
+from icl_locate.errors import PromptError
+from icl_locate.layers import check_heads
+from icl_locate.location import check_confidence
+from icl_locate.prompts import PromptTemplate
+from icl_locate.random_tokens import random_tokens
+from icl_locate.tokens import Prompts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class HeadEffects:
+    """What single heads are worth on some prompts.
+
+    Attributes:
+        heads: the (layer, head) pairs.
+        method: how each was ablated.
+        clean: each target's log-probability in the whole model (natural, summed over tokens).
+        losses: how much of it is lost with each head ablated; below 0 if that helps.
+    """
+
+    heads: tuple[tuple[int, int], ...]
+    method: str
+    clean: Float[Tensor, "item"]
+    losses: Float[Tensor, "head item"]
+
+    @property
+    def mean(self) -> Float[Tensor, "head"]:
+        """The mean loss over prompts."""
+        return self.losses.mean(dim=1)
+
+    def interval(
+        self, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
+    ) -> Float[Tensor, "bound head"]:
+        """A confidence interval of each mean, by bootstrap over prompts; row 0 low, row 1 high.
+
+        Raises:
+            ResultError: if the confidence is out of range.
+        """
+        check_confidence(confidence)
+        n_items = self.losses.shape[1]
+        generator = np.random.default_rng(seed)
+        counts = generator.multinomial(n_items, np.full(n_items, 1 / n_items), n_resamples)
+        means = counts @ self.losses.numpy().T / n_items
+        tails = (1 - confidence) / 2, (1 + confidence) / 2
+        return torch.from_numpy(np.quantile(means, tails, axis=0))
+
+    def to_dataframe(self, confidence: float = 0.95) -> "pd.DataFrame":
+        """One row a head: layer, head, loss, low, high."""
+        import pandas as pd
+
+        low, high = self.interval(confidence).numpy()
+        layers, heads = zip(*self.heads, strict=True)
+        columns = {"layer": layers, "head": heads, "loss": self.mean.numpy()}
+        return pd.DataFrame(columns | {"loss_low": low, "loss_high": high})
+
+
+def head_effects(
+    model: TransformerBridge,
+    prompts: Prompts,
+    heads: Collection[tuple[int, int]] | None = None,
+    *,
+    method: Method | str = "zero",
+    reference: HeadReference | None = None,
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> HeadEffects:
+    """Ablate heads one at a time, and measure what the targets' log-probabilities lose.
+
+    A high score says what a head attends to, not that the model needs it; this says whether it
+    does.
+
+    Args:
+        prompts: of a task, or `repeated_prompts` of random tokens.
+        heads: the (layer, head) pairs; ``None`` means all.
+        method, reference, seed: as `HeadAblation` says.
+        batch_size: prompts that run at once.
+        progress: whether to show a progress bar over the heads.
+
+    Raises:
+        MaskError: heads that the model does not have; a method without its reference.
+        PromptError, NumericalError: as `score_targets` does.
+    """
+    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    everywhere = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    chosen = tuple(everywhere if heads is None else sorted(heads))
+    check_heads(chosen, n_layers, n_heads)
+    if not chosen:
+        raise PromptError("no heads were given: expected at least one, or None for all")
+    clean = score_targets(model, prompts, batch_size=batch_size)
+    losses = [
+        clean
+        - score_targets(
+            model, prompts, HeadAblation({head}, method, reference, seed), batch_size=batch_size
+        )
+        for head in tqdm(chosen, unit="head", disable=not progress)
+    ]
+    return HeadEffects(chosen, str(method), clean, torch.stack(losses))
+
+
+def repeated_prompts(
+    model: TransformerBridge, *, length: int = 50, n_sequences: int = 8, seed: int = 0
+) -> Prompts:
+    """Prompts that only repetition can answer: random tokens, then the same again as the target.
+
+    A prompt is BOS, ``length`` distinct random tokens (an example) and the first of them once more
+    (the query); its target is the rest of the second copy.
+
+    Args:
+        length: tokens of a copy, 2 or more.
+
+    Raises:
+        PromptError: if the sizes are out of range, or exceed the model's context.
+    """
+    has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
+    limit = getattr(model.cfg, "n_ctx", None)
+    if length < 2 or (limit is not None and has_bos + 2 * length > limit):
+        raise PromptError(
+            f"length is {length}: expected 2 or more, twice of which fit the model's context of "
+            f"{limit}"
+        )
+    tokens = random_tokens(model, n_sequences, has_bos + length, seed=seed)
+    first = [Segment.BOS] * has_bos
+    segments = torch.tensor(
+        [[*first, *[Segment.EXAMPLES] * length, Segment.QUERY]] * n_sequences, dtype=torch.int8
+    )
+    nothing = torch.zeros_like(segments)
+    names = [f"random tokens {seed}/{i}" for i in range(n_sequences)]
+    return Prompts(
+        tokens=torch.cat([tokens, tokens[:, has_bos : has_bos + 1]], dim=1),
+        attention_mask=segments != Segment.PAD,
+        segments=segments,
+        parts=nothing,
+        shots=nothing.long(),
+        words=nothing.long() - 1,
+        target_tokens=tokens[:, has_bos + 1 :].tolist(),
+        texts=names,
+        sources=names,
+        targets=[""] * n_sequences,
+        template=PromptTemplate(),
+    )

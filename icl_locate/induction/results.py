@@ -1,0 +1,253 @@
+"""What an ablation study found: scores with and without some heads, and how they compare."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from icl_locate.bootstrap import bootstrap_scores
+from icl_locate.errors import ResultError
+from icl_locate.location import check_confidence
+from icl_locate.metrics import METRICS, Metric, get_metric, is_known, score_totals
+from icl_locate.storage import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORM = "icl_locate.AblationResult/1"
+_LABELS = ("arms", "shots", "seeds", "metric", "provenance")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way in which the study's prompts were run.
+
+    Attributes:
+        intervention: what was done to the heads; "none" for the whole model.
+        kind: "full", "induction" (the selection) or "random" (a control).
+        fraction: of all heads.
+        control: the number of the control, from 0.
+        heads: the (layer, head) pairs.
+    """
+
+    intervention: str
+    kind: Literal["full", "induction", "random"] | str
+    fraction: float
+    control: int
+    heads: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The selection against its random controls, for one intervention, fraction and shots.
+
+    Each score is (mean over seeds, and for random over controls; low; high), its interval by paired
+    bootstrap over items and seeds.
+
+    Attributes:
+        full, induction, random: the scores of the whole model, without the selection, without the
+            controls.
+        difference: random minus induction: what the selection is worth beyond any heads.
+        p_value: of no difference, two-sided: how often swapping selection and controls item by item
+            gives as large a one (a paired permutation test).
+    """
+
+    intervention: str
+    fraction: float
+    n_shots: int
+    full: tuple[float, float, float]
+    induction: tuple[float, float, float]
+    random: tuple[float, float, float]
+    difference: tuple[float, float, float]
+    p_value: float
+
+
+@dataclass(frozen=True)
+class AblationResult:
+    """The scores of an ablation study, and its recipe.
+
+    Attributes:
+        arms, shots, seeds: the axes' labels; the first arm is the whole model.
+        statistics: each item's sufficient statistics of the metric; they add up over items.
+        scores: the metric over all items.
+        metric: the metric's name; its signature stands in ``provenance``.
+        provenance: model, task, prompts' hash, versions, options.
+        custom_metric: the metric itself if it is none of the package's; not saved.
+    """
+
+    arms: tuple[Arm, ...]
+    shots: tuple[int, ...]
+    seeds: tuple[int, ...]
+    statistics: Float[Tensor, "arm shot seed item stat"]
+    scores: Float[Tensor, "arm shot seed"]
+    metric: str
+    provenance: Mapping[str, Any]
+    custom_metric: Metric | None = None
+
+    def __post_init__(self) -> None:
+        cells = len(self.arms), len(self.shots), len(self.seeds)
+        if tuple(self.scores.shape) != cells or self.statistics.shape[:3] != cells:
+            raise ResultError(
+                f"scores are {tuple(self.scores.shape)}, statistics "
+                f"{tuple(self.statistics.shape)}: expected to begin with {cells} from the labels"
+            )
+
+    @property
+    def n_items(self) -> int:
+        """Queries that every arm answered, for each seed."""
+        return self.statistics.shape[3]
+
+    def compare(
+        self, *, confidence: float = 0.95, n_resamples: int = 1000, seed: int = 0
+    ) -> list[Comparison]:
+        """Set each selection against its random controls and the whole model.
+
+        Args:
+            confidence: of the intervals, in (0, 1).
+            n_resamples: of the bootstrap, and of the permutation test.
+            seed: of their own generators.
+
+        Raises:
+            ResultError: if an argument is out of range, or the metric is not known here.
+        """
+        check_confidence(confidence)
+        if n_resamples < 1:
+            raise ResultError(f"n_resamples is {n_resamples}: expected 1 or more")
+        metric, statistics = self._scorer(), self.statistics.numpy()
+        samples = bootstrap_scores(metric, statistics, n_resamples, seed)
+        means = np.concatenate([self.scores.numpy().mean(axis=-1)[None], samples])
+        tails = (1 - confidence) / 2, (1 + confidence) / 2
+
+        def interval(values: ndarray) -> tuple[float, float, float]:
+            low, high = np.quantile(values[1:], tails)
+            return float(values[0]), float(low), float(high)
+
+        found = []
+        for (place, arm), (i, n_shots) in product(enumerate(self.arms), enumerate(self.shots)):
+            if arm.kind != "induction":
+                continue
+            controls, p_value = self._controls_of(arm), math.nan
+            random = np.full(len(means), np.nan)
+            if controls:
+                random = means[:, controls, i].mean(axis=1)
+                arms = statistics[place, i], statistics[controls, i]
+                p_value = permutation_p_value(metric, *arms, n_resamples, seed)
+            found.append(
+                Comparison(
+                    intervention=arm.intervention,
+                    fraction=arm.fraction,
+                    n_shots=n_shots,
+                    full=interval(means[:, 0, i]),
+                    induction=interval(means[:, place, i]),
+                    random=interval(random),
+                    difference=interval(random - means[:, place, i]),
+                    p_value=p_value,
+                )
+            )
+        return found
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row a run: intervention, kind, fraction, control, n_heads, shots, seed, score."""
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "intervention": arm.intervention,
+                    "kind": arm.kind,
+                    "fraction": arm.fraction,
+                    "control": arm.control,
+                    "n_heads": len(arm.heads),
+                    "shots": n_shots,
+                    "seed": seed,
+                    "score": float(self.scores[i, j, k]),
+                }
+                for i, arm in enumerate(self.arms)
+                for j, n_shots in enumerate(self.shots)
+                for k, seed in enumerate(self.seeds)
+            ]
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``path`` (.safetensors) and beside it a .json of the same name; no pickle."""
+        rest = {
+            "arms": [asdict(arm) for arm in self.arms],
+            "shots": list(self.shots),
+            "seeds": list(self.seeds),
+            "metric": self.metric,
+            "provenance": dict(self.provenance),
+        }
+        tensors = {"statistics": self.statistics, "scores": self.scores}
+        return save_tensors(path, _FORM, tensors, rest)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "AblationResult":
+        """Read what `save` wrote.
+
+        Raises:
+            ResultError: if a file is missing, damaged, or not of this format.
+        """
+        tensors, rest = load_tensors(path, _FORM, ("statistics", "scores"), _LABELS)
+        arms = [
+            Arm(**arm | {"heads": tuple((layer, head) for layer, head in arm["heads"])})
+            for arm in rest["arms"]
+        ]
+        return cls(
+            arms=tuple(arms),
+            shots=tuple(rest["shots"]),
+            seeds=tuple(rest["seeds"]),
+            statistics=tensors["statistics"],
+            scores=tensors["scores"],
+            metric=rest["metric"],
+            provenance=rest["provenance"],
+        )
+
+    def _controls_of(self, arm: Arm) -> list[int]:
+        wanted = arm.intervention, "random", arm.fraction
+        return [
+            i
+            for i, other in enumerate(self.arms)
+            if (other.intervention, other.kind, other.fraction) == wanted
+        ]
+
+    def _scorer(self) -> Metric:
+        if self.custom_metric is not None:
+            return self.custom_metric
+        if is_known(self.metric):
+            return get_metric(self.metric)
+        if self.provenance.get("metric_is_mean"):
+            return METRICS["exact_match"]
+        raise ResultError(
+            f"the metric {self.metric!r} is not part of icl_locate, so its intervals cannot be "
+            "computed from the file: set custom_metric with dataclasses.replace"
+        )
+
+
+def permutation_p_value(
+    metric: Metric,
+    chosen: Float[ndarray, "seed item stat"],
+    controls: Float[ndarray, "control seed item stat"],
+    n_permutations: int,
+    seed: int,
+) -> float:
+    """How often swapping two arms item by item makes their scores differ as much as they do.
+
+    Items are swapped as a whole, in all seeds and with every control; the difference is the mean
+    over controls and seeds. The observed arrangement counts as one of the permutations.
+    """
+    n_items = chosen.shape[1]
+    swapped = np.random.default_rng(seed).integers(0, 2, (n_permutations, n_items)).astype(float)
+    swapped = np.concatenate([np.zeros((1, n_items)), swapped])
+    gaps = controls - chosen
+    moved = np.einsum("pi,csik->pcsk", swapped, gaps)
+    left = score_totals(metric, chosen.sum(axis=1) + moved)
+    right = score_totals(metric, controls.sum(axis=2) - moved)
+    differences = np.abs((right - left).mean(axis=(1, 2)))
+    return float(np.mean(differences >= differences[0] - 1e-12))

@@ -1,0 +1,293 @@
+"""What a head attends to on random tokens: to what followed the same token, to the one before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.errors import ModelError, PromptError
+from icl_locate.hooks import watch_attention
+from icl_locate.induction.copying import copying_scores
+from icl_locate.random_tokens import random_tokens, usable_tokens
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LENGTHS = (50, 37, 29)
+"""Lengths whose copies lie at different distances: no fixed offset fits two of them."""
+
+
+@dataclass(frozen=True)
+class HeadScores:
+    """What every head does on random tokens.
+
+    Attributes:
+        lengths: of the sequences that were repeated.
+        prefix_matching: attention paid to what followed the row's token in earlier copies, in
+            [0, 1], for each length.
+        control: attention paid to the same cells on tokens that do not repeat.
+        normalized: the share of the prefix-matching attention in what is not paid to BOS. It can be
+            near 1 where the attention itself is near 0.
+        previous_token: attention paid to the token before, on tokens that do not repeat.
+        copying: as `copying_scores` says.
+    """
+
+    lengths: tuple[int, ...]
+    prefix_matching: Float[Tensor, "length layer head"]
+    control: Float[Tensor, "length layer head"]
+    normalized: Float[Tensor, "length layer head"]
+    previous_token: Float[Tensor, "layer head"]
+    copying: Float[Tensor, "layer head"]
+
+    @property
+    def induction(self) -> Float[Tensor, "layer head"]:
+        """The least over lengths of prefix matching above its control: what tells induction heads.
+
+        A head with a fixed offset matches at no second length, and a head that attends by position
+        does the same on the control.
+        """
+        return (self.prefix_matching - self.control).amin(dim=0)
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row a head, the highest induction score first."""
+        import pandas as pd
+
+        n_layers, n_heads = self.copying.shape
+        columns: dict[str, Tensor] = {
+            "layer": torch.arange(n_layers).repeat_interleave(n_heads),
+            "head": torch.arange(n_heads).repeat(n_layers),
+            "induction": self.induction,
+        }
+        for i, length in enumerate(self.lengths):
+            columns[f"prefix_matching_{length}"] = self.prefix_matching[i]
+            columns[f"control_{length}"] = self.control[i]
+        columns["normalized"] = self.normalized.amin(dim=0)
+        columns |= {"copying": self.copying, "previous_token": self.previous_token}
+        frame = pd.DataFrame({name: value.flatten().numpy() for name, value in columns.items()})
+        return frame.sort_values("induction", ascending=False, ignore_index=True)
+
+
+@torch.no_grad()
+def head_scores(
+    model: TransformerBridge,
+    *,
+    lengths: Sequence[int] = LENGTHS,
+    n_copies: int = 4,
+    n_sequences: int = 5,
+    seed: int = 0,
+    batch_size: int = 8,
+) -> HeadScores:
+    """All scores of every head: prefix matching with its control, previous token, copying.
+
+    Attention patterns are reduced layer by layer as they pass; none is kept.
+
+    Args:
+        lengths: of the sequences of distinct random tokens that are repeated.
+        n_copies: how often each stands there, behind BOS.
+        n_sequences: how many of each length.
+        seed: of the tokens.
+        batch_size: sequences that run at once.
+
+    Raises:
+        PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
+    """
+    repeated, control, normalized = [], [], []
+    for length in lengths:
+        sizes = length, n_copies, n_sequences, seed
+        found = _match_prefixes(model, _repeated(model, *sizes), length, n_copies, batch_size)
+        repeated.append(found.raw)
+        normalized.append(found.normalized)
+        other = _match_prefixes(model, _unrepeated(model, *sizes), length, n_copies, batch_size)
+        control.append(other.raw)
+    return HeadScores(
+        lengths=tuple(lengths),
+        prefix_matching=torch.stack(repeated),
+        control=torch.stack(control),
+        normalized=torch.stack(normalized),
+        previous_token=previous_token_scores(
+            model, n_sequences=n_sequences, seed=seed, batch_size=batch_size
+        ),
+        copying=copying_scores(model, n_sequences=n_sequences, seed=seed, batch_size=batch_size),
+    )
+
+
+@torch.no_grad()
+def prefix_matching_scores(
+    model: TransformerBridge,
+    *,
+    lengths: Sequence[int] = LENGTHS,
+    n_copies: int = 4,
+    n_sequences: int = 5,
+    seed: int = 0,
+    control: bool = True,
+    normalize: bool = False,
+    batch_size: int = 8,
+) -> Float[Tensor, "layer head"]:
+    """How much attention each head pays to what followed the same token before, in [-1, 1].
+
+    Distinct random tokens stand ``n_copies`` times behind BOS. In copies 2 and later each row's
+    attention to the tokens after its own token's earlier occurrences counts; pairs across the end
+    of a copy do not. The score is the mean over rows and sequences, the attention that goes to the
+    same cells where nothing repeats subtracted, and the least of it over the lengths: so neither a
+    head with a fixed offset nor one that attends by position passes.
+
+    ``lengths=(50,), control=False`` is the score of Crosbie and Shutova (2024, section 3.1).
+
+    Args:
+        lengths, n_copies, n_sequences, seed, batch_size: as `head_scores` says.
+        control: whether to subtract the attention to the same cells on unrepeated tokens.
+        normalize: whether to take the share of what a row does not pay to BOS.
+
+    Raises:
+        PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
+    """
+    scores = []
+    for length in lengths:
+        sizes = length, n_copies, n_sequences, seed
+        found = _match_prefixes(model, _repeated(model, *sizes), length, n_copies, batch_size)
+        score = found.normalized if normalize else found.raw
+        if control:
+            tokens = _unrepeated(model, *sizes)
+            other = _match_prefixes(model, tokens, length, n_copies, batch_size)
+            score = score - (other.normalized if normalize else other.raw)
+        scores.append(score)
+    if not scores:
+        raise PromptError("no lengths were given: expected one or more, such as lengths=(50,)")
+    return torch.stack(scores).amin(dim=0)
+
+
+@torch.no_grad()
+def previous_token_scores(
+    model: TransformerBridge,
+    *,
+    length: int = 50,
+    n_sequences: int = 5,
+    seed: int = 0,
+    batch_size: int = 8,
+) -> Float[Tensor, "layer head"]:
+    """How much attention each head pays to the token before, in [0, 1], on distinct random tokens.
+
+    The mean over rows from the second token behind BOS on, and over sequences.
+
+    Raises:
+        PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
+    """
+    tokens = _unrepeated(model, length, 1, n_sequences, seed)
+    first = tokens.shape[1] - length + 1
+    rows = torch.arange(first, tokens.shape[1])
+    return _attention_to(model, tokens, rows, rows - 1, len(rows), batch_size).raw
+
+
+@dataclass
+class _Attention:
+    """Sums of the attention that heads pay to some cells, over rows and sequences."""
+
+    rows: Int[Tensor, "cell"]
+    columns: Int[Tensor, "cell"]
+    n_rows: int
+    has_bos: bool
+    _raw: dict[int, Tensor] = field(default_factory=dict)
+    _shares: dict[int, Tensor] = field(default_factory=dict)
+    _n_sequences: dict[int, int] = field(default_factory=dict)
+
+    def add(self, layer: int, pattern: Float[Tensor, "batch head query_pos key_pos"]) -> None:
+        """Add one layer's attention on a batch of sequences."""
+        paid = pattern[..., self.rows, self.columns].double()
+        to_bos = pattern[..., self.rows, 0].double() if self.has_bos else torch.zeros_like(paid)
+        shares = paid / (1 - to_bos).clamp(min=torch.finfo(pattern.dtype).eps)
+        for sums, values in ((self._raw, paid), (self._shares, shares)):
+            total = values.sum(dim=(0, -1)).cpu()
+            sums[layer] = sums[layer] + total if layer in sums else total
+        self._n_sequences[layer] = self._n_sequences.get(layer, 0) + len(pattern)
+
+    @property
+    def raw(self) -> Float[Tensor, "layer head"]:
+        """The attention paid to the cells, mean over rows and sequences."""
+        return self._mean(self._raw)
+
+    @property
+    def normalized(self) -> Float[Tensor, "layer head"]:
+        """The same as a share of what each row does not pay to BOS."""
+        return self._mean(self._shares)
+
+    def _mean(self, sums: dict[int, Tensor]) -> Tensor:
+        means = [sums[layer] / (self.n_rows * self._n_sequences[layer]) for layer in sorted(sums)]
+        return torch.stack(means).float()
+
+
+def _match_prefixes(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "sequence pos"],
+    length: int,
+    n_copies: int,
+    batch_size: int,
+) -> _Attention:
+    """The attention to the cells that would follow an earlier occurrence in repeated copies."""
+    first = tokens.shape[1] - n_copies * length
+    cells = [
+        (first + copy * length + place, first + earlier * length + place + 1)
+        for copy in range(1, n_copies)
+        for place in range(length - 1)
+        for earlier in range(copy)
+    ]
+    rows, columns = torch.tensor(cells).T
+    return _attention_to(model, tokens, rows, columns, (n_copies - 1) * (length - 1), batch_size)
+
+
+def _attention_to(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "sequence pos"],
+    rows: Int[Tensor, "cell"],
+    columns: Int[Tensor, "cell"],
+    n_rows: int,
+    batch_size: int,
+) -> _Attention:
+    if model.training:
+        raise ModelError("the model is in training mode: call model.eval() first")
+    device = model.cfg.device
+    has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
+    found = _Attention(rows.to(device), columns.to(device), n_rows, has_bos)
+    with watch_attention(model, "hook_pattern", found.add):
+        for batch in torch.split(tokens.to(device), batch_size):
+            model(batch, attention_mask=torch.ones_like(batch))
+    return found
+
+
+def _repeated(
+    model: TransformerBridge, length: int, n_copies: int, n_sequences: int, seed: int
+) -> Int[Tensor, "sequence pos"]:
+    """Distinct random tokens, several times behind BOS."""
+    tokens = _unrepeated(model, length, n_copies, n_sequences, seed)
+    first = tokens.shape[1] - n_copies * length
+    copy = tokens[:, first : first + length]
+    return torch.cat([tokens[:, :first], copy.repeat(1, n_copies)], dim=1)
+
+
+def _unrepeated(
+    model: TransformerBridge, length: int, n_copies: int, n_sequences: int, seed: int
+) -> Int[Tensor, "sequence pos"]:
+    """As many random tokens, which do not repeat as far as the vocabulary allows."""
+    has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
+    width = has_bos + n_copies * length
+    if length < 2 or n_copies < 1 or n_sequences < 1:
+        raise PromptError(
+            f"length is {length}, n_copies {n_copies}, n_sequences {n_sequences}: expected 2 or "
+            "more tokens, and 1 or more of the others"
+        )
+    n_usable = len(usable_tokens(model))
+    if length > n_usable:
+        raise PromptError(
+            f"length is {length}, but only {n_usable} tokens of the vocabulary are distinct and "
+            "neither rare nor special: use shorter sequences"
+        )
+    limit = getattr(model.cfg, "n_ctx", None)
+    if limit is not None and width > limit:
+        raise PromptError(
+            f"{n_copies} copies of {length} tokens take {width} positions, but the model's context "
+            f"holds {limit}: use shorter sequences, such as lengths=({(limit - 1) // n_copies},)"
+        )
+    return random_tokens(model, n_sequences, width, seed=seed)

@@ -1,0 +1,111 @@
+"""Choosing heads by score, and as many others at random."""
+
+import math
+import random
+from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+
+from jaxtyping import Float
+from torch import Tensor
+
+from icl_locate.edges import InductionEdges, Match
+from icl_locate.errors import MaskError
+from icl_locate.layers import check_heads
+from icl_locate.masks import EdgeMask
+
+
+@dataclass(frozen=True, eq=False)
+class HeadSet(AbstractSet[tuple[int, int]]):
+    """A set of heads, (layer, head), that knows the model's sizes.
+
+    Attributes:
+        heads: in the order in which they were chosen, the best first.
+        n_layers, n_heads: the model's layers, and heads in each.
+    """
+
+    heads: tuple[tuple[int, int], ...]
+    n_layers: int
+    n_heads: int
+
+    def __post_init__(self) -> None:
+        check_heads(self.heads, self.n_layers, self.n_heads)
+
+    def __contains__(self, head: object) -> bool:
+        return head in self.heads
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter(self.heads)
+
+    def __len__(self) -> int:
+        return len(self.heads)
+
+    def __hash__(self) -> int:
+        return self._hash()
+
+    @classmethod
+    def _from_iterable(cls, heads: Iterable[object]) -> frozenset[object]:  # type: ignore[override]
+        return frozenset(heads)
+
+
+def select_heads(scores: Float[Tensor, "layer head"], fraction: float) -> HeadSet:
+    """The heads of the highest scores: ``ceil(fraction * n_layers * n_heads)`` of them.
+
+    Raises:
+        MaskError: if the fraction is not in (0, 1], or a score is NaN.
+    """
+    if not 0 < fraction <= 1:
+        raise MaskError(f"fraction is {fraction}: expected a share above 0, at most 1")
+    if scores.isnan().any():
+        raise MaskError("a score is NaN: expected numbers")
+    n_layers, n_heads = scores.shape
+    n_chosen = math.ceil(round(fraction * n_layers * n_heads, 9))
+    best = scores.flatten().argsort(descending=True, stable=True)[:n_chosen].tolist()
+    return HeadSet(tuple(divmod(place, n_heads) for place in best), n_layers, n_heads)
+
+
+def random_heads(
+    like: Collection[tuple[int, int]], *, seed: int = 0, n_heads: int | None = None
+) -> HeadSet:
+    """A random control: as many heads in each layer as in ``like``, none of them in it.
+
+    Args:
+        like: the selection; what `select_heads` gave knows the model's sizes.
+        n_heads: heads in each layer, for any other collection.
+
+    Raises:
+        MaskError: if a layer has too few other heads, or ``n_heads`` is not known.
+    """
+    n_layers = 1 + max((layer for layer, _ in like), default=-1)
+    if isinstance(like, HeadSet):
+        n_layers, n_heads = like.n_layers, like.n_heads
+    if n_heads is None:
+        raise MaskError("n_heads is not known: give it, or a selection made by select_heads")
+    generator = random.Random(f"random heads/{seed}")
+    chosen: list[tuple[int, int]] = []
+    for layer in range(n_layers):
+        taken = {head for at, head in like if at == layer}
+        others = [head for head in range(n_heads) if head not in taken]
+        if len(others) < len(taken):
+            raise MaskError(
+                f"layer {layer} has {n_heads} heads, of which {len(taken)} are selected: too few "
+                "are left for a random control; select a smaller fraction"
+            )
+        chosen += [(layer, head) for head in sorted(generator.sample(others, len(taken)))]
+    return HeadSet(tuple(chosen), n_layers, n_heads)
+
+
+def knockout(
+    heads: AbstractSet[tuple[int, int]] | None, *, match: Match | str = "token"
+) -> EdgeMask:
+    """Cut heads off from the induction pattern (Crosbie and Shutova 2024, section 5).
+
+    The mask hides from each row the tokens that directly follow an earlier occurrence of the row's
+    own token; everything else stays visible. It holds through generation.
+
+    Args:
+        heads: (layer, head) pairs; ``None`` means every head.
+        match: what counts as an occurrence: the same "token", or the same "word", label or
+            delimiter.
+    """
+    return EdgeMask(InductionEdges(match), heads=heads)

@@ -1,0 +1,228 @@
+"""Does in-context learning die with the induction heads? Ablation against random controls."""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.ablation import METHODS, HeadAblation, HeadReference
+from icl_locate.edges import Match
+from icl_locate.engine.decoding import check_room
+from icl_locate.engine.forward import Intervention
+from icl_locate.engine.hooked import run_cell
+from icl_locate.errors import MaskError, TaskError
+from icl_locate.induction.results import AblationResult, Arm
+from icl_locate.induction.scores import prefix_matching_scores
+from icl_locate.induction.selection import HeadSet, knockout, random_heads, select_heads
+from icl_locate.metrics import (
+    LabelAccuracy,
+    MeanMetric,
+    Metric,
+    TextScore,
+    generates,
+    is_known,
+    score_totals,
+)
+from icl_locate.prompts import Choice, Example
+from icl_locate.recipes import describe_model, prompts_digest
+from icl_locate.references import head_reference
+from icl_locate.shots import check_shots
+from icl_locate.sweeps import choose_metric
+from icl_locate.tasks.patterns import WORD_PATTERNS
+from icl_locate.tasks.task import Task
+from icl_locate.tokens import Prompts, build_prompts
+
+INTERVENTIONS = (*METHODS, "knockout")
+
+Heads = Float[Tensor, "layer head"] | Collection[tuple[int, int]]
+
+
+def ablation_study(
+    model: TransformerBridge,
+    task: Task,
+    heads: Heads | None = None,
+    controls: int = 3,
+    fractions: Sequence[float] = (0.01, 0.03),
+    shots: Sequence[int] = (10,),
+    seeds: int | Iterable[int] = (0, 1, 2),
+    *,
+    interventions: Sequence[str] = ("mean_z", "knockout"),
+    n_queries: int = 64,
+    metric: str | Metric | TextScore | None = None,
+    reference: HeadReference | None = None,
+    match: Match | str | None = None,
+    choice: Choice | str | None = None,
+    prepend_bos: bool | None = None,
+    max_new_tokens: int = 50,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> AblationResult:
+    """Take induction heads out of a model, and as many random heads, and score a task with each.
+
+    The experiment of Crosbie and Shutova (2024, sections 4 and 5). For every number of shots and
+    every seed the same prompts run in the whole model and under each intervention on the induction
+    heads and on each random control, so that all comparisons are paired.
+
+    Args:
+        heads: a score for every head, of which each fraction takes the best (``None`` means
+            `prefix_matching_scores`); or a set of (layer, head) pairs, in whose place no fractions
+            are taken.
+        controls: random selections beside each, with as many heads in each layer and none in
+            common with it.
+        fractions: shares of all heads.
+        shots: examples in a prompt.
+        seeds: each draws other examples for the same queries.
+        interventions: any of "zero", "mean_z", "mean_input", "resample" (`HeadAblation`) and
+            "knockout" (`knockout`).
+        n_queries: the first so many queries of ``task.test``.
+        metric: as `sweep` says; ``None`` means the task's.
+        reference: for the interventions that ask for one; ``None`` measures it on the study's kind
+            of prompts with other queries: the last ones of ``task.train``.
+        match: what `knockout` counts as an occurrence; ``None`` means "word" for the pattern tasks
+            of words, "token" for all others.
+        choice, prepend_bos, max_new_tokens: as `sweep` says.
+        batch_size: prompts that run at once.
+        progress: whether to show a progress bar over the runs.
+
+    Raises:
+        TaskError: if an option is out of range.
+        MaskError: heads that the model does not have, or too few for random controls.
+        PromptError, ModelError, NumericalError: as their sources say.
+    """
+    drawn = (seeds,) if isinstance(seeds, int) else tuple(seeds)
+    _check(task, controls, drawn, interventions, n_queries)
+    chosen_metric = choose_metric(task, metric, n_queries)
+    selections = _select(model, heads, fractions)
+    if match is None:
+        match = "word" if task.name.partition("/")[0] in WORD_PATTERNS else "token"
+
+    def prompts_of(queries: Sequence[Example], n_shots: int, seed: int) -> Prompts:
+        return build_prompts(
+            model,
+            queries,
+            examples=task.train,
+            n_shots=n_shots,
+            template=task.template,
+            seed=seed,
+            choice=choice or task.choice,
+            prepend_bos=prepend_bos,
+        )
+
+    numbers, queries = check_shots(shots), task.test[:n_queries]
+    shown = [[prompts_of(queries, n_shots, seed) for seed in drawn] for n_shots in numbers]
+    flat = [prompts for by_seed in shown for prompts in by_seed]
+    if generates(chosen_metric):
+        for prompts in flat:
+            check_room(model, prompts, max_new_tokens)
+    asks = set(interventions) & set(METHODS) - {"zero"}
+    if asks and reference is None:
+        others = prompts_of(task.train[-n_queries:], max(numbers), -1)
+        reference = head_reference(model, others, batch_size=batch_size)
+    arms = [Arm("none", "full", 0.0, 0, ())]
+    for name in interventions:
+        for fraction, found in selections.items():
+            arms.append(Arm(name, "induction", fraction, 0, found.heads))
+            arms += [
+                Arm(name, "random", fraction, i, random_heads(found, seed=i).heads)
+                for i in range(controls)
+            ]
+    with tqdm(total=len(arms) * len(flat), unit="run", desc=task.name, disable=not progress) as bar:
+
+        def run(arm: Arm, prompts: Prompts) -> Tensor:
+            cell = run_cell(
+                model,
+                prompts,
+                _intervention(arm, reference, match),
+                chosen_metric,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+            )
+            bar.update()
+            return torch.from_numpy(cell.statistics)
+
+        statistics = torch.stack(
+            [
+                torch.stack([torch.stack([run(arm, p) for p in by_seed]) for by_seed in shown])
+                for arm in arms
+            ]
+        )
+    totals = statistics.sum(dim=-2).numpy()
+    return AblationResult(
+        arms=tuple(arms),
+        shots=numbers,
+        seeds=drawn,
+        statistics=statistics,
+        scores=torch.from_numpy(score_totals(chosen_metric, totals)),
+        metric=chosen_metric.name,
+        provenance={
+            **describe_model(model),
+            "task": task.name,
+            "template": asdict(task.template),
+            "n_queries": n_queries,
+            "choice": choice or task.choice,
+            "match": match,
+            "max_new_tokens": max_new_tokens,
+            "signature": chosen_metric.signature,
+            "metric_is_mean": isinstance(chosen_metric, (MeanMetric, LabelAccuracy)),
+            "reference": None if reference is None else dict(reference.provenance),
+            "prompts_sha256": prompts_digest(flat),
+        },
+        custom_metric=None if is_known(chosen_metric.name) else chosen_metric,
+    )
+
+
+def _check(
+    task: Task, controls: int, seeds: Sequence[int], interventions: Sequence[str], n_queries: int
+) -> None:
+    if controls < 0:
+        raise TaskError(f"controls is {controls}: expected 0 or more random selections")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise TaskError(f"seeds are {list(seeds)}: expected at least one, each once")
+    unknown = [name for name in interventions if name not in INTERVENTIONS]
+    if unknown or not interventions or len(set(interventions)) < len(interventions):
+        raise TaskError(
+            f"interventions are {list(interventions)}: expected one or more of "
+            f"{', '.join(INTERVENTIONS)}, each once"
+        )
+    if not 1 <= n_queries <= len(task.test):
+        raise TaskError(
+            f"n_queries is {n_queries}, but the task {task.name!r} has {len(task.test)} queries: "
+            f"expected 1 to {len(task.test)}"
+        )
+
+
+def _select(
+    model: TransformerBridge, heads: Heads | None, fractions: Sequence[float]
+) -> dict[float, HeadSet]:
+    """The selections by their share of all heads."""
+    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    if heads is None:
+        heads = prefix_matching_scores(model)
+    if not isinstance(heads, Tensor):
+        if not heads:
+            raise MaskError("no heads were given: expected at least one, or scores")
+        chosen = heads if isinstance(heads, HeadSet) else sorted(heads)
+        return {len(heads) / (n_layers * n_heads): HeadSet(tuple(chosen), n_layers, n_heads)}
+    if heads.shape != (n_layers, n_heads):
+        raise MaskError(
+            f"the heads' scores are {tuple(heads.shape)}: expected (layer, head) = "
+            f"{(n_layers, n_heads)}"
+        )
+    if not fractions or len(set(fractions)) < len(fractions):
+        raise MaskError(f"fractions are {list(fractions)}: expected at least one, each once")
+    return {fraction: select_heads(heads, fraction) for fraction in fractions}
+
+
+def _intervention(
+    arm: Arm, reference: HeadReference | None, match: Match | str
+) -> Intervention | None:
+    """What is done to an arm's heads."""
+    if arm.kind == "full":
+        return None
+    if arm.intervention == "knockout":
+        return knockout(frozenset(arm.heads), match=match)
+    return HeadAblation(frozenset(arm.heads), arm.intervention, reference)

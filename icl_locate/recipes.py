@@ -1,0 +1,38 @@
+"""What a saved number carries: where it came from."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from importlib.metadata import version
+from typing import Any
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.models import EMBEDDED, embedded_directory
+from icl_locate.tokens import Prompts
+
+_PACKAGES = ("icl_locate", "torch", "transformers", "transformer_lens", "sacrebleu")
+
+
+def describe_model(model: TransformerBridge) -> dict[str, Any]:
+    """The model and its tokenizer, and the versions of what ran it."""
+    name = str(getattr(model.cfg, "model_name", ""))
+    vocabulary = json.dumps(model.tokenizer.get_vocab(), sort_keys=True)
+    return {
+        "model": EMBEDDED if name == str(embedded_directory()) else name,
+        "revision": getattr(model.original_model.config, "_commit_hash", None),
+        "architecture": str(getattr(model.cfg, "architecture", "")),
+        "dtype": str(next(model.original_model.parameters()).dtype).removeprefix("torch."),
+        "vocabulary_sha256": digest([vocabulary]),
+        "versions": {package: version(package) for package in _PACKAGES},
+    }
+
+
+def prompts_digest(prompts: Iterable[Prompts]) -> str:
+    """A hash of prompts' tokens, segments and targets."""
+    return digest(str((p.tokens.tolist(), p.segments.tolist(), p.target_tokens)) for p in prompts)
+
+
+def digest(texts: Iterable[str]) -> str:
+    """A hash of texts in their order."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()

@@ -1,0 +1,78 @@
+"""Tensors with their labels on disk: safetensors, and JSON beside it; no pickle."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from icl_locate.errors import ResultError
+
+
+def save_tensors(
+    path: str | Path, form: str, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
+) -> Path:
+    """Write ``path.safetensors`` and ``path.json``; returns the first.
+
+    Args:
+        form: what the files hold, such as "icl_locate.SweepResult/1"; `load_tensors` checks it.
+        rest: everything that is no tensor, as JSON can hold it.
+    """
+    tensors_path, json_path = _paths(Path(path))
+    tensors_path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({**rest, "format": form}, indent=1, ensure_ascii=False).encode()
+    digest = hashlib.sha256(text).hexdigest()
+    solid = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    payload = save(solid, metadata={"json_sha256": digest})
+    for target, content in ((json_path, text), (tensors_path, payload)):
+        unfinished = target.with_name(f"{target.name}.part")
+        unfinished.write_bytes(content)
+        unfinished.replace(target)
+    return tensors_path
+
+
+def load_tensors(
+    path: str | Path, form: str, names: Iterable[str], labels: Iterable[str]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote.
+
+    Args:
+        names, labels: the tensors and the other fields that must be there.
+
+    Raises:
+        ResultError: if a file is missing, damaged, or not of this form.
+    """
+    tensors_path, json_path = _paths(Path(path))
+    for needed in (tensors_path, json_path):
+        if not needed.is_file():
+            raise ResultError(f"there is no {needed}: expected the two files that save() wrote")
+    try:
+        text = json_path.read_bytes()
+        rest = json.loads(text)
+        with safe_open(tensors_path, "pt") as file:
+            digest = (file.metadata() or {}).get("json_sha256")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
+        raise ResultError(f"{path} is damaged ({error}): save it again") from error
+    if not isinstance(rest, dict) or rest.get("format") != form:
+        raise ResultError(f"{json_path} is not what was asked for: expected the format {form!r}")
+    missing = [name for name in names if name not in tensors]
+    missing += [name for name in labels if name not in rest]
+    if missing:
+        raise ResultError(f"{path} is damaged: it lacks {', '.join(missing)}; save it again")
+    if digest != hashlib.sha256(text).hexdigest():
+        raise ResultError(f"{json_path} does not belong to {tensors_path}: save it again")
+    return tensors, rest
+
+
+def _paths(path: Path) -> tuple[Path, Path]:
+    known = path.suffix in (".safetensors", ".json")
+    stem = path.with_suffix("") if known else path
+    return (
+        stem.with_name(stem.name + ".safetensors"),
+        stem.with_name(stem.name + ".json"),
+    )
