@@ -6,6 +6,7 @@ from ._types import Segment as Segment
 from .conditions import PAPER_CONDITIONS as PAPER_CONDITIONS
 from .conditions import Condition as Condition
 from .engine.decoding import generate as generate
+from .engine.labels import score_labels as score_labels
 from .engine.scoring import score_targets as score_targets
 from .failures import failure_rates as failure_rates
 from .hooks import attention_hooks as attention_hooks
@@ -18,6 +19,7 @@ from .layers import window as window
 from .location import Location as Location
 from .location import locate as locate
 from .masks import ContextMask as ContextMask
+from .masks import EdgeMask as EdgeMask
 from .models import load_model as load_model
 from .prompts import Example as Example
 from .prompts import PromptTemplate as PromptTemplate

@@ -51,8 +51,6 @@ def head_reference(
         length = length if limit is None else min(length, int(limit))
         corpus = random_tokens(model, n_texts, length, seed=seed)
     tokens, real = _tokenise(model, corpus)
-    if not len(tokens) or not real.any(dim=1).all():
-        raise PromptError("the corpus is empty, or one of its texts is: expected text")
     if limit is not None and tokens.shape[1] > limit:
         raise PromptError(
             f"a text of the corpus has {tokens.shape[1]} tokens, but the model's context holds "
@@ -154,13 +152,17 @@ def _tokenise(
     model: TransformerBridge, corpus: Corpus
 ) -> tuple[Int[Tensor, "text pos"], Bool[Tensor, "text pos"]]:
     """A corpus as left-padded tokens, and which of them are real."""
+    if not len(corpus):
+        raise PromptError("the corpus is empty: expected at least one text")
     if isinstance(corpus, Prompts):
         return corpus.tokens, corpus.attention_mask
     if isinstance(corpus, Tensor):
         return corpus, torch.ones_like(corpus, dtype=torch.bool)
     tokenizer = check_tokenizer(model.tokenizer)
     rows = [list[int](tokenizer(text)["input_ids"]) for text in corpus]
-    width = max(map(len, rows), default=0)
+    if not all(rows):
+        raise PromptError(f"text {rows.index([])} of the corpus is empty: expected text")
+    width = max(map(len, rows))
     padded = [[int(tokenizer.pad_token_id)] * (width - len(row)) + row for row in rows]
     real = [[i >= width - len(row) for i in range(width)] for row in rows]
     return torch.tensor(padded, dtype=torch.long), torch.tensor(real, dtype=torch.bool)

@@ -5,6 +5,7 @@ layer 0 writes) and the token to come (which layer 1 writes, and the unembedding
 rotations tell positions apart, so that a head can attend at any fixed distance.
 """
 
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +21,8 @@ TOKEN, PLACE, BEFORE, NEXT = (slice(i * D, (i + 1) * D) for i in range(4))
 PREVIOUS_HEAD, INDUCTION_HEAD = (0, 2), (1, 1)
 FIXED_OFFSET_HEAD, POSITIONAL_HEAD = (0, 0), (0, 3)
 CIRCUIT = {PREVIOUS_HEAD, INDUCTION_HEAD}
-FRIENDS = (49, 36, 28)  # the distances of prefix matching at the lengths 50, 37 and 29
+FRIENDS = {49: 1.0, 36: 1.2, 28: 1.5}
+"""The distances of prefix matching at the lengths 50, 37 and 29, and how a head shares them."""
 N_WORDS = D - 3
 
 KEYS, VALUES = ("w10", "w11", "w12", "w13"), ("w20", "w21", "w22", "w23")
@@ -66,12 +68,12 @@ def build() -> GPT2LMHeadModel:
             block.attn.c_attn.weight.normal_(std=0.02)
             block.attn.c_proj.weight.normal_(std=0.02)
         for head, distances in (
-            (PREVIOUS_HEAD, (1,)),
-            (FIXED_OFFSET_HEAD, FRIENDS[:1]),
+            (PREVIOUS_HEAD, {1: 1.0}),
+            (FIXED_OFFSET_HEAD, {49: 1.0}),
             (POSITIONAL_HEAD, FRIENDS),
         ):
             _clear(model, head)
-            back = sum(_turn(frequencies * distance) for distance in distances)
+            back = sum(share * _turn(frequencies * far) for far, share in distances.items())
             sharpness = 4 if len(distances) == 1 else 1  # several distances are to share
             _set(model, head, "q", PLACE, sharpness * back)
             _set(model, head, "k", PLACE, sharpness * torch.eye(D))
@@ -126,8 +128,9 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
+@cache
 def boot() -> TransformerBridge:
-    """The model as a bridge."""
+    """The model as a bridge, booted once a process."""
     with TemporaryDirectory() as directory:
         save(Path(directory))
         return TransformerBridge.boot_transformers(directory, device="cpu").eval()

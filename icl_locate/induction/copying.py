@@ -98,7 +98,7 @@ def _run(
 def _shares(
     model: TransformerBridge,
     layer: int,
-    values: Float[Tensor, "batch pos kv_head d_head"],
+    values: Float[Tensor, "batch row kv_head d_head"],
     attended: Int[Tensor, "batch head row"],
     output: Any,
     tokens: Int[Tensor, "batch pos"],

@@ -12,6 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.errors import ModelError, PromptError
 from icl_locate.hooks import watch_attention
 from icl_locate.induction.copying import copying_scores
+from icl_locate.induction.effects import HeadEffects
 from icl_locate.random_tokens import random_tokens, usable_tokens
 
 if TYPE_CHECKING:
@@ -52,8 +53,13 @@ class HeadScores:
         """
         return (self.prefix_matching - self.control).amin(dim=0)
 
-    def to_dataframe(self) -> "pd.DataFrame":
-        """One row a head, the highest induction score first."""
+    def to_dataframe(self, effects: HeadEffects | None = None) -> "pd.DataFrame":
+        """One row a head, the highest induction score first.
+
+        Args:
+            effects: what `head_effects` gave; adds what the model loses without each head, with its
+                interval.
+        """
         import pandas as pd
 
         n_layers, n_heads = self.copying.shape
@@ -68,6 +74,8 @@ class HeadScores:
         columns["normalized"] = self.normalized.amin(dim=0)
         columns |= {"copying": self.copying, "previous_token": self.previous_token}
         frame = pd.DataFrame({name: value.flatten().numpy() for name, value in columns.items()})
+        if effects is not None:
+            frame = frame.merge(effects.to_dataframe(), how="left", on=["layer", "head"])
         return frame.sort_values("induction", ascending=False, ignore_index=True)
 
 
@@ -227,6 +235,8 @@ def _match_prefixes(
     batch_size: int,
 ) -> _Attention:
     """The attention to the cells that would follow an earlier occurrence in repeated copies."""
+    if n_copies < 2:
+        raise PromptError(f"n_copies is {n_copies}: expected 2 or more, or nothing repeats")
     first = tokens.shape[1] - n_copies * length
     cells = [
         (first + copy * length + place, first + earlier * length + place + 1)

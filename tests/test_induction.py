@@ -1,0 +1,336 @@
+"""Scores, selections and controls of induction heads."""
+
+import sys
+from pathlib import Path
+
+import planted_induction as planted
+import pytest
+import tiny
+import torch
+from transformer_lens.head_detector import (
+    compute_head_attention_similarity_score,
+    detect_head,
+    get_induction_head_detection_pattern,
+)
+
+import icl_locate as icl
+from icl_locate import induction
+from icl_locate.errors import MaskError, ModelError, PromptError
+from icl_locate.random_tokens import random_tokens, usable_tokens
+
+sys.path.append(str(Path(__file__).parent / "benchmarks"))
+from memory import peak_bytes
+
+
+@pytest.fixture(scope="module")
+def circuit():
+    return planted.boot()
+
+
+def best(scores):
+    return divmod(int(scores.argmax()), scores.shape[1])
+
+
+def test_the_planted_heads_are_named(circuit):
+    scores = induction.head_scores(circuit)
+    assert best(scores.induction) == planted.INDUCTION_HEAD
+    assert best(scores.previous_token) == planted.PREVIOUS_HEAD
+    assert best(scores.copying) == planted.INDUCTION_HEAD
+    assert scores.induction[planted.INDUCTION_HEAD] > 0.95
+    assert scores.previous_token[planted.PREVIOUS_HEAD] > 0.99
+    assert scores.copying[planted.INDUCTION_HEAD] > 0.99
+    others = torch.ones(2, 4, dtype=torch.bool)
+    others[planted.INDUCTION_HEAD] = False
+    assert scores.induction[others].abs().max() < 0.01
+    assert torch.equal(scores.induction, induction.prefix_matching_scores(circuit))
+    frame = scores.to_dataframe()
+    assert tuple(frame.loc[0, ["layer", "head"]]) == planted.INDUCTION_HEAD
+    assert len(frame) == 8
+
+
+def test_false_friends_are_told_apart(circuit):
+    """At one length a fixed offset looks like induction; the positional head at all of them."""
+    published = induction.prefix_matching_scores(circuit, lengths=(50,), control=False)
+    assert published[planted.FIXED_OFFSET_HEAD] > 0.99
+    positional = induction.head_scores(circuit).prefix_matching[:, *planted.POSITIONAL_HEAD]
+    assert (positional > 0.2).all()
+    several = induction.prefix_matching_scores(circuit, control=False)
+    assert several[planted.FIXED_OFFSET_HEAD] < 0.1 < several[planted.POSITIONAL_HEAD]
+    scores = induction.prefix_matching_scores(circuit)
+    for head in (planted.FIXED_OFFSET_HEAD, planted.POSITIONAL_HEAD):
+        assert scores[head].abs() < 0.01
+
+
+def test_scores_stand_beside_causal_effects(circuit):
+    """What a score says and what the model needs are two things: the previous-token head shows."""
+    effects = induction.head_effects(circuit, induction.repeated_prompts(circuit, n_sequences=4))
+    table = induction.head_scores(circuit).to_dataframe(effects)
+    by_head = table.set_index(["layer", "head"])
+    assert by_head.loc[planted.PREVIOUS_HEAD, "induction"] < 0.01
+    needed = by_head.index[by_head["loss_low"] > 1.0]
+    assert set(needed) == planted.CIRCUIT
+    assert (by_head["loss_low"] <= by_head["loss"]).all()
+    some = induction.head_effects(
+        circuit, induction.repeated_prompts(circuit, n_sequences=4), planted.CIRCUIT
+    )
+    assert some.heads == tuple(sorted(planted.CIRCUIT))
+    everything = dict(zip(effects.heads, effects.losses, strict=True))
+    for head, losses in zip(some.heads, some.losses, strict=True):
+        assert torch.equal(losses, everything[head])
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_scores_equal_loops_over_hugging_face_attention(architecture):
+    model, plain = tiny.boot(architecture), tiny.build(architecture)
+    length, n_copies, n_sequences = 6, 3, 3
+    sizes = {"n_sequences": n_sequences, "seed": 4, "batch_size": 2}
+    once = random_tokens(model, n_sequences, 1 + n_copies * length, seed=4)
+    repeated = torch.cat([once[:, :1], once[:, 1 : 1 + length].repeat(1, n_copies)], dim=1)
+
+    def patterns(tokens):
+        with torch.no_grad():
+            found = plain(tokens, output_attentions=True).attentions
+        return torch.stack(found)  # layer, sequence, head, query, key
+
+    def match(tokens, *, normalize=False):
+        attention = patterns(tokens)
+        total = torch.zeros(tiny.N_LAYERS, tiny.N_HEADS)
+        n = 0
+        for sequence, text in enumerate(repeated.tolist()):
+            for i in range(1 + length, len(text)):
+                if (i - 1) % length == length - 1:
+                    continue  # a copy's last token
+                paid = torch.zeros(tiny.N_LAYERS, tiny.N_HEADS)
+                for j in range(2, i + 1):
+                    if text[j - 1] == text[i] and j - 1 < i and (j - 1) % length != 0:
+                        paid += attention[:, sequence, :, i, j]
+                if normalize:
+                    paid = paid / (1 - attention[:, sequence, :, i, 0])
+                total, n = total + paid, n + 1
+        return total / n
+
+    def score(**options):
+        return induction.prefix_matching_scores(
+            model, lengths=(length,), n_copies=n_copies, **sizes, **options
+        )
+
+    assert torch.allclose(score(control=False), match(repeated), atol=1e-5)
+    assert torch.allclose(score(), match(repeated) - match(once), atol=1e-5)
+    normalized = score(control=False, normalize=True)
+    assert torch.allclose(normalized, match(repeated, normalize=True), atol=1e-4)
+
+    single = random_tokens(model, n_sequences, 1 + length, seed=4)
+    attention = patterns(single)
+    naive = torch.stack([attention[..., i, i - 1].mean(dim=1) for i in range(2, 1 + length)]).mean(
+        dim=0
+    )
+    ours = induction.previous_token_scores(model, length=length, **sizes)
+    assert torch.allclose(ours, naive, atol=1e-5)
+
+
+def values_and_output(plain, layer, entering):
+    """Each head's value vectors, and its part of the output projection, from the weights alone."""
+    d_head = tiny.D_MODEL // tiny.N_HEADS
+    if hasattr(plain, "model"):  # llama, qwen2
+        block = plain.model.layers[layer]
+        values = block.self_attn.v_proj(block.input_layernorm(entering))
+        projection = block.self_attn.o_proj.weight.T
+        per_group = tiny.N_HEADS // plain.config.num_key_value_heads
+    else:
+        block = plain.transformer.h[layer]
+        normal = block.ln_1(entering)
+        if hasattr(block.attn, "c_attn"):  # gpt2
+            values = block.attn.c_attn(normal)[..., 2 * tiny.D_MODEL :]
+            projection = block.attn.c_proj.weight
+        else:  # gpt_neo
+            values = block.attn.attention.v_proj(normal)
+            projection = block.attn.attention.out_proj.weight.T
+        per_group = 1
+    values = values.unflatten(-1, (-1, d_head)).repeat_interleave(per_group, dim=2)
+    return values, projection.unflatten(0, (tiny.N_HEADS, d_head))
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "gpt_neo", "llama", "qwen2"])
+def test_copying_equals_a_loop_over_the_weights(architecture):
+    model, plain = tiny.boot(architecture), tiny.build(architecture)
+    length, n_sequences = 5, 2
+    tokens = random_tokens(model, n_sequences, 1 + length, seed=3)
+    norm = plain.model.norm if hasattr(plain, "model") else plain.transformer.ln_f
+    naive = torch.zeros(tiny.N_LAYERS, tiny.N_HEADS)
+    with torch.no_grad():
+        run = plain(tokens, output_attentions=True, output_hidden_states=True)
+        for layer in range(tiny.N_LAYERS):
+            values, projection = values_and_output(plain, layer, run.hidden_states[layer])
+            for head in range(tiny.N_HEADS):
+                for text in range(n_sequences):
+                    for i in range(1, 1 + length):
+                        paid = run.attentions[layer][text, head, i, 1:]
+                        j = 1 + int(paid.argmax())
+                        written = values[text, j, head] @ projection[head]
+                        chances = plain.lm_head(norm(written)).softmax(-1)[tokens[text, 1:]]
+                        raised = (chances - chances.mean()).relu()
+                        naive[layer, head] += raised[j - 1] / raised.sum()
+    naive /= n_sequences * length
+    for batch_size in (1, 8):
+        ours = induction.copying_scores(
+            model, length=length, n_sequences=n_sequences, seed=3, batch_size=batch_size
+        )
+        assert torch.allclose(ours, naive, atol=1e-4)
+
+
+def test_scores_agree_with_the_head_detector_of_transformer_lens(embedded):
+    """Where it measures the same: the attention on given cells, as a share of all rows."""
+    words = icl.load_task("pseudo-translation").train[0].source.split()
+    words = [*dict.fromkeys(words), "zero", "one"][:5]
+    text = " ".join(words * 3)
+    tokens = embedded.to_tokens(text)
+    length = len(words)
+    assert tokens.shape == (1, 1 + 3 * length)
+    wanted = get_induction_head_detection_pattern(tokens.cpu())
+    for i in range(1, tokens.shape[1]):
+        for j in range(tokens.shape[1]):
+            if (i - 1) % length == length - 1 or i == j:  # pairs across a copy's end, itself
+                wanted[i, j] = 0
+    theirs = detect_head(embedded, text, wanted)
+    from icl_locate.induction.scores import _match_prefixes
+
+    ours = _match_prefixes(embedded, tokens, length, 3, 1).raw
+    n_rows = 2 * (length - 1)
+    assert torch.allclose(ours, theirs * tokens.shape[1] / n_rows, atol=1e-5)
+
+    single = random_tokens(embedded, 1, 1 + 20, seed=0)
+    found = {}
+    from icl_locate.hooks import watch_attention
+
+    with watch_attention(embedded, "hook_pattern", found.__setitem__), torch.no_grad():
+        embedded(single)
+    before = torch.zeros(21, 21)
+    for i in range(2, 21):
+        before[i, i - 1] = 1
+    theirs = torch.tensor(
+        [
+            [
+                compute_head_attention_similarity_score(
+                    found[layer][0, head], before, exclude_bos=False,
+                    exclude_current_token=False, error_measure="mul",
+                )
+                for head in range(embedded.cfg.n_heads)
+            ]
+            for layer in range(embedded.cfg.n_layers)
+        ]
+    )  # fmt: skip
+    ours = induction.previous_token_scores(embedded, length=20, n_sequences=1)
+    assert torch.allclose(ours, theirs * 21 / 19, atol=1e-5)
+
+
+def test_scores_are_seeded_and_do_not_depend_on_the_batch():
+    model = tiny.boot("llama")
+    options = {"lengths": (8, 5), "n_copies": 3}
+    scores = induction.prefix_matching_scores(model, **options)
+    assert torch.equal(scores, induction.prefix_matching_scores(model, **options))
+    single = induction.prefix_matching_scores(model, **options, batch_size=1)
+    assert torch.allclose(scores, single, atol=1e-6)
+    assert not torch.allclose(scores, induction.prefix_matching_scores(model, **options, seed=1))
+
+
+def test_no_attention_pattern_is_kept():
+    """Of a model of many layers, no more than a few patterns exist at a time."""
+    from planted import attention_only_in
+
+    model = tiny.bridge(attention_only_in(set(range(12)), n_layers=12))
+    length, n_copies, n_sequences = 29, 4, 4
+    pattern = n_sequences * 4 * (1 + length * n_copies) ** 2 * 4
+    peak = peak_bytes(
+        lambda: induction.prefix_matching_scores(
+            model, lengths=(length,), n_sequences=n_sequences, control=False
+        )
+    )
+    assert pattern < peak < 7 * pattern
+
+
+def test_random_tokens():
+    model = tiny.boot("llama")
+    usable = usable_tokens(model)
+    size, special = tiny.VOCABULARY, set(model.tokenizer.all_special_ids)
+    assert not special & set(usable.tolist())
+    assert usable.min() >= round(0.04 * size) and usable.max() < size - round(0.04 * size)
+    texts = random_tokens(model, 3, 21, seed=5)
+    assert (texts[:, 0] == model.tokenizer.bos_token_id).all()
+    for row in texts.tolist():
+        assert len(set(row[1:])) == 20 and set(row[1:]) <= set(usable.tolist())
+    assert len({tuple(row) for row in texts.tolist()}) == 3
+    long = random_tokens(model, 1, 1 + 2 * len(usable))[0, 1:].tolist()
+    assert sorted(long) == sorted(usable.tolist() * 2), "every token once before any twice"
+    with pytest.raises(PromptError, match="0 texts of 5 tokens"):
+        random_tokens(model, 0, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lengths": ()}, "no lengths were given"),
+        ({"lengths": (1,)}, "length is 1"),
+        ({"lengths": (70,)}, "4 copies of 70 tokens take 281 positions.*lengths=.63,"),
+        ({"lengths": (5,), "n_sequences": 0}, "n_sequences 0"),
+        ({"lengths": (5,), "n_copies": 1}, "n_copies is 1"),
+    ],
+)
+def test_sizes_are_checked(options, message):
+    with pytest.raises(PromptError, match=message):
+        induction.prefix_matching_scores(tiny.boot("llama"), **options)
+
+
+def test_other_sizes_are_checked(circuit):
+    with pytest.raises(PromptError, match="length is 60.*expected 2 to 58 distinct tokens"):
+        induction.copying_scores(circuit, length=60)
+    with pytest.raises(PromptError, match="only 58 tokens of the vocabulary"):
+        induction.prefix_matching_scores(circuit, lengths=(59,))
+    with pytest.raises(PromptError, match="length is 200: expected 2 or more"):
+        induction.repeated_prompts(circuit, length=200)
+    with pytest.raises(PromptError, match="no heads were given"):
+        induction.head_effects(circuit, induction.repeated_prompts(circuit), heads=())
+    circuit.train()
+    try:
+        for score in (induction.prefix_matching_scores, induction.copying_scores):
+            with pytest.raises(ModelError, match="call model.eval"):
+                score(circuit)
+    finally:
+        circuit.eval()
+
+
+def test_selection_takes_the_best_share():
+    scores = torch.arange(32 * 32).view(32, 32).flip(0).float()
+    assert len(induction.select_heads(scores, 0.01)) == 11
+    assert len(induction.select_heads(scores, 0.03)) == 31
+    assert len(induction.select_heads(torch.rand(10, 10), 0.07)) == 7
+    chosen = induction.select_heads(scores, 0.002)
+    assert list(chosen) == [(0, 31), (0, 30), (0, 29)], "the best first"
+    assert (0, 31) in chosen and (1, 31) not in chosen
+    assert chosen & {(0, 31), (5, 5)} == {(0, 31)}
+    for fraction in (0.0, 1.1):
+        with pytest.raises(MaskError, match=f"fraction is {fraction}"):
+            induction.select_heads(scores, fraction)
+    with pytest.raises(MaskError, match="a score is NaN"):
+        induction.select_heads(scores.fill_(torch.nan), 0.1)
+
+
+def test_random_heads_are_matched_by_layer_and_never_selected():
+    generator = torch.Generator().manual_seed(0)
+    chosen = induction.select_heads(torch.rand(6, 8, generator=generator), 0.25)
+    counts = [sum(layer == at for at, _ in chosen) for layer in range(6)]
+    draws = [induction.random_heads(chosen, seed=seed) for seed in range(200)]
+    for control in draws:
+        assert [sum(layer == at for at, _ in control) for layer in range(6)] == counts
+        assert not set(control) & set(chosen)
+    assert induction.random_heads(chosen, seed=3).heads == draws[3].heads
+    drawn = {head for control in draws for head in control}
+    layers = {layer for layer, _ in chosen}
+    assert drawn == {(i, j) for i in layers for j in range(8)} - set(chosen), "each one is drawn"
+    plain = induction.random_heads({(0, 1), (2, 0)}, seed=0, n_heads=4)
+    assert [layer for layer, _ in plain] == [0, 2]
+    with pytest.raises(MaskError, match="n_heads is not known"):
+        induction.random_heads({(0, 1)})
+    with pytest.raises(MaskError, match="layer 0 has 4 heads, of which 3 are selected"):
+        induction.random_heads({(0, 1), (0, 2), (0, 3)}, n_heads=4)
+    with pytest.raises(MaskError, match=r"head \(layer 0, head 9\)"):
+        induction.HeadSet(((0, 9),), 2, 4)

@@ -1,0 +1,284 @@
+"""Knocking out edges of the induction pattern, for a head set, through generation."""
+
+import oracle
+import planted_induction as planted
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from jaxtyping import TypeCheckError
+
+import icl_locate as icl
+from icl_locate import Segment, induction
+from icl_locate.edges import InductionEdges, Positions
+from icl_locate.errors import MaskError, ModelError
+from icl_locate.hooks import watch_attention
+from icl_locate.words import number_words
+
+HEADS = {(1, 0), (1, 3), (2, 2)}
+BANK = [
+    icl.Example("sort reverse double", "dode zimo goza"),
+    icl.Example("thin sort", "zimo dode"),
+    icl.Example("double reverse", "zimo goza"),
+]
+QUERIES = [
+    icl.Example("reverse sort", "dode"),
+    icl.Example("one thin zero double", "rovu goza zimo"),
+    icl.Example("zero", "rovu"),
+]
+
+
+def named_edges(tokens, real, words=None):
+    """Bool[query, key] of one text, by the definition, cell by cell."""
+    n = len(tokens)
+    edges = torch.zeros(n, n, dtype=torch.bool)
+    for i in range(n):
+        for j in range(1, i + 1):
+            k = j - 1
+            if not (real[i] and real[j] and real[k]) or k >= i:
+                continue
+            both = words is not None and words[i] >= 0 and words[k] >= 0
+            edges[i, j] = words[k] == words[i] if both else tokens[k] == tokens[i]
+    return edges
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=1, max_size=9),
+    st.integers(0, 3),
+    st.data(),
+)
+def test_edges_equal_loops(tokens, n_padding, data):
+    words = [data.draw(st.integers(-1, 2)) for _ in tokens]
+    real = [False] * n_padding + [True] * len(tokens)
+    tokens, words = [0] * n_padding + tokens, [-1] * n_padding + words
+    segments = [Segment.QUERY if r else Segment.PAD for r in real]
+    positions = Positions(
+        torch.tensor([segments], dtype=torch.int8), torch.tensor([tokens]), torch.tensor([words])
+    )
+    n_rows = data.draw(st.integers(1, len(tokens)))
+    for match, some in (("token", None), ("word", words)):
+        mask = icl.EdgeMask(InductionEdges(match))
+        cells = mask.cells(positions, n_rows)[0]
+        assert torch.equal(cells, named_edges(tokens, real, some)[-n_rows:])
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_knockout_changes_the_named_edges_alone(architecture):
+    """In the first masked layer each row's other weights are scaled up alike; other heads' stay."""
+    model = tiny.boot(architecture)
+    prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=3)
+    edges = torch.stack(
+        [
+            named_edges(tokens, real)
+            for tokens, real in zip(
+                prompts.tokens.tolist(), prompts.attention_mask.tolist(), strict=True
+            )
+        ]
+    )
+    assert edges.any(-1).any(-1).all()
+
+    def patterns(mask=None):
+        seen = {}
+        with watch_attention(model, "hook_pattern", seen.__setitem__), torch.no_grad():
+            if mask is None:
+                model(prompts.tokens, attention_mask=prompts.attention_mask.long())
+            else:
+                with icl.mask_attention(model, prompts, mask):
+                    model(prompts.tokens, attention_mask=prompts.attention_mask.long())
+        return seen
+
+    mask = induction.knockout(HEADS)
+    clean, cut = patterns(), patterns(mask)
+    real = prompts.attention_mask
+    assert torch.equal(clean[0], cut[0])
+    for head in range(tiny.N_HEADS):
+        expected = clean[1][:, head]
+        if (1, head) in HEADS:
+            expected = expected.masked_fill(edges, 0)
+            expected = expected / expected.sum(-1, keepdim=True)
+            assert not cut[1][:, head][edges].any()
+        assert torch.allclose(cut[1][:, head][real], expected[real], atol=1e-5)
+    assert not cut[2][:, 2][edges].any()
+
+
+@pytest.mark.parametrize("match", ["token", "word"])
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_knockout_equals_hugging_face_through_generation(architecture, match):
+    """Batched and cached equals plain eager attention, each text run whole for every new token."""
+    model, plain = tiny.boot(architecture), tiny.build(architecture)
+    prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=3)
+    mask, n_new = induction.knockout(HEADS, match=match), 5
+    ours = icl.generate(model, prompts, mask, max_new_tokens=n_new, stop=())
+    for i in range(len(prompts)):
+        single = prompts[i : i + 1]
+        tokens, words = single.tokens[0].tolist(), single.words[0].tolist()
+        answer = []
+        for _ in range(n_new):
+            n = len(tokens)
+            known = words + [-1] * (n - len(words))
+            edges = named_edges(tokens, [True] * n, known if match == "word" else None)
+            visible = []
+            for layer in range(tiny.N_LAYERS):
+                window = oracle.window_of(architecture, layer)
+                cells = oracle.visible_cells([4] * n, set(), window=window)
+                cells = cells.expand(1, tiny.N_HEADS, -1, -1).clone()
+                for at, head in HEADS:
+                    if at == layer:
+                        cells[0, head] &= ~edges
+                visible.append(cells)
+            row = torch.tensor([tokens])
+            logits = oracle.logits(plain, row, torch.ones_like(row), visible)
+            if not answer:
+                with icl.mask_attention(model, single, mask), torch.no_grad():
+                    forward = model(row, attention_mask=torch.ones_like(row))
+                assert torch.allclose(forward, logits, atol=1e-4)
+            answer.append(int(logits[0, -1].argmax()))
+            tokens.append(answer[-1])
+        eos = model.tokenizer.eos_token_id
+        cut = answer[: answer.index(eos)] if eos in answer else answer
+        assert ours[i] == model.tokenizer.decode(cut, skip_special_tokens=True).strip()
+    scores = icl.score_targets(model, prompts, mask)
+    assert torch.allclose(scores, icl.score_targets(model, prompts, mask, batch_size=1), atol=1e-4)
+    if architecture != "mistral":  # its window of five tokens leaves few edges to hide
+        assert not torch.allclose(scores, icl.score_targets(model, prompts), atol=1e-6)
+
+
+def test_the_planted_circuit_dies_by_knockout_and_ablation_but_not_by_random_heads():
+    model = planted.boot()
+    prompts = induction.repeated_prompts(model, length=12, n_sequences=4)
+    wanted = [model.tokenizer.decode(row) for row in prompts.target_tokens]
+
+    def answers(intervention):
+        return icl.generate(model, prompts, intervention, max_new_tokens=11, stop=())
+
+    assert answers(None) == wanted, "the circuit repeats what stood there"
+    chosen = induction.HeadSet(tuple(planted.CIRCUIT), 2, 4)
+    for heads in (planted.CIRCUIT, {planted.INDUCTION_HEAD}):
+        kinds = [induction.knockout(heads), induction.HeadAblation(heads)]
+        for intervention in kinds:
+            for answer, right in zip(answers(intervention), wanted, strict=True):
+                same = [a == b for a, b in zip(answer.split(), right.split(), strict=False)]
+                assert sum(same) <= 2
+    for seed in range(4):
+        control = induction.random_heads(chosen, seed=seed)
+        assert answers(induction.knockout(control)) == wanted
+        assert answers(induction.HeadAblation(control)) == wanted
+    previous = induction.knockout({planted.PREVIOUS_HEAD})
+    assert answers(previous) == wanted, (
+        "the token before is no induction edge: no token repeats yet"
+    )
+
+
+def test_words_labels_and_delimiters():
+    model = tiny.boot("llama")
+    template = icl.PromptTemplate(None, "", ":", "\n\n")
+    bank = [icl.Example("cat dog", "Foo"), icl.Example("dog cats", "Mur")]
+    prompts = icl.build_prompts(
+        model, [icl.Example("cat emu", "Foo")], examples=bank, n_shots=2, template=template
+    )
+    words = prompts.words[0].tolist()
+    pieces = [model.tokenizer.decode([t]) for t in prompts.tokens[0].tolist()]
+    assert words[0] == -1, "BOS is no word"
+    by_number = {}
+    for word, piece in zip(words[1:], pieces[1:], strict=True):
+        by_number.setdefault(word, set()).add(piece.strip())
+    assert all(len(found) == 1 for found in by_number.values()), "one piece a number"
+    numbers = [words[i] for i, piece in enumerate(pieces) if piece.strip() == "c"]
+    assert len(numbers) == 3 and len(set(numbers)) == 2, "the c of cats is not the c of cat"
+
+
+@pytest.mark.parametrize(
+    ("text", "firsts", "numbers"),
+    [
+        ("A B A", [0, 2, 4], [0, 1, 0]),
+        ("A B:Foo\n\nA", [0, 2, 3, 4, 7, 9], [0, 1, 2, 3, 4, 0]),
+        ("no-one's no", [0, 3, 9], [0, 1, 2]),
+        ("Foo:Foo", [0, 1, 3, 4, 5], [0, 1, 2, 0, 1]),
+        ("x, y,z", [0, 1, 3, 4, 5], [0, 1, 2, 1, 3]),
+        (" cat cat", [1, 5], [0, 0]),
+        ("\n\n\n", [0, 2], [0, 1]),
+        ("a\n\nb\nc\n\n", [0, 1, 3, 4, 5, 6], [0, 1, 2, 3, 4, 1]),
+    ],
+)
+def test_words_are_numbered(text, firsts, numbers):
+    assert number_words(text, firsts) == numbers
+
+
+@given(st.text(alphabet="ab :\n'-", min_size=1, max_size=12), st.data())
+def test_equal_numbers_mean_the_same_place_in_the_same_word(text, data):
+    places = [i for i, c in enumerate(text) if not c.isspace()] or [0]
+    firsts = sorted(data.draw(st.sets(st.sampled_from(places), min_size=1)))
+    numbers = number_words(text, firsts)
+    assert len(numbers) == len(firsts)
+    for a, number in zip(firsts, numbers, strict=True):
+        for b, other in zip(firsts, numbers, strict=True):
+            if number == other and not text[a].isspace():
+                assert (text[a] in "ab'-") == (text[b] in "ab'-")
+
+
+def test_any_rule_makes_a_mask_and_masks_unite():
+    model = tiny.boot("llama")
+    prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=1)
+
+    def hide_examples(positions, n_rows):
+        hidden = positions.segments == Segment.EXAMPLES
+        return hidden[:, None].expand(-1, n_rows, -1)
+
+    by_rule = icl.EdgeMask(hide_examples, icl.from_layer(1))
+    by_segment = icl.ContextMask({Segment.EXAMPLES}, icl.from_layer(1))
+    expected = icl.score_targets(model, prompts, by_segment)
+    assert torch.equal(icl.score_targets(model, prompts, by_rule), expected)
+    for union in (by_rule | by_segment, by_segment | by_rule, by_rule | by_rule):
+        assert torch.equal(icl.score_targets(model, prompts, union), expected)
+    three = by_rule | by_segment | icl.ContextMask({Segment.QUERY})
+    assert not torch.equal(icl.score_targets(model, prompts, three), expected)
+    answers = icl.generate(model, prompts, by_rule, max_new_tokens=4, stop=())
+    assert answers == icl.generate(model, prompts, by_segment, max_new_tokens=4, stop=())
+
+    hooks = icl.attention_hooks(model, prompts, induction.knockout(None))
+    tokens, real = prompts.tokens, prompts.attention_mask.long()
+    with torch.no_grad():
+        with icl.mask_attention(model, prompts, induction.knockout(None)):
+            inside = model(tokens, attention_mask=real)
+        assert torch.equal(
+            model.run_with_hooks(tokens, attention_mask=real, fwd_hooks=hooks), inside
+        )
+
+
+def test_bad_rules():
+    model = tiny.boot("llama")
+    prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=1)
+    small = icl.EdgeMask(lambda positions, n_rows: positions.segments[:, None, :3] > 0)
+    with pytest.raises((MaskError, TypeCheckError), match="gave cells of shape|Type-check"):
+        icl.score_targets(model, prompts, small)
+    with pytest.raises(MaskError, match="match is 'letter': expected 'token' or 'word'"):
+        induction.knockout(HEADS, match="letter")
+    with pytest.raises(MaskError, match="head .layer 5, head 0. is out of range"):
+        icl.score_targets(model, prompts, induction.knockout({(5, 0)}))
+    with pytest.raises(MaskError, match="ask for the tokens"):
+        InductionEdges()(Positions(prompts.segments), 2)
+
+
+def test_the_shared_engine_refuses_edges():
+    from icl_locate.engine.shared import score_many
+    from icl_locate.engine.streams import NotSharedError
+
+    model = tiny.boot("llama")
+    prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=1)
+    with pytest.raises(NotSharedError, match="what each run's own tokens say"):
+        score_many(model, prompts, [induction.knockout(HEADS)])
+
+
+def test_a_model_that_takes_no_mask_for_single_heads():
+    import transformers as hf
+
+    config = hf.XGLMConfig(
+        vocab_size=tiny.VOCABULARY, max_position_embeddings=64, d_model=32, ffn_dim=32,
+        num_layers=2, attention_heads=4, pad_token_id=0, bos_token_id=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = tiny.bridge(hf.XGLMForCausalLM(config).eval())
+    prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=1)
+    with pytest.raises(ModelError, match="cannot be masked head by head"):
+        icl.score_targets(model, prompts, induction.knockout({(0, 1)}))
