@@ -2,8 +2,9 @@
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -41,18 +42,24 @@ def write_report(
         figure.to_html(full_html=False, include_plotlyjs=i == 0) for i, figure in enumerate(shown)
     ]
     title = f"{result.provenance.get('task')} in {result.provenance.get('model')}"
-    recipe = json.dumps(dict(result.provenance), indent=1, ensure_ascii=False)
+    body = f"""<p>Score when the context is hidden from a layer on. From the recognition layer on, the model no
+longer needs the context: at least {100 * locations[0].threshold:g} % of what the context is worth
+are recovered for good.</p>
+{parts[0]}
+{html_table(_HEADERS, location_rows(locations))}
+{"".join(parts[1:])}
+{_html_answers(result)}"""
+    return write_page(path, title, body, result.provenance)
+
+
+def write_page(path: str | Path, title: str, body: str, provenance: Mapping[str, Any]) -> Path:
+    """Write a self-contained HTML page, with the recipe of its numbers at its end."""
+    recipe = json.dumps(dict(provenance), indent=1, ensure_ascii=False)
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
 <style>{_STYLE}</style></head><body>
 <h1>{html.escape(title)}</h1>
-<p>Score when the context is hidden from a layer on. From the recognition layer on, the model no
-longer needs the context: at least {100 * locations[0].threshold:g} % of what the context is worth
-are recovered for good.</p>
-{parts[0]}
-{_html_table(location_rows(locations))}
-{"".join(parts[1:])}
-{_html_answers(result)}
+{body}
 <h2>Recipe</h2><pre>{html.escape(recipe)}</pre>
 </body></html>
 """
@@ -79,8 +86,13 @@ def location_rows(locations: Sequence[Location]) -> list[tuple[str, ...]]:
 
 def text_table(locations: Sequence[Location]) -> str:
     """The table of locations for a terminal."""
-    rows = [_HEADERS, *location_rows(locations)]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADERS))]
+    return align_table(_HEADERS, location_rows(locations))
+
+
+def align_table(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A table for a terminal: the first column to the left, the others to the right."""
+    rows = [headers, *body]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(headers))]
     lines = [
         "  ".join(
             cell.ljust(width) if i == 0 else cell.rjust(width)
@@ -118,8 +130,9 @@ def write_png(figure: go.Figure, path: Path, *, width: int = 1000, height: int =
     return None
 
 
-def _html_table(rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in _HEADERS)
+def html_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table as HTML."""
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in headers)
     body = "".join(
         "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
     )

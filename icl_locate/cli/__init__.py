@@ -1,26 +1,28 @@
-"""The command line: ``icl-locate demo`` and ``icl-locate sweep``."""
+"""The command line: ``icl-locate demo``, ``icl-locate sweep`` and ``icl-locate induction``."""
 
 import sys
 from typing import Annotated
 
 import tyro
 
-from icl_locate.cli.configs import DemoConfig, SweepConfig
+from icl_locate.cli.configs import DemoConfig, InductionConfig, SweepConfig
 from icl_locate.cli.demo import run_demo
+from icl_locate.cli.induction import run_induction
 from icl_locate.cli.sweep import run_sweep
 from icl_locate.errors import IclLocateError
 
-__all__ = ["DemoConfig", "SweepConfig", "main"]
+__all__ = ["DemoConfig", "InductionConfig", "SweepConfig", "main"]
 
 Command = (
     Annotated[DemoConfig, tyro.conf.subcommand("demo")]
     | Annotated[SweepConfig, tyro.conf.subcommand("sweep")]
+    | Annotated[InductionConfig, tyro.conf.subcommand("induction")]
 )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run a command; returns the exit status."""
-    config: DemoConfig | SweepConfig = tyro.cli(
+    config: DemoConfig | SweepConfig | InductionConfig = tyro.cli(
         Command,
         config=(tyro.conf.OmitArgPrefixes,),
         prog="icl-locate",
@@ -30,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if isinstance(config, DemoConfig):
             run_demo(config)
+        elif isinstance(config, InductionConfig):
+            run_induction(config)
         else:
             run_sweep(config)
     except IclLocateError as error:

@@ -117,6 +117,87 @@ class SweepConfig:
 
 
 @dataclass(frozen=True)
+class InductionConfig:
+    """Score every head, take the induction heads out, and compare with random heads.
+
+    Writes into the output directory: heads.csv, head_map.png, ablation.safetensors with
+    ablation.json, ablation.csv, ablation_bars.png, fraction_curves.png, induction.html, and
+    reference.safetensors with reference.json where means were measured.
+    """
+
+    task: Annotated[str, tyro.conf.Positional] = "pseudo-translation"
+    """repetition, recursion, centre-embedding, f_a_f_p/2, f_a_f_p/4, v_v_b_i/2, v_v_b_i/4, or any
+    task that `icl-locate sweep` takes."""
+
+    model: str = "embedded"
+    """embedded, a name on the Hugging Face Hub, or a local directory."""
+
+    output: Path = Path("runs/induction")
+    """Directory for what is written; made if it is not there."""
+
+    data: Path | None = None
+    """Directory of FLORES's or HumanEval's files. Default: they come from the Hugging Face Hub."""
+
+    lengths: tuple[int, ...] = (50, 37, 29)
+    """Lengths of the random sequences on which heads are scored."""
+
+    fractions: tuple[float, ...] = (0.01, 0.03)
+    """Shares of all heads to take out, those of the highest induction scores."""
+
+    interventions: tuple[Literal["zero", "mean_z", "mean_input", "resample", "knockout"], ...] = (
+        "mean_z",
+        "knockout",
+    )
+    """What is done to them."""
+
+    controls: int = 3
+    """Random selections of as many other heads in each layer."""
+
+    shots: tuple[int, ...] = (5,)
+    """Examples in each prompt; several numbers are compared."""
+
+    n_queries: int = 64
+    """Queries to answer: the first of the task's test set."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each draws other examples for the same queries."""
+
+    n_effects: int = 32
+    """Heads whose ablation alone is measured: those of the highest induction scores."""
+
+    reference: Path | None = None
+    """A reference.safetensors of an earlier run, whose means are used again."""
+
+    match: Literal["token", "word"] | None = None
+    """What counts as an earlier occurrence when edges are knocked out. Default: word for the
+    pattern tasks of words, token for all others."""
+
+    metric: str | None = None
+    """As for `icl-locate sweep`. Default: the task's."""
+
+    run_code: bool = False
+    """Run the programs that the model writes, in the sandbox: pass@1 asks for it."""
+
+    max_new_tokens: int = 50
+    """Length at which an answer ends if no stop string ended it before."""
+
+    batch_size: int = 32
+    """Prompts that run at once."""
+
+    device: str | None = None
+    """cpu, cuda, ... Default: a GPU if there is one."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the model's weights."""
+
+    confidence: float = 0.95
+    """Of the intervals."""
+
+    quiet: bool = False
+    """No progress bar."""
+
+
+@dataclass(frozen=True)
 class DemoConfig:
     """Find the task-recognition layer of the embedded model, in under a minute.
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from icl_locate.cli.announce import announce
 from icl_locate.cli.configs import SweepConfig
-from icl_locate.cli.writing import check_output, write_result, write_shots
+from icl_locate.cli.writing import check_code, check_output, write_result, write_shots
 from icl_locate.errors import IclLocateError
 
 
@@ -20,11 +20,7 @@ def run_sweep(config: SweepConfig) -> None:
     check_output(config.output)
     task = _load_task(config)
     metric = config.metric or task.metric
-    if metric == "pass@1" and not (config.run_code or config.dry_run):
-        raise IclLocateError(
-            "pass@1 runs the programs that the model writes: add --run-code if you want that (they "
-            "run in the sandbox), or choose another --metric"
-        )
+    check_code(metric, allowed=config.run_code or config.dry_run)
     shots = check_shots(config.shots or (config.n_shots,))
     conditions = _conditions(config, task, min(shots))
     wanted = 64 if config.n_queries is None else config.n_queries

@@ -14,6 +14,15 @@ def check_output(output: Path) -> None:
         raise IclLocateError(f"nothing can be written to {output}: {existing} is in the way")
 
 
+def check_code(metric: str, *, allowed: bool) -> None:
+    """Refuse to run generated programs unless that was asked for."""
+    if metric == "pass@1" and not allowed:
+        raise IclLocateError(
+            "pass@1 runs the programs that the model writes: add --run-code if you want that (they "
+            "run in the sandbox), or choose another --metric"
+        )
+
+
 def write_result(
     result: Any,
     output: Path,
@@ -48,11 +57,9 @@ def write_result(
         found = layer_importance(result, confidence=confidence)
         figures = {"layer_importance": plots.importance_curves(result, found)}
         table = importance_table(found)
-    problem = _write_pngs(figures, output, written)
+    problem = write_pngs(figures, output, written)
     print(table)
-    print("\nwritten:", *written, sep="\n  ")
-    if problem is not None:
-        print(f"no PNG: it takes a Chrome or Chromium on this machine ({problem})")
+    say_written(written, problem)
 
 
 def write_shots(results: dict[int, Any], output: Path) -> None:
@@ -67,11 +74,17 @@ def write_shots(results: dict[int, Any], output: Path) -> None:
         for i, condition in enumerate(conditions)
     }
     written: list[Path] = []
-    _write_pngs(figures, output, written)
+    say_written(written, write_pngs(figures, output, written))
+
+
+def say_written(written: list[Path], problem: str | None) -> None:
+    """Say what was written, and why there are no pictures if there are none."""
     print("\nwritten:", *written, sep="\n  ")
+    if problem is not None:
+        print(f"no PNG: it takes a Chrome or Chromium on this machine ({problem})")
 
 
-def _write_pngs(figures: dict[str, Any], output: Path, written: list[Path]) -> str | None:
+def write_pngs(figures: dict[str, Any], output: Path, written: list[Path]) -> str | None:
     """Write figures as PNG, as far as this machine can; returns why it could not."""
     from icl_locate.report import write_png
 

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
+from icl_locate.ablation import HeadReference
 from icl_locate.bootstrap import bootstrap_scores
 from icl_locate.errors import ResultError
 from icl_locate.location import check_confidence
@@ -80,6 +81,7 @@ class AblationResult:
         metric: the metric's name; its signature stands in ``provenance``.
         provenance: model, task, prompts' hash, versions, options.
         custom_metric: the metric itself if it is none of the package's; not saved.
+        reference: what stood in for the heads' outputs, to be saved by itself and used again.
     """
 
     arms: tuple[Arm, ...]
@@ -90,6 +92,7 @@ class AblationResult:
     metric: str
     provenance: Mapping[str, Any]
     custom_metric: Metric | None = None
+    reference: HeadReference | None = None
 
     def __post_init__(self) -> None:
         cells = len(self.arms), len(self.shots), len(self.seeds)

@@ -172,6 +172,7 @@ def ablation_study(
             "prompts_sha256": prompts_digest(flat),
         },
         custom_metric=None if is_known(chosen_metric.name) else chosen_metric,
+        reference=reference,
     )
 
 

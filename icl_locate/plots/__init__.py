@@ -2,13 +2,17 @@
 
 from icl_locate.plots.curves import DASHES, PALETTE, caption, layer_curves
 from icl_locate.plots.experiments import failure_curves, importance_curves, shots_curves
+from icl_locate.plots.heads import ablation_bars, fraction_curves, head_map
 from icl_locate.plots.prompts import prompt_segments
 
 __all__ = [
     "DASHES",
     "PALETTE",
+    "ablation_bars",
     "caption",
     "failure_curves",
+    "fraction_curves",
+    "head_map",
     "importance_curves",
     "layer_curves",
     "prompt_segments",

@@ -123,9 +123,9 @@ def _legend(location: Location) -> str:
 
 
 def band(
-    layers: Sequence[int], low: Sequence[float], high: Sequence[float], colour: str, group: str
+    layers: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str, group: str
 ) -> go.Scatter:
-    """An interval over the layers, in a curve's colour."""
+    """An interval over the layers (or other places), in a curve's colour."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return go.Scatter(
         x=[*layers, *reversed(layers)],

@@ -38,12 +38,16 @@ class Shape:
 
 
 def build(
-    shape: Shape, device: str = "cpu", dtype: torch.dtype = torch.float32, n_ctx: int = 4096
+    shape: Shape,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    n_ctx: int = 4096,
+    d_vocab: int = len(vocabulary()),
 ) -> tuple[TransformerBridge, LlamaForCausalLM]:
     """The same random Llama as a bridge and as a plain Hugging Face model."""
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(vocabulary()),
+        vocab_size=d_vocab,
         hidden_size=shape.d_model,
         intermediate_size=shape.d_mlp,
         num_hidden_layers=shape.n_layers,

@@ -1,0 +1,85 @@
+"""``icl-locate induction``."""
+
+from typing import Any
+
+from icl_locate.cli.configs import InductionConfig
+from icl_locate.cli.writing import check_code, check_output, say_written, write_pngs
+
+
+def run_induction(config: InductionConfig) -> None:
+    """Score all heads, take the best out, and write what was found."""
+    import icl_locate as icl
+    from icl_locate import induction
+    from icl_locate.location import check_confidence
+
+    check_confidence(config.confidence)
+    check_output(config.output)
+    task = icl.load_task(config.task, data=config.data)
+    metric = config.metric or task.metric
+    check_code(metric, allowed=config.run_code)
+    reference = None
+    if config.reference is not None:
+        reference = induction.HeadReference.load(config.reference)
+    model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
+    scores = induction.head_scores(model, lengths=config.lengths)
+    result = induction.ablation_study(
+        model,
+        task,
+        scores.induction,
+        config.controls,
+        config.fractions,
+        config.shots,
+        config.seeds,
+        interventions=config.interventions,
+        n_queries=min(config.n_queries, len(task.test)),
+        metric=metric,
+        reference=reference,
+        match=config.match,
+        max_new_tokens=config.max_new_tokens,
+        batch_size=config.batch_size,
+        progress=not config.quiet,
+    )
+    n_heads = scores.induction.numel()
+    best = induction.select_heads(scores.induction, min(1.0, config.n_effects / n_heads))
+    prompts = icl.build_prompts(
+        model,
+        task.test[: min(config.n_queries, len(task.test))],
+        examples=task.train,
+        n_shots=max(config.shots),
+        template=task.template,
+        seed=config.seeds[0],
+        choice=task.choice,
+    )
+    effects = induction.head_effects(
+        model, prompts, best, batch_size=config.batch_size, progress=not config.quiet
+    )
+    _write(config, scores, result, effects)
+
+
+def _write(config: InductionConfig, scores: Any, result: Any, effects: Any) -> None:
+    from icl_locate import plots
+    from icl_locate.head_report import comparison_table, head_table, write_head_report
+
+    output = config.output
+    comparisons = result.compare(confidence=config.confidence)
+    chosen = max((arm.heads for arm in result.arms if arm.kind == "induction"), key=len)
+    written = [result.save(output / "ablation")]
+    if result.reference is not None:
+        written.append(result.reference.save(output / "reference"))
+    written += [output / "ablation.csv", output / "heads.csv"]
+    result.to_dataframe().to_csv(written[-2], index=False)
+    table = scores.to_dataframe(effects)
+    table.to_csv(written[-1], index=False)
+    written.append(
+        write_head_report(output / "induction.html", scores, effects, result, comparisons)
+    )
+    figures = {
+        "head_map": plots.head_map(scores, marked=chosen),
+        "ablation_bars": plots.ablation_bars(result, comparisons),
+        "fraction_curves": plots.fraction_curves(result, comparisons),
+    }
+    problem = write_pngs(figures, output, written)
+    print(head_table(table.head(10)))
+    print()
+    print(comparison_table(comparisons, result.metric))
+    say_written(written, problem)

@@ -1,0 +1,102 @@
+"""Head scores and ablations as one self-contained HTML page, and as text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icl_locate import plots
+from icl_locate.induction import AblationResult, Comparison, HeadEffects, HeadScores
+from icl_locate.report import align_table, html_table, write_page
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_SCORES = (
+    "layer",
+    "head",
+    "induction",
+    "copying",
+    "previous_token",
+    "loss",
+    "loss_low",
+    "loss_high",
+)
+_HEAD_HEADERS = (
+    "layer", "head", "induction", "copying", "previous token", "lost without it", "from", "to",
+)  # fmt: skip
+_HEADERS = (
+    "done to heads", "share", "shots", "whole", "without induction", "without random", "difference",
+    "p",
+)  # fmt: skip
+
+
+def write_head_report(
+    path: str | Path,
+    scores: HeadScores,
+    effects: HeadEffects,
+    result: AblationResult,
+    comparisons: Sequence[Comparison],
+) -> Path:
+    """Write one HTML page that needs nothing else: head map, scores beside effects, ablations."""
+    chosen = max((arm.heads for arm in result.arms if arm.kind == "induction"), key=len)
+    figures = [
+        plots.head_map(scores, marked=chosen),
+        plots.ablation_bars(result, comparisons),
+        plots.fraction_curves(result, comparisons),
+    ]
+    first, *others = [
+        figure.to_html(full_html=False, include_plotlyjs=i == 0) for i, figure in enumerate(figures)
+    ]
+    title = f"Induction heads: {result.provenance.get('task')} in {result.provenance.get('model')}"
+    table = scores.to_dataframe(effects).head(32)
+    body = f"""<p>A head's induction score is the attention that it pays, on repeated random tokens,
+to what followed the same token before, less what it pays to the same places where nothing repeats;
+the least over lengths {", ".join(map(str, scores.lengths))}. Framed: the heads that were taken out.
+A score is no effect: the table shows both.</p>
+{first}
+<h2>Scores and causal effects</h2>
+<p>Lost without it: the log-probability of the targets (nats) that is lost when this head alone is
+ablated ({effects.method}), with its 95 % interval.</p>
+{html_table(_HEAD_HEADERS, head_rows(table))}
+<h2>Without the heads</h2>
+{"".join(others)}
+{html_table(_HEADERS, comparison_rows(comparisons))}"""
+    return write_page(path, title, body, result.provenance)
+
+
+def head_rows(table: "pd.DataFrame") -> list[tuple[str, ...]]:
+    """A table of heads as text."""
+    return [
+        tuple("" if value != value else f"{value:.3g}" for value in row)
+        for row in table[list(_SCORES)].itertuples(index=False)
+    ]
+
+
+def head_table(table: "pd.DataFrame") -> str:
+    """A table of heads for a terminal."""
+    return align_table(_HEAD_HEADERS, head_rows(table))
+
+
+def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    """The comparisons as text, one row each."""
+    return [
+        (
+            found.intervention,
+            f"{found.fraction:.3g}",
+            str(found.n_shots),
+            *(_with_interval(score) for score in (found.full, found.induction, found.random)),
+            _with_interval(found.difference),
+            "" if found.p_value != found.p_value else f"{found.p_value:.2g}",
+        )
+        for found in comparisons
+    ]
+
+
+def comparison_table(comparisons: Sequence[Comparison], metric: str) -> str:
+    """The comparisons for a terminal."""
+    return f"{metric}:\n{align_table(_HEADERS, comparison_rows(comparisons))}"
+
+
+def _with_interval(score: tuple[float, float, float]) -> str:
+    mean, low, high = score
+    return "" if mean != mean else f"{mean:.3g} [{low:.3g}, {high:.3g}]"

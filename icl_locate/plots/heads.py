@@ -1,0 +1,229 @@
+"""Figures of heads: what each scores, and what a model is worth without some of them."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+from jaxtyping import Float
+from torch import Tensor
+
+from icl_locate.errors import ResultError
+from icl_locate.induction.results import AblationResult, Comparison
+from icl_locate.induction.scores import HeadScores
+from icl_locate.plots.curves import METRIC_TITLES, PALETTE, add_caption, band
+
+_COLOURS = {"full": "#888888", "induction": PALETTE[1], "random": PALETTE[0]}
+_NAMES = {
+    "full": "whole model",
+    "induction": "without induction heads",
+    "random": "without random heads",
+}
+
+
+def head_map(
+    scores: HeadScores | Float[Tensor, "layer head"],
+    *,
+    title: str = "induction score",
+    marked: Sequence[tuple[int, int]] = (),
+) -> go.Figure:
+    """A score of every head, layer by head; hover shows all that is known of it.
+
+    Args:
+        scores: what `head_scores` gave, of which the induction score is drawn; or any one score.
+        title: what the score is.
+        marked: heads to be framed, such as a selection.
+    """
+    values = scores if isinstance(scores, Tensor) else scores.induction
+    n_layers, n_heads = values.shape
+    hover = [
+        [_describe(scores, i, j) for j in range(n_heads)]
+        if isinstance(scores, HeadScores)
+        else [f"layer {i}, head {j}: {float(values[i, j]):.3f}" for j in range(n_heads)]
+        for i in range(n_layers)
+    ]
+    most = float(values.abs().max()) or 1.0
+    figure = go.Figure(
+        go.Heatmap(
+            z=values.tolist(),
+            colorscale="RdBu_r",
+            zmid=0,
+            zmin=-most,
+            zmax=most,
+            xgap=1,
+            ygap=1,
+            hovertext=hover,
+            hovertemplate="%{hovertext}<extra></extra>",
+            colorbar={"title": title},
+        )
+    )
+    figure.add_scatter(
+        x=[head for _, head in marked],
+        y=[layer for layer, _ in marked],
+        mode="markers",
+        marker={"symbol": "square-open", "size": 18, "color": "#000000", "line": {"width": 2}},
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    figure.update_layout(
+        template="plotly_white",
+        title=title,
+        xaxis={"title": "head", "dtick": 1 if n_heads <= 16 else 4, "zeroline": False},
+        yaxis={"title": "layer", "dtick": 1 if n_layers <= 16 else 4, "zeroline": False},
+    )
+    return figure
+
+
+def ablation_bars(
+    result: AblationResult,
+    comparisons: Sequence[Comparison] | None = None,
+    *,
+    n_shots: int | None = None,
+) -> go.Figure:
+    """The score of the whole model, without its induction heads, and without random heads.
+
+    Bars are means over seeds (and controls) with their intervals; stars say how sure the difference
+    between induction and random heads is.
+
+    Args:
+        comparisons: what ``result.compare()`` gave; with none given it is computed.
+        n_shots: which number of shots; ``None`` means the largest.
+
+    Raises:
+        ResultError: if the result has no such number of shots.
+    """
+    chosen = _of_shots(result, comparisons, n_shots)
+    labels = [f"{_title(c.intervention)}<br>{c.fraction:.3g} of heads" for c in chosen]
+    figure = go.Figure()
+    for kind in ("full", "induction", "random"):
+        values = [getattr(c, kind) for c in chosen]
+        figure.add_bar(
+            x=labels,
+            y=[mean for mean, _, _ in values],
+            name=_NAMES[kind],
+            marker={"color": _COLOURS[kind], "pattern": {"shape": "/" if kind == "random" else ""}},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": [high - mean for mean, _, high in values],
+                "arrayminus": [mean - low for mean, low, _ in values],
+                "color": "#000000",
+                "thickness": 1.2,
+            },
+            hovertemplate=f"<b>%{{x}}</b><br>{_NAMES[kind]}: %{{y:.3g}}<extra></extra>",
+        )
+    for label, found in zip(labels, chosen, strict=True):
+        top = max(found.full[2], found.induction[2], found.random[2])
+        figure.add_annotation(
+            x=label,
+            y=top,
+            yshift=14,
+            showarrow=False,
+            text=_stars(found.p_value),
+            font={"size": 14},
+        )
+    _finish(figure, result, chosen)
+    figure.update_layout(barmode="group", xaxis={"title": "what is done to the heads"})
+    return figure
+
+
+def fraction_curves(
+    result: AblationResult,
+    comparisons: Sequence[Comparison] | None = None,
+    *,
+    n_shots: int | None = None,
+) -> go.Figure:
+    """The score over the share of heads taken out: induction heads solid, random ones dashed.
+
+    Args:
+        comparisons, n_shots: as `ablation_bars` says.
+
+    Raises:
+        ResultError: if the result has no such number of shots.
+    """
+    chosen = _of_shots(result, comparisons, n_shots)
+    figure = go.Figure()
+    for i, name in enumerate(dict.fromkeys(c.intervention for c in chosen)):
+        some = sorted((c for c in chosen if c.intervention == name), key=lambda c: c.fraction)
+        for kind, dash in (("induction", "solid"), ("random", "dash")):
+            values = [some[0].full, *(getattr(c, kind) for c in some)]
+            shares = [0.0, *(c.fraction for c in some)]
+            low, high = [v[1] for v in values], [v[2] for v in values]
+            colour = PALETTE[i % len(PALETTE)]
+            figure.add_trace(band(shares, low, high, colour, name + kind))
+            figure.add_scatter(
+                x=shares,
+                y=[v[0] for v in values],
+                customdata=list(zip(low, high, strict=True)),
+                mode="lines+markers",
+                name=f"{_title(name)}, {kind} heads",
+                line={"color": colour, "dash": dash},
+                marker={"symbol": "circle" if kind == "induction" else "circle-open"},
+                hovertemplate=(
+                    f"<b>{_title(name)}, {kind} heads</b><br>%{{x:.1%}} of heads: %{{y:.3g}} "
+                    "[%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra></extra>"
+                ),
+            )
+    _finish(figure, result, chosen)
+    figure.update_xaxes(title="share of all heads", tickformat=".0%", zeroline=False)
+    return figure
+
+
+def _describe(scores: HeadScores, layer: int, head: int) -> str:
+    matching = ", ".join(
+        f"{float(scores.prefix_matching[i, layer, head]):.3f} at {length} (control "
+        f"{float(scores.control[i, layer, head]):.3f})"
+        for i, length in enumerate(scores.lengths)
+    )
+    return (
+        f"<b>layer {layer}, head {head}</b><br>"
+        f"induction {float(scores.induction[layer, head]):.3f}<br>"
+        f"prefix matching {matching}<br>"
+        f"share of attention off BOS {float(scores.normalized[:, layer, head].min()):.3f}<br>"
+        f"copying {float(scores.copying[layer, head]):.3f}<br>"
+        f"previous token {float(scores.previous_token[layer, head]):.3f}"
+    )
+
+
+def _of_shots(
+    result: AblationResult, comparisons: Sequence[Comparison] | None, n_shots: int | None
+) -> list[Comparison]:
+    wanted = max(result.shots) if n_shots is None else n_shots
+    if wanted not in result.shots:
+        raise ResultError(
+            f"n_shots is {wanted}: the result has {', '.join(map(str, result.shots))}"
+        )
+    found = result.compare() if comparisons is None else comparisons
+    return [comparison for comparison in found if comparison.n_shots == wanted]
+
+
+def _title(intervention: str) -> str:
+    return {
+        "zero": "zero ablation",
+        "mean_z": "mean ablation",
+        "mean_input": "mean-input ablation",
+        "resample": "resample ablation",
+    }.get(intervention, intervention)
+
+
+def _stars(p_value: float) -> str:
+    levels = ((0.001, "***"), (0.01, "**"), (0.05, "*"))
+    return next((stars for limit, stars in levels if p_value <= limit), "")
+
+
+def _finish(figure: go.Figure, result: AblationResult, chosen: Sequence[Comparison]) -> None:
+    provenance = result.provenance
+    n_controls = len({arm.control for arm in result.arms if arm.kind == "random"})
+    figure.update_layout(
+        template="plotly_white",
+        title=f"{provenance.get('task')}, {provenance.get('model')}",
+        yaxis={"title": METRIC_TITLES.get(result.metric, result.metric), "zeroline": False},
+        legend={"title": ""},
+        margin={"b": 150},
+    )
+    add_caption(
+        figure,
+        f"{chosen[0].n_shots} shots, {result.n_items} queries, seeds "
+        f"{', '.join(map(str, result.seeds))}, {n_controls} random controls; "
+        f"{provenance.get('signature')}<br>"
+        "intervals: paired bootstrap over items and seeds; * p ≤ 0.05, ** p ≤ 0.01, *** p ≤ 0.001: "
+        "induction against random heads, paired permutation test",
+    )
