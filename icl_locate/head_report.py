@@ -1,5 +1,6 @@
 """Head scores and ablations as one self-contained HTML page, and as text."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,7 +68,7 @@ ablated ({effects.method}), with its 95 % interval.</p>
 def head_rows(table: "pd.DataFrame") -> list[tuple[str, ...]]:
     """A table of heads as text."""
     return [
-        tuple("" if value != value else f"{value:.3g}" for value in row)
+        tuple("" if math.isnan(value) else f"{value:.3g}" for value in row)
         for row in table[list(_SCORES)].itertuples(index=False)
     ]
 
@@ -86,7 +87,7 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
             str(found.n_shots),
             *(_with_interval(score) for score in (found.full, found.induction, found.random)),
             _with_interval(found.difference),
-            "" if found.p_value != found.p_value else f"{found.p_value:.2g}",
+            "" if math.isnan(found.p_value) else f"{found.p_value:.2g}",
         )
         for found in comparisons
     ]
@@ -98,5 +99,5 @@ def comparison_table(comparisons: Sequence[Comparison], metric: str) -> str:
 
 
 def _with_interval(score: tuple[float, float, float]) -> str:
-    mean, low, high = score
-    return "" if mean != mean else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+    mean, low, high = (round(value, 9) for value in score)
+    return "" if math.isnan(mean) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
