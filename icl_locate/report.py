@@ -42,9 +42,9 @@ def write_report(
         figure.to_html(full_html=False, include_plotlyjs=i == 0) for i, figure in enumerate(shown)
     ]
     title = f"{result.provenance.get('task')} in {result.provenance.get('model')}"
-    body = f"""<p>Score when the context is hidden from a layer on. From the recognition layer on, the model no
-longer needs the context: at least {100 * locations[0].threshold:g} % of what the context is worth
-are recovered for good.</p>
+    body = f"""<p>Score when the context is hidden from a layer on. From the recognition layer on,
+the model no longer needs the context: at least {100 * locations[0].threshold:g} % of what the
+context is worth are recovered for good.</p>
 {parts[0]}
 {html_table(_HEADERS, location_rows(locations))}
 {"".join(parts[1:])}
