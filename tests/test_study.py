@@ -1,0 +1,260 @@
+"""The ablation study: selections against random controls, its statistics, figures and command."""
+
+import json
+from dataclasses import replace
+from itertools import product
+
+import numpy as np
+import planted_induction as planted
+import pytest
+import torch
+
+import icl_locate as icl
+from icl_locate import induction, plots
+from icl_locate.cli import main
+from icl_locate.errors import MaskError, ResultError, TaskError
+from icl_locate.induction import AblationResult, Arm
+from icl_locate.induction.results import permutation_p_value
+from icl_locate.metrics import METRICS, get_metric
+
+OPTIONS = {"shots": (4,), "seeds": (0, 1), "n_queries": 20}
+EVERYTHING = ("zero", "mean_z", "mean_input", "resample", "knockout")
+
+
+@pytest.fixture(scope="module")
+def circuit():
+    return planted.boot()
+
+
+@pytest.fixture(scope="module")
+def result(circuit):
+    return induction.ablation_study(
+        circuit, planted.TASK, fractions=(0.1, 0.2), interventions=EVERYTHING, **OPTIONS
+    )
+
+
+def test_the_planted_task_dies_with_its_circuit_and_not_with_random_heads(result):
+    """Fractions of 8 heads: the induction head alone, then it and another one."""
+    comparisons = result.compare()
+    assert [(c.intervention, c.fraction) for c in comparisons] == list(
+        product(EVERYTHING, (0.1, 0.2))
+    )
+    for found in comparisons:
+        assert found.full == (1.0, 1.0, 1.0)
+        assert found.induction[0] < 0.6
+        assert found.random[0] == 1.0
+        assert found.difference[1] > 0.2 and found.p_value < 0.01
+    induction_arms = [arm for arm in result.arms if arm.kind == "induction"]
+    assert all(arm.heads[0] == planted.INDUCTION_HEAD for arm in induction_arms)
+    for arm in result.arms:
+        if arm.kind == "random":
+            assert planted.INDUCTION_HEAD not in arm.heads
+
+
+def test_a_given_set_of_heads_takes_the_place_of_fractions(circuit):
+    found = induction.ablation_study(
+        circuit, planted.TASK, planted.CIRCUIT, controls=4, interventions=["knockout"], **OPTIONS
+    )
+    assert [arm.kind for arm in found.arms] == ["full", "induction"] + ["random"] * 4
+    assert set(found.arms[1].heads) == planted.CIRCUIT and found.arms[1].fraction == 0.25
+    chosen = found.compare()[0]
+    assert chosen.induction[0] < 0.5 and chosen.random[0] == 1.0
+    alone = induction.ablation_study(
+        circuit, planted.TASK, planted.CIRCUIT, controls=0, interventions=["zero"], **OPTIONS
+    )
+    only = alone.compare()[0]
+    assert np.isnan(only.random).all() and np.isnan(only.p_value) and only.induction[0] < 0.6
+
+
+def test_arms_are_what_their_names_say(circuit, result):
+    """Each arm again, by hand."""
+    prompts = icl.build_prompts(
+        circuit, planted.TASK.test[:20], examples=planted.TASK.train, n_shots=4,
+        template=planted.TASK.template, seed=1, choice="balanced",
+    )  # fmt: skip
+    targets = torch.tensor([planted.VALUES.index(target) for target in prompts.targets])
+    for i, arm in enumerate(result.arms):
+        if arm.kind == "full":
+            act = None
+        elif arm.intervention == "knockout":
+            act = induction.knockout(set(arm.heads))
+        else:
+            act = induction.HeadAblation(set(arm.heads), arm.intervention, result.reference)
+        best = icl.score_labels(circuit, prompts, planted.VALUES, act).argmax(dim=1)
+        assert float(result.scores[i, 0, 1]) == pytest.approx((best == targets).double().mean())
+
+
+def test_any_metric_and_task_can_be_studied(embedded):
+    task = icl.load_task("pseudo-translation")
+    heads = {(0, 3), (0, 0)}
+    for metric in ("bleu", "log_prob", "token_accuracy"):
+        found = induction.ablation_study(
+            embedded, task, heads, interventions=["zero"], metric=metric, shots=[3], seeds=0,
+            n_queries=6, max_new_tokens=10, controls=1,
+        )  # fmt: skip
+        whole = found.compare()[0]
+        assert whole.induction[0] < whole.full[0], "the heads of layer 0 read the words"
+
+
+def test_results_are_saved_and_loaded(result, tmp_path):
+    again = AblationResult.load(result.save(tmp_path / "study"))
+    assert again.arms == result.arms and again.compare() == result.compare()
+    assert torch.equal(again.statistics, result.statistics)
+    assert again.provenance == json.loads(json.dumps(result.provenance))
+    frame = again.to_dataframe()
+    assert len(frame) == len(result.arms) * 2 and set(frame["kind"]) == {
+        "full", "induction", "random",
+    }  # fmt: skip
+    with pytest.raises(ResultError, match=r"scores are \(1, 1, 2\)"):
+        replace(result, scores=result.scores[:1])
+    strange = replace(again, metric="mine", provenance={})
+    with pytest.raises(ResultError, match="'mine' is not part of icl_locate"):
+        strange.compare()
+    own = replace(strange, custom_metric=METRICS["exact_match"])
+    assert own.compare() == result.compare()
+    for options, message in (
+        ({"confidence": 2}, "confidence"),
+        ({"n_resamples": 0}, "n_resamples"),
+    ):
+        with pytest.raises(ResultError, match=f"{message} is"):
+            result.compare(**options)
+
+
+def made_up(chosen, controls, full=None):
+    """A result from accuracies: chosen [seed, item], controls [control, seed, item]."""
+    full = np.ones_like(chosen) if full is None else full
+    arms = [Arm("none", "full", 0.0, 0, ()), Arm("zero", "induction", 0.1, 0, ((0, 0),))]
+    arms += [Arm("zero", "random", 0.1, i, ((0, 1),)) for i in range(len(controls))]
+    table = np.stack([full, chosen, *controls])[:, None]
+    statistics = np.stack([table, np.ones_like(table)], axis=-1)
+    return AblationResult(
+        arms=tuple(arms), shots=(5,), seeds=tuple(range(chosen.shape[0])),
+        statistics=torch.from_numpy(statistics), scores=torch.from_numpy(table.mean(-1)),
+        metric="exact_match", provenance={},
+    )  # fmt: skip
+
+
+def test_the_permutation_test_equals_all_permutations():
+    """Of few items all swaps are listed; the sampled share of them must come near."""
+    rng = np.random.default_rng(0)
+    chosen, controls = rng.random((2, 6)), rng.random((3, 2, 6)) + 0.15
+    gaps = (controls - chosen).mean(axis=(0, 1))
+    observed = abs(gaps.mean())
+    exact = np.mean(
+        [
+            abs((np.array(signs) * gaps).mean()) >= observed - 1e-12
+            for signs in product((1, -1), repeat=6)
+        ]
+    )
+    statistics = made_up(chosen, controls).statistics.numpy()[:, 0]
+    ours = permutation_p_value(METRICS["exact_match"], statistics[1], statistics[2:], 20_000, 0)
+    assert ours == pytest.approx(exact, abs=0.01)
+
+
+def test_a_corpus_metric_is_permuted_as_a_corpus_metric():
+    bleu = get_metric("bleu")
+    texts = ["the cat sat on the mat", "a dog ran in the park today", "we all live in a house"]
+    right = bleu.statistics(texts, texts)[None]
+    wrong = bleu.statistics(["a b c d", *texts[1:]], texts)[None]
+    p_value = permutation_p_value(bleu, wrong, right[None], 2000, 0)
+    assert p_value == 1.0, "one item differs: any swap of it gives the same difference"
+
+
+def test_p_values_are_uniform_without_a_difference():
+    rng = np.random.default_rng(1)
+    found = [
+        made_up(rng.random((1, 20)), rng.random((2, 1, 20))).compare(n_resamples=200)[0].p_value
+        for _ in range(200)
+    ]
+    assert 0.01 <= np.mean(np.array(found) < 0.05) <= 0.1
+    assert np.mean(found) == pytest.approx(0.5, abs=0.08)
+
+
+def test_intervals_cover_the_difference():
+    rng = np.random.default_rng(2)
+    covered = []
+    for _ in range(100):
+        chosen = (rng.random((1, 60)) < 0.5).astype(float)
+        controls = (rng.random((3, 1, 60)) < 0.8).astype(float)
+        _, low, high = (
+            made_up(chosen, controls).compare(n_resamples=300, confidence=0.9)[0].difference
+        )
+        covered.append(low <= 0.3 <= high)
+    assert 0.8 <= np.mean(covered) <= 0.98
+
+
+def test_bad_studies(circuit):
+    def study(**options):
+        return induction.ablation_study(circuit, planted.TASK, **OPTIONS | options)
+
+    for options, error, message in (
+        ({"controls": -1}, TaskError, "controls is -1"),
+        ({"seeds": ()}, TaskError, r"seeds are \[\]"),
+        ({"shots": (4, 4)}, TaskError, r"shots are \[4, 4\]"),
+        ({"interventions": ("mean",)}, TaskError, "expected one or more of zero, mean_z"),
+        ({"n_queries": 41}, TaskError, "n_queries is 41.*has 40 queries"),
+        ({"heads": set()}, MaskError, "no heads were given"),
+        ({"heads": torch.zeros(3, 4)}, MaskError, r"expected \(layer, head\) = \(2, 4\)"),
+        ({"fractions": ()}, MaskError, r"fractions are \[\]"),
+        ({"fractions": (0.9,)}, MaskError, "select a smaller fraction"),
+    ):
+        with pytest.raises(error, match=message):
+            study(**options)
+
+
+def test_figures(circuit, result):
+    scores = induction.head_scores(circuit)
+    figure = plots.head_map(scores, marked=[planted.INDUCTION_HEAD])
+    heat = figure.data[0]
+    assert heat.zmid == 0 and np.allclose(heat.z, scores.induction)
+    hover = heat.hovertext[1][1]
+    assert "layer 1, head 1" in hover and "copying 1.000" in hover and "at 50 (control" in hover
+    assert (figure.data[1].x[0], figure.data[1].y[0]) == planted.INDUCTION_HEAD[::-1]
+    plain = plots.head_map(scores.copying, title="copying score")
+    assert "layer 0, head 0: " in plain.data[0].hovertext[0][0]
+
+    bars = plots.ablation_bars(result)
+    assert [bar.name for bar in bars.data] == [
+        "whole model", "without induction heads", "without random heads",
+    ]  # fmt: skip
+    assert len(bars.data[0].x) == 10 and set(bars.data[2].y) == {1.0}
+    assert "mean-input ablation" in " ".join(bars.data[0].x)
+    assert any(note.text == "***" for note in bars.layout.annotations)
+    curves = plots.fraction_curves(result, result.compare(), n_shots=4)
+    lines = [trace for trace in curves.data if trace.mode == "lines+markers"]
+    assert len(lines) == 10 and lines[0].x == (0.0, 0.1, 0.2) and lines[0].y[0] == 1.0
+    with pytest.raises(ResultError, match="n_shots is 7: the result has 4"):
+        plots.ablation_bars(result, n_shots=7)
+
+
+def test_the_command(tmp_path, capsys):
+    directory = planted.save(tmp_path / "model")
+    lines = [f'{{"source": "{e.source}", "target": "{e.target}"}}' for e in planted.TASK.train]
+    task = tmp_path / "recall.jsonl"
+    task.write_text("\n".join(lines), "utf-8")
+    output = tmp_path / "found"
+    command = (
+        f"induction {task} --model {directory} --output {output} --fractions 0.1 --shots 6 "
+        "--seeds 0 --n-queries 12 --metric label_accuracy --n-effects 4 --quiet --device cpu"
+    )
+    assert main(command.split()) == 0
+    printed = capsys.readouterr().out
+    assert "mean_z" in printed and "knockout" in printed and "label_accuracy:" in printed
+    for name in ("ablation.safetensors", "reference.json", "heads.csv", "ablation.csv"):
+        assert (output / name).is_file()
+    page = (output / "induction.html").read_text("utf-8")
+    assert "Scores and causal effects" in page and "vocabulary_sha256" in page
+    assert "http" not in page.split("<h2>Recipe")[0].rsplit("</script>", 1)[-1]
+    assert AblationResult.load(output / "ablation").shots == (6,)
+
+    again = f"{command} --reference {output}/reference.safetensors --interventions mean_input"
+    assert main(again.split()) == 0
+    capsys.readouterr()
+    for wrong, message in (
+        (f"{command} --reference {output}/ablation", "is not what was asked for"),
+        (f"{command} --metric pass@1", "add --run-code"),
+        (f"{command} --lengths 100", "only 58 tokens of the vocabulary"),
+        (f"{command} --confidence 2", "confidence is 2"),
+    ):
+        assert main(wrong.split()) == 2
+        assert message in capsys.readouterr().err
