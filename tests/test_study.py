@@ -105,8 +105,8 @@ def test_results_are_saved_and_loaded(result, tmp_path):
     assert len(frame) == len(result.arms) * 2 and set(frame["kind"]) == {
         "full", "induction", "random",
     }  # fmt: skip
-    with pytest.raises(ResultError, match=r"scores are \(1, 1, 2\)"):
-        replace(result, scores=result.scores[:1])
+    with pytest.raises(ResultError, match=r"scores are .* expected to begin with \(1, 1, 2\)"):
+        replace(result, arms=result.arms[:1])
     strange = replace(again, metric="mine", provenance={})
     with pytest.raises(ResultError, match="'mine' is not part of icl_locate"):
         strange.compare()
