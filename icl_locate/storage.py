@@ -59,7 +59,7 @@ def load_tensors(
     except (json.JSONDecodeError, UnicodeDecodeError, SafetensorError) as error:
         raise ResultError(f"{path} is damaged ({error}): save it again") from error
     if not isinstance(rest, dict) or rest.get("format") != form:
-        raise ResultError(f"{json_path} is not what was asked for: expected the format {form!r}")
+        raise ResultError(f"{json_path} is not a result: expected the format {form!r}")
     missing = [name for name in names if name not in tensors]
     missing += [name for name in labels if name not in rest]
     if missing:

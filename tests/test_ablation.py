@@ -287,7 +287,7 @@ def test_a_corpus_of_texts_prompts_or_random_tokens(tmp_path):
     assert torch.equal(again.mean_z, reference.mean_z)
     assert torch.equal(again.samples, reference.samples)
     assert again.provenance == reference.provenance
-    with pytest.raises(ResultError, match="is not what was asked for"):
+    with pytest.raises(ResultError, match="is not a result"):
         icl.SweepResult.load(path)
 
     prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=1)

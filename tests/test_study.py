@@ -209,9 +209,12 @@ def test_figures(circuit, result):
     assert heat.zmid == 0 and np.allclose(heat.z, scores.induction)
     hover = heat.hovertext[1][1]
     assert "layer 1, head 1" in hover and "copying 1.000" in hover and "at 50 (control" in hover
-    assert (figure.data[1].x[0], figure.data[1].y[0]) == planted.INDUCTION_HEAD[::-1]
+    frame = figure.layout.shapes[0]
+    assert (frame.y0 < 1 < frame.y1) and (frame.x0 < 1 < frame.x1), "the head is framed"
+    assert heat.zmax == 1.0 and plots.head_map(scores, limit=0.5).data[0].zmax == 0.5
     plain = plots.head_map(scores.copying, title="copying score")
-    assert "layer 0, head 0: " in plain.data[0].hovertext[0][0]
+    assert "layer 1, head 1</b><br>copying score 1.000" in plain.data[0].hovertext[1][1]
+    assert plain.data[0].zmax == float(scores.copying.max())
 
     bars = plots.ablation_bars(result)
     assert [bar.name for bar in bars.data] == [
@@ -251,7 +254,7 @@ def test_the_command(tmp_path, capsys):
     assert main(again.split()) == 0
     capsys.readouterr()
     for wrong, message in (
-        (f"{command} --reference {output}/ablation", "is not what was asked for"),
+        (f"{command} --reference {output}/ablation", "is not a result"),
         (f"{command} --metric pass@1", "add --run-code"),
         (f"{command} --lengths 100", "only 58 tokens of the vocabulary"),
         (f"{command} --confidence 2", "confidence is 2"),

@@ -13,7 +13,7 @@ from icl_locate.errors import ModelError, PromptError
 from icl_locate.hooks import watch_attention
 from icl_locate.induction.copying import copying_scores
 from icl_locate.induction.effects import HeadEffects
-from icl_locate.random_tokens import random_tokens, usable_tokens
+from icl_locate.induction.sequences import repeated, unrepeated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,17 +103,17 @@ def head_scores(
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
     """
-    repeated, control, normalized = [], [], []
+    raw, control, normalized = [], [], []
     for length in lengths:
         sizes = length, n_copies, n_sequences, seed
-        found = _match_prefixes(model, _repeated(model, *sizes), length, n_copies, batch_size)
-        repeated.append(found.raw)
+        found = _match_prefixes(model, repeated(model, *sizes), length, n_copies, batch_size)
+        raw.append(found.raw)
         normalized.append(found.normalized)
-        other = _match_prefixes(model, _unrepeated(model, *sizes), length, n_copies, batch_size)
+        other = _match_prefixes(model, unrepeated(model, *sizes), length, n_copies, batch_size)
         control.append(other.raw)
     return HeadScores(
         lengths=tuple(lengths),
-        prefix_matching=torch.stack(repeated),
+        prefix_matching=torch.stack(raw),
         control=torch.stack(control),
         normalized=torch.stack(normalized),
         previous_token=previous_token_scores(
@@ -156,10 +156,10 @@ def prefix_matching_scores(
     scores = []
     for length in lengths:
         sizes = length, n_copies, n_sequences, seed
-        found = _match_prefixes(model, _repeated(model, *sizes), length, n_copies, batch_size)
+        found = _match_prefixes(model, repeated(model, *sizes), length, n_copies, batch_size)
         score = found.normalized if normalize else found.raw
         if control:
-            tokens = _unrepeated(model, *sizes)
+            tokens = unrepeated(model, *sizes)
             other = _match_prefixes(model, tokens, length, n_copies, batch_size)
             score = score - (other.normalized if normalize else other.raw)
         scores.append(score)
@@ -184,7 +184,7 @@ def previous_token_scores(
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
     """
-    tokens = _unrepeated(model, length, 1, n_sequences, seed)
+    tokens = unrepeated(model, length, 1, n_sequences, seed)
     first = tokens.shape[1] - length + 1
     rows = torch.arange(first, tokens.shape[1])
     return _attention_to(model, tokens, rows, rows - 1, len(rows), batch_size).raw
@@ -265,39 +265,3 @@ def _attention_to(
         for batch in torch.split(tokens.to(device), batch_size):
             model(batch, attention_mask=torch.ones_like(batch))
     return found
-
-
-def _repeated(
-    model: TransformerBridge, length: int, n_copies: int, n_sequences: int, seed: int
-) -> Int[Tensor, "sequence pos"]:
-    """Distinct random tokens, several times behind BOS."""
-    tokens = _unrepeated(model, length, n_copies, n_sequences, seed)
-    first = tokens.shape[1] - n_copies * length
-    copy = tokens[:, first : first + length]
-    return torch.cat([tokens[:, :first], copy.repeat(1, n_copies)], dim=1)
-
-
-def _unrepeated(
-    model: TransformerBridge, length: int, n_copies: int, n_sequences: int, seed: int
-) -> Int[Tensor, "sequence pos"]:
-    """As many random tokens, which do not repeat as far as the vocabulary allows."""
-    has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
-    width = has_bos + n_copies * length
-    if length < 2 or n_copies < 1 or n_sequences < 1:
-        raise PromptError(
-            f"length is {length}, n_copies {n_copies}, n_sequences {n_sequences}: expected 2 or "
-            "more tokens, and 1 or more of the others"
-        )
-    n_usable = len(usable_tokens(model))
-    if length > n_usable:
-        raise PromptError(
-            f"length is {length}, but only {n_usable} tokens of the vocabulary are distinct and "
-            "neither rare nor special: use shorter sequences"
-        )
-    limit = getattr(model.cfg, "n_ctx", None)
-    if limit is not None and width > limit:
-        raise PromptError(
-            f"{n_copies} copies of {length} tokens take {width} positions, but the model's context "
-            f"holds {limit}: use shorter sequences, such as lengths=({(limit - 1) // n_copies},)"
-        )
-    return random_tokens(model, n_sequences, width, seed=seed)

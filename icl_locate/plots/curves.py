@@ -123,7 +123,11 @@ def _legend(location: Location) -> str:
 
 
 def band(
-    layers: Sequence[float], low: Sequence[float], high: Sequence[float], colour: str, group: str
+    layers: Sequence[int | float],
+    low: Sequence[float],
+    high: Sequence[float],
+    colour: str,
+    group: str,
 ) -> go.Scatter:
     """An interval over the layers (or other places), in a curve's colour."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))

@@ -1,6 +1,6 @@
 """Figures of heads: what each scores, and what a model is worth without some of them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import plotly.graph_objects as go
 from jaxtyping import Float
@@ -23,7 +23,8 @@ def head_map(
     scores: HeadScores | Float[Tensor, "layer head"],
     *,
     title: str = "induction score",
-    marked: Sequence[tuple[int, int]] = (),
+    marked: Collection[tuple[int, int]] = (),
+    limit: float | None = None,
 ) -> go.Figure:
     """A score of every head, layer by head; hover shows all that is known of it.
 
@@ -31,38 +32,39 @@ def head_map(
         scores: what `head_scores` gave, of which the induction score is drawn; or any one score.
         title: what the score is.
         marked: heads to be framed, such as a selection.
+        limit: the value at which colours end; ``None`` means 1 for `HeadScores`, the greatest
+            value for any other.
     """
     values = scores if isinstance(scores, Tensor) else scores.induction
     n_layers, n_heads = values.shape
     hover = [
-        [_describe(scores, i, j) for j in range(n_heads)]
-        if isinstance(scores, HeadScores)
-        else [f"layer {i}, head {j}: {float(values[i, j]):.3f}" for j in range(n_heads)]
-        for i in range(n_layers)
+        [_describe(scores, title, layer, head) for head in range(n_heads)]
+        for layer in range(n_layers)
     ]
-    most = float(values.abs().max()) or 1.0
+    greatest = float(values.abs().max()) or 1.0
+    end = limit or (greatest if isinstance(scores, Tensor) else 1.0)
     figure = go.Figure(
         go.Heatmap(
             z=values.tolist(),
             colorscale="RdBu_r",
             zmid=0,
-            zmin=-most,
-            zmax=most,
+            zmin=-end,
+            zmax=end,
             xgap=1,
             ygap=1,
             hovertext=hover,
             hovertemplate="%{hovertext}<extra></extra>",
-            colorbar={"title": title},
         )
     )
-    figure.add_scatter(
-        x=[head for _, head in marked],
-        y=[layer for layer, _ in marked],
-        mode="markers",
-        marker={"symbol": "square-open", "size": 18, "color": "#000000", "line": {"width": 2}},
-        hoverinfo="skip",
-        showlegend=False,
-    )
+    for layer, head in marked:
+        figure.add_shape(
+            type="rect",
+            x0=head - 0.47,
+            x1=head + 0.47,
+            y0=layer - 0.46,
+            y1=layer + 0.46,
+            line={"color": "#000000", "width": 2},
+        )
     figure.update_layout(
         template="plotly_white",
         title=title,
@@ -167,7 +169,11 @@ def fraction_curves(
     return figure
 
 
-def _describe(scores: HeadScores, layer: int, head: int) -> str:
+def _describe(
+    scores: HeadScores | Float[Tensor, "layer head"], title: str, layer: int, head: int
+) -> str:
+    if isinstance(scores, Tensor):
+        return f"<b>layer {layer}, head {head}</b><br>{title} {float(scores[layer, head]):.3f}"
     matching = ", ".join(
         f"{float(scores.prefix_matching[i, layer, head]):.3f} at {length} (control "
         f"{float(scores.control[i, layer, head]):.3f})"
