@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from icl_locate.errors import ResultError
-from icl_locate.metrics import METRICS, Metric, get_metric, is_known
+from icl_locate.metrics import Metric, find_scorer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,16 +79,7 @@ class SweepResult:
         Raises:
             ResultError: for a custom metric after loading: what it computes is not in the file.
         """
-        if self.custom_metric is not None:
-            return self.custom_metric
-        if is_known(self.metric):
-            return get_metric(self.metric)
-        if self.provenance.get("metric_is_mean"):
-            return METRICS["exact_match"]  # means are all made of their statistics in one way
-        raise ResultError(
-            f"the metric {self.metric!r} is not part of icl_locate, so its intervals cannot be "
-            "computed from the file: set custom_metric with dataclasses.replace"
-        )
+        return find_scorer(self.metric, self.custom_metric, self.provenance)
 
     def save(self, path: str | Path) -> Path:
         """Write ``path`` (.safetensors) and beside it a .json of the same name; no pickle."""

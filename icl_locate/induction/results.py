@@ -16,7 +16,7 @@ from icl_locate.ablation import HeadReference
 from icl_locate.bootstrap import bootstrap_scores
 from icl_locate.errors import ResultError
 from icl_locate.location import check_confidence
-from icl_locate.metrics import METRICS, Metric, get_metric, is_known, score_totals
+from icl_locate.metrics import Metric, find_scorer, score_totals
 from icl_locate.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class AblationResult:
         check_confidence(confidence)
         if n_resamples < 1:
             raise ResultError(f"n_resamples is {n_resamples}: expected 1 or more")
-        metric, statistics = self._scorer(), self.statistics.numpy()
+        metric = find_scorer(self.metric, self.custom_metric, self.provenance)
+        statistics = self.statistics.numpy()
         samples = bootstrap_scores(metric, statistics, n_resamples, seed)
         means = np.concatenate([self.scores.numpy().mean(axis=-1)[None], samples])
         tails = (1 - confidence) / 2, (1 + confidence) / 2
@@ -219,18 +220,6 @@ class AblationResult:
             for i, other in enumerate(self.arms)
             if (other.intervention, other.kind, other.fraction) == wanted
         ]
-
-    def _scorer(self) -> Metric:
-        if self.custom_metric is not None:
-            return self.custom_metric
-        if is_known(self.metric):
-            return get_metric(self.metric)
-        if self.provenance.get("metric_is_mean"):
-            return METRICS["exact_match"]
-        raise ResultError(
-            f"the metric {self.metric!r} is not part of icl_locate, so its intervals cannot be "
-            "computed from the file: set custom_metric with dataclasses.replace"
-        )
 
 
 def permutation_p_value(

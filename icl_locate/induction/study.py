@@ -1,8 +1,10 @@
 """Does in-context learning die with the induction heads? Ablation against random controls."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import product
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -46,8 +48,8 @@ def ablation_study(
     task: Task,
     heads: Heads | None = None,
     controls: int = 3,
-    fractions: Sequence[float] = (0.01, 0.03),
-    shots: Sequence[int] = (10,),
+    fractions: float | Sequence[float] = (0.01, 0.03),
+    shots: int | Sequence[int] = (10,),
     seeds: int | Iterable[int] = (0, 1, 2),
     *,
     interventions: Sequence[str] = ("mean_z", "knockout"),
@@ -73,9 +75,9 @@ def ablation_study(
             are taken.
         controls: random selections beside each, with as many heads in each layer and none in
             common with it.
-        fractions: shares of all heads.
-        shots: examples in a prompt.
-        seeds: each draws other examples for the same queries.
+        fractions: shares of all heads; a single one may stand alone.
+        shots: numbers of examples in a prompt, or a single one.
+        seeds: each, or a single one, draws other examples for the same queries.
         interventions: any of "zero", "mean_z", "mean_input", "resample" (`HeadAblation`) and
             "knockout" (`knockout`).
         n_queries: the first so many queries of ``task.test``.
@@ -95,8 +97,11 @@ def ablation_study(
     """
     drawn = (seeds,) if isinstance(seeds, int) else tuple(seeds)
     _check(task, controls, drawn, interventions, n_queries)
-    chosen_metric = choose_metric(task, metric, n_queries)
-    selections = _select(model, heads, fractions)
+    numbers = check_shots((shots,) if isinstance(shots, int) else shots)
+    how = choice or task.choice
+    scored = choose_metric(task, metric, n_queries)
+    shares = (fractions,) if isinstance(fractions, float) else fractions
+    arms = _arms(_select(model, heads, shares), interventions, controls)
     if match is None:
         match = "word" if task.name.partition("/")[0] in WORD_PATTERNS else "token"
 
@@ -108,70 +113,54 @@ def ablation_study(
             n_shots=n_shots,
             template=task.template,
             seed=seed,
-            choice=choice or task.choice,
+            choice=how,
             prepend_bos=prepend_bos,
         )
 
-    numbers, queries = check_shots(shots), task.test[:n_queries]
-    shown = [[prompts_of(queries, n_shots, seed) for seed in drawn] for n_shots in numbers]
-    flat = [prompts for by_seed in shown for prompts in by_seed]
-    if generates(chosen_metric):
-        for prompts in flat:
+    queries = task.test[:n_queries]
+    shown = [prompts_of(queries, n_shots, seed) for n_shots in numbers for seed in drawn]
+    if generates(scored):
+        for prompts in shown:
             check_room(model, prompts, max_new_tokens)
-    asks = set(interventions) & set(METHODS) - {"zero"}
-    if asks and reference is None:
+    if reference is None and set(interventions) & set(METHODS) - {"zero"}:
         others = prompts_of(task.train[-n_queries:], max(numbers), -1)
         reference = head_reference(model, others, batch_size=batch_size)
-    arms = [Arm("none", "full", 0.0, 0, ())]
-    for name in interventions:
-        for fraction, found in selections.items():
-            arms.append(Arm(name, "induction", fraction, 0, found.heads))
-            arms += [
-                Arm(name, "random", fraction, i, random_heads(found, seed=i).heads)
-                for i in range(controls)
-            ]
-    with tqdm(total=len(arms) * len(flat), unit="run", desc=task.name, disable=not progress) as bar:
-
-        def run(arm: Arm, prompts: Prompts) -> Tensor:
-            cell = run_cell(
-                model,
-                prompts,
-                _intervention(arm, reference, match),
-                chosen_metric,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-            )
-            bar.update()
-            return torch.from_numpy(cell.statistics)
-
-        statistics = torch.stack(
-            [
-                torch.stack([torch.stack([run(arm, p) for p in by_seed]) for by_seed in shown])
-                for arm in arms
-            ]
+    statistics = []
+    for arm, prompts in tqdm(
+        list(product(arms, shown)), unit="run", desc=task.name, disable=not progress
+    ):
+        cell = run_cell(
+            model,
+            prompts,
+            _intervention(arm, reference, match),
+            scored,
+            max_new_tokens=max_new_tokens,
+            batch_size=batch_size,
         )
-    totals = statistics.sum(dim=-2).numpy()
+        statistics.append(cell.statistics)
+    cells = len(arms), len(numbers), len(drawn)
+    table = np.stack(statistics).reshape(*cells, *statistics[0].shape)
     return AblationResult(
-        arms=tuple(arms),
+        arms=arms,
         shots=numbers,
         seeds=drawn,
-        statistics=statistics,
-        scores=torch.from_numpy(score_totals(chosen_metric, totals)),
-        metric=chosen_metric.name,
+        statistics=torch.from_numpy(table),
+        scores=torch.from_numpy(score_totals(scored, table.sum(axis=-2))),
+        metric=scored.name,
         provenance={
             **describe_model(model),
             "task": task.name,
             "template": asdict(task.template),
             "n_queries": n_queries,
-            "choice": choice or task.choice,
+            "choice": how,
             "match": match,
             "max_new_tokens": max_new_tokens,
-            "signature": chosen_metric.signature,
-            "metric_is_mean": isinstance(chosen_metric, (MeanMetric, LabelAccuracy)),
+            "signature": scored.signature,
+            "metric_is_mean": isinstance(scored, (MeanMetric, LabelAccuracy)),
             "reference": None if reference is None else dict(reference.provenance),
-            "prompts_sha256": prompts_digest(flat),
+            "prompts_sha256": prompts_digest(shown),
         },
-        custom_metric=None if is_known(chosen_metric.name) else chosen_metric,
+        custom_metric=None if is_known(scored.name) else scored,
         reference=reference,
     )
 
@@ -216,6 +205,20 @@ def _select(
     if not fractions or len(set(fractions)) < len(fractions):
         raise MaskError(f"fractions are {list(fractions)}: expected at least one, each once")
     return {fraction: select_heads(heads, fraction) for fraction in fractions}
+
+
+def _arms(
+    selections: Mapping[float, HeadSet], interventions: Sequence[str], controls: int
+) -> tuple[Arm, ...]:
+    """The whole model; then for each intervention every selection, its controls behind it."""
+    arms = [Arm("none", "full", 0.0, 0, ())]
+    for name, (fraction, found) in product(interventions, selections.items()):
+        arms.append(Arm(name, "induction", fraction, 0, found.heads))
+        arms += [
+            Arm(name, "random", fraction, i, random_heads(found, seed=i).heads)
+            for i in range(controls)
+        ]
+    return tuple(arms)
 
 
 def _intervention(

@@ -15,7 +15,14 @@ from icl_locate.metrics.base import (
 )
 from icl_locate.metrics.labels import LabelAccuracy
 from icl_locate.metrics.programs import PassRate
-from icl_locate.metrics.registry import LOG_PROB, METRICS, generates, get_metric, is_known
+from icl_locate.metrics.registry import (
+    LOG_PROB,
+    METRICS,
+    find_scorer,
+    generates,
+    get_metric,
+    is_known,
+)
 from icl_locate.metrics.text import (
     CorpusBleu,
     CorpusChrf,
@@ -36,6 +43,7 @@ __all__ = [
     "Statistics",
     "TextScore",
     "exact_match",
+    "find_scorer",
     "first_sentence",
     "generates",
     "get_metric",

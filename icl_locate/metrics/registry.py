@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
-from icl_locate.errors import TaskError
+from icl_locate.errors import ResultError, TaskError
 from icl_locate.metrics.base import MeanMetric, Metric, TextScore
 from icl_locate.metrics.labels import LabelAccuracy
 from icl_locate.metrics.programs import PassRate
@@ -77,3 +78,21 @@ def get_metric(metric: str | Metric | TextScore) -> Metric:
             f"the custom metric is called {metric.name!r} like one of icl_locate's own: rename it"
         )
     return metric
+
+
+def find_scorer(name: str, custom: Metric | None, provenance: Mapping[str, Any]) -> Metric:
+    """The metric that turns a result's summed statistics into scores.
+
+    Raises:
+        ResultError: for a custom metric after loading: what it computes is not in the file.
+    """
+    if custom is not None:
+        return custom
+    if is_known(name):
+        return get_metric(name)
+    if provenance.get("metric_is_mean"):
+        return METRICS["exact_match"]  # means are all made of their statistics in one way
+    raise ResultError(
+        f"the metric {name!r} is not part of icl_locate, so its intervals cannot be computed from "
+        "the file: set custom_metric with dataclasses.replace"
+    )
