@@ -12,16 +12,9 @@ from icl_locate.report import align_table, html_table, write_page
 if TYPE_CHECKING:
     import pandas as pd
 
-_SCORES = (
-    "layer",
-    "head",
-    "induction",
-    "copying",
-    "previous_token",
-    "loss",
-    "loss_low",
-    "loss_high",
-)
+_COLUMNS = (
+    "layer", "head", "induction", "copying", "previous_token", "loss", "loss_low", "loss_high",
+)  # fmt: skip
 _HEAD_HEADERS = (
     "layer", "head", "induction", "copying", "previous token", "lost without it", "from", "to",
 )  # fmt: skip
@@ -68,8 +61,9 @@ ablated ({effects.method}), with its 95 % interval.</p>
 def head_rows(table: "pd.DataFrame") -> list[tuple[str, ...]]:
     """A table of heads as text."""
     return [
-        tuple("" if math.isnan(value) else f"{value:.3g}" for value in row)
-        for row in table[list(_SCORES)].itertuples(index=False)
+        (str(layer), str(head), *(f"{score:.3f}" for score in scores), *map(_number, losses))
+        for layer, head, *rest in table[list(_COLUMNS)].itertuples(index=False)
+        for scores, losses in [(rest[:3], rest[3:])]
     ]
 
 
@@ -87,7 +81,7 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
             str(found.n_shots),
             *(_with_interval(score) for score in (found.full, found.induction, found.random)),
             _with_interval(found.difference),
-            "" if math.isnan(found.p_value) else f"{found.p_value:.2g}",
+            _number(found.p_value),
         )
         for found in comparisons
     ]
@@ -99,5 +93,9 @@ def comparison_table(comparisons: Sequence[Comparison], metric: str) -> str:
 
 
 def _with_interval(score: tuple[float, float, float]) -> str:
-    mean, low, high = (round(value, 9) for value in score)
-    return "" if math.isnan(mean) else f"{mean:.3g} [{low:.3g}, {high:.3g}]"
+    mean, low, high = map(_number, score)
+    return f"{mean} [{low}, {high}]" if mean else ""
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{round(value, 9):.3g}"

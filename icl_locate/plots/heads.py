@@ -70,6 +70,7 @@ def head_map(
         title=title,
         xaxis={"title": "head", "dtick": 1 if n_heads <= 16 else 4, "zeroline": False},
         yaxis={"title": "layer", "dtick": 1 if n_layers <= 16 else 4, "zeroline": False},
+        height=max(420, 180 + 20 * n_layers),
     )
     return figure
 
@@ -224,6 +225,7 @@ def _finish(figure: go.Figure, result: AblationResult, chosen: Sequence[Comparis
         yaxis={"title": METRIC_TITLES.get(result.metric, result.metric), "zeroline": False},
         legend={"title": ""},
         margin={"b": 150},
+        height=560,
     )
     add_caption(
         figure,
