@@ -5,7 +5,8 @@ from ._types import Part as Part
 from ._types import Segment as Segment
 from .conditions import PAPER_CONDITIONS as PAPER_CONDITIONS
 from .conditions import Condition as Condition
-from .engine.decoding import generate as generate
+from .engine.dropping import drop_context as drop_context
+from .engine.generation import generate as generate
 from .engine.labels import score_labels as score_labels
 from .engine.scoring import score_targets as score_targets
 from .failures import failure_rates as failure_rates

@@ -1,15 +1,19 @@
 """Greedy generation under a mask."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
+from transformers.cache_utils import Cache
 
 from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
 from icl_locate.tokens import Prompts, check_tokenizer
+
+OnText = Callable[[int, str], object]
 
 
 def generate(
@@ -20,57 +24,78 @@ def generate(
     stop: str | Sequence[str] | None = None,
     *,
     batch_size: int = 32,
+    on_text: OnText | None = None,
 ) -> list[str]:
     """Generate an answer to each prompt greedily, the mask holding at every step.
 
+    Args and errors: as `icl_locate.generate`, which also drops context.
+    """
+
+    def under_mask(batch: Prompts) -> AbstractContextManager[object]:
+        return masked(model, batch, mask)
+
+    return decode(model, prompts, under_mask, max_new_tokens, stop, batch_size, on_text)
+
+
+def decode(
+    model: TransformerBridge,
+    prompts: Prompts,
+    context: Callable[[Prompts], AbstractContextManager[object]],
+    max_new_tokens: int,
+    stop: str | Sequence[str] | None,
+    batch_size: int,
+    on_text: OnText | None,
+    *,
+    cache: Callable[[], Cache | None] = lambda: None,
+) -> list[str]:
+    """Greedy answers to each prompt, each batch inside its own context.
+
     Args:
-        mask: a mask, or a `HeadAblation`.
-        stop: strings that end an answer and are cut off; ``None`` means the template's.
-        batch_size: prompts that run at once.
-
-    Returns:
-        The answers' texts, without surrounding white space.
-
-    Raises:
-        PromptError: if a prompt and its new tokens exceed the model's context.
-        NumericalError: if the model gives NaN.
+        cache: makes the cache of a batch; ``None`` lets the model make its own.
     """
     stops = resolve_stops(prompts, stop)
     check_room(model, prompts, max_new_tokens)
     answers: list[str] = []
     for batch in prompts.batches(batch_size):
-        answers += _generate_batch(model, batch, mask, max_new_tokens, stops)
+        growing = Answers(model, len(batch), stops)
+        with context(batch):
+            first = len(answers)
+            _decode_batch(model, batch, cache(), growing, max_new_tokens, on_text, first)
+        answers += growing.texts()
     return answers
 
 
 @torch.no_grad()
-def _generate_batch(
+def _decode_batch(
     model: TransformerBridge,
     prompts: Prompts,
-    mask: Intervention | None,
+    cache: Cache | None,
+    answers: "Answers",
     max_new_tokens: int,
-    stops: Sequence[str],
-) -> list[str]:
+    on_text: OnText | None,
+    first: int,
+) -> None:
     device = model.cfg.device
     step = prompts.tokens.to(device)
     attention_mask = prompts.attention_mask.long().to(device)
-    last_only, cache = keep_logits(model, 1), None
-    answers = Answers(model, len(prompts), stops)
-    with masked(model, prompts, mask):
-        for _ in range(max_new_tokens):
-            logits, cache = model(
-                step,
-                attention_mask=attention_mask,
-                past_key_values=cache,
-                use_cache=True,
-                return_type="logits_and_cache",
-                **last_only,
-            )
-            step = require_numbers(logits[:, -1]).argmax(dim=-1, keepdim=True)
-            if answers.extend(step[:, 0]).all():
-                break
-            attention_mask = torch.nn.functional.pad(attention_mask, (0, 1), value=1)
-    return answers.texts()
+    last_only = keep_logits(model, 1)
+    for n_new in range(1, max_new_tokens + 1):
+        logits, cache = model(
+            step,
+            attention_mask=attention_mask,
+            past_key_values=cache,
+            use_cache=True,
+            return_type="logits_and_cache",
+            **last_only,
+        )
+        step = require_numbers(logits[:, -1]).argmax(dim=-1, keepdim=True)
+        done = answers.extend(step[:, 0])
+        if on_text is not None:
+            for row, text in answers.news(everything=n_new == max_new_tokens):
+                on_text(first + row, text)
+        if done.all():
+            break
+        attention_mask = torch.nn.functional.pad(attention_mask, (0, 1), value=1)
 
 
 class Answers:
@@ -82,6 +107,7 @@ class Answers:
         self._stops = tuple(stops)
         self._tokens: list[list[int]] = [[] for _ in range(n_answers)]
         self._done = [False] * n_answers
+        self._told = [""] * n_answers
 
     def extend(
         self, tokens: Int[Tensor, "some"], rows: Sequence[int] | None = None
@@ -107,6 +133,21 @@ class Answers:
             cut_at_stop(self._decode(row), self._stops).strip() for row in range(len(self._tokens))
         ]
 
+    def news(self, *, everything: bool = False) -> Iterator[tuple[int, str]]:
+        """Each answer's number and what has been settled of its text since it was last asked for.
+
+        Text that may yet be cut off (a stop string's beginning, white space at the end) or change
+        (the first bytes of a character) waits, unless the answer is done or ``everything`` is told.
+        """
+        for row, told in enumerate(self._told):
+            text = cut_at_stop(self._decode(row), self._stops)
+            settled = text.strip()
+            if not (self._done[row] or everything):
+                settled = _before_stop(text.rstrip("\ufffd"), self._stops).strip()
+            if len(settled) > len(told) and settled.startswith(told):
+                self._told[row] = settled
+                yield row, settled[len(told) :]
+
     def _decode(self, row: int) -> str:
         return str(self._tokenizer.decode(self._tokens[row], skip_special_tokens=True))
 
@@ -118,6 +159,12 @@ def cut_at_stop(text: str, stops: Sequence[str]) -> str:
     'le chat '
     """
     return text[: min([text.find(stop) for stop in stops if stop in text], default=len(text))]
+
+
+def _before_stop(text: str, stops: Sequence[str]) -> str:
+    """The text without an end that a stop string begins with."""
+    lengths = [n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])]
+    return text[: len(text) - max(lengths, default=0)]
 
 
 def end_tokens(model: TransformerBridge) -> frozenset[int]:

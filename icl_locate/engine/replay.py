@@ -53,9 +53,14 @@ class BlockCall:
         return found
 
     @property
+    def caches(self) -> list[DynamicCache]:
+        """The cache that the model passed, if it passed one."""
+        return [v for v in (*self.args, *self.kwargs.values()) if isinstance(v, DynamicCache)]
+
+    @property
     def cache(self) -> DynamicCache:
         """The cache that the model passed."""
-        found = [v for v in (*self.args, *self.kwargs.values()) if isinstance(v, DynamicCache)]
+        found = self.caches
         if not found:
             raise NotSharedError("the blocks are given no cache")
         return found[0]
@@ -87,8 +92,8 @@ class BlockCall:
         cache: Cache,
         take_rows: Take,
         take_keys: Take,
-    ) -> Float[Tensor, "row active d_model"]:
-        """The block on other rows.
+    ) -> Any:
+        """The block on other rows; returns what it gives, of which `first` is the residual stream.
 
         Args:
             take_rows: picks the rows of an argument ``[batch, query_pos, ...]``.
@@ -117,8 +122,8 @@ class BlockCall:
         kwargs = {name: fit(name, value) for name, value in self.kwargs.items()}
         with self._emptied(cut):
             if self.args:
-                return first(self.forward(hidden, *args, **kwargs))
-            return first(self.forward(**kwargs | {"hidden_states": hidden}))
+                return self.forward(hidden, *args, **kwargs)
+            return self.forward(**kwargs | {"hidden_states": hidden})
 
     def _emptied(self, cut: CutMask) -> Any:
         """A context in which rows without a visible key attend to nothing."""

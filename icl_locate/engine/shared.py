@@ -94,13 +94,14 @@ class SharedPass:
             repeat(stream.static.take(values, dim=2), running),
             room=stream.active.positions.shape[1],
         )
-        self._hidden[i] = call.rerun(
+        output = call.rerun(
             hidden,
             cut.copies(running),
             cache,
             take_rows=lambda value: repeat(stream.active.take(value), running),
             take_keys=lambda value: repeat(kept.take(value, dim=3), running),
         )
+        self._hidden[i] = first(output)
         if not self._keeps_caches:
             return None
         n_static, computed = stream.static.positions.shape[1], cache.layers[call.layer]

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from icl_locate.engine.replay import BlockCall, cache_with
+from icl_locate.engine.replay import BlockCall, cache_with, first
 from icl_locate.engine.streams import CutMask, Rows, Stream
 
 
@@ -101,8 +101,9 @@ class LayerTexts:
             return value[a_cell].gather(-1, columns)
 
         cut = self._cut(mask)
-        hidden = call.rerun(call.hidden[shown][:, :, 0], cut, self._cache, take_rows, take_keys)
-        return hidden[self._rows, self._slots][:, None]
+        shown_hidden = call.hidden[shown][:, :, 0]
+        output = call.rerun(shown_hidden, cut, self._cache, take_rows, take_keys)
+        return first(output)[self._rows, self._slots][:, None]
 
     def _add_keys(self, n_new: int, column: int) -> None:
         """Let each text have one more key, all in the same column of their prompts."""
