@@ -113,7 +113,7 @@ def test_results_are_saved_and_loaded(result, tmp_path):
     own = replace(strange, custom_metric=METRICS["exact_match"])
     assert own.compare() == result.compare()
     for options, message in (
-        ({"confidence": 2}, "confidence"),
+        ({"confidence": 2.0}, "confidence"),
         ({"n_resamples": 0}, "n_resamples"),
     ):
         with pytest.raises(ResultError, match=f"{message} is"):
