@@ -1,6 +1,7 @@
 from . import induction as induction
 from . import plots as plots
 from . import sandbox as sandbox
+from . import savings as savings
 from ._types import Part as Part
 from ._types import Segment as Segment
 from .conditions import PAPER_CONDITIONS as PAPER_CONDITIONS

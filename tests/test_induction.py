@@ -1,8 +1,5 @@
 """Scores, selections and controls of induction heads."""
 
-import sys
-from pathlib import Path
-
 import planted_induction as planted
 import pytest
 import tiny
@@ -16,10 +13,8 @@ from transformer_lens.head_detector import (
 import icl_locate as icl
 from icl_locate import induction
 from icl_locate.errors import MaskError, ModelError, PromptError
+from icl_locate.memory import peak_bytes
 from icl_locate.random_tokens import random_tokens, usable_tokens
-
-sys.path.append(str(Path(__file__).parent / "benchmarks"))
-from memory import peak_bytes
 
 
 @pytest.fixture(scope="module")

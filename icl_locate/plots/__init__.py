@@ -4,6 +4,7 @@ from icl_locate.plots.curves import DASHES, PALETTE, caption, layer_curves
 from icl_locate.plots.experiments import failure_curves, importance_curves, shots_curves
 from icl_locate.plots.heads import ablation_bars, fraction_curves, head_map
 from icl_locate.plots.prompts import prompt_segments
+from icl_locate.plots.savings import savings_curves
 
 __all__ = [
     "DASHES",
@@ -16,5 +17,6 @@ __all__ = [
     "importance_curves",
     "layer_curves",
     "prompt_segments",
+    "savings_curves",
     "shots_curves",
 ]

@@ -20,7 +20,6 @@ import plotly.graph_objects as go
 import torch
 import tyro
 from floor import clean_flops, generation_flops, layer_flops, scoring_flops
-from memory import peak_bytes
 from plotly.subplots import make_subplots
 from random_llama import (
     Shape,
@@ -35,6 +34,7 @@ import icl_locate as icl
 from icl_locate.engine.grid import tokens_in_flight
 from icl_locate.engine.shared import score_many
 from icl_locate.engine.shared_decoding import generate_many
+from icl_locate.memory import peak_bytes
 from icl_locate.plots import DASHES, PALETTE
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -9,12 +9,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
-class PeakMemory(TorchDispatchMode):
+class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the storages that operations make, while they live."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.peak = 0
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak: int = 0
         self._now = 0
         self._sizes: dict[int, int] = {}
 
@@ -46,6 +46,7 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 def peak_bytes(run: Callable[[], object]) -> int:
     """The most bytes that live at once among what a run makes; weights and inputs not counted."""
-    with PeakMemory() as counted:
+    counted = PeakMemory()
+    with counted:
         run()
     return counted.peak

@@ -1,0 +1,97 @@
+"""``icl-locate savings``."""
+
+from typing import Any
+
+from icl_locate.cli.configs import SavingsConfig
+from icl_locate.cli.writing import check_code, check_output, say_written, write_pngs
+
+
+def run_savings(config: SavingsConfig) -> None:
+    """Print what is saved from each layer on; measure it if asked to."""
+    if config.measure:
+        _measure(config)
+    else:
+        _estimate(config)
+
+
+def _estimate(config: SavingsConfig) -> None:
+    from icl_locate.report import align_table
+    from icl_locate.savings import ModelCosts, estimate_savings
+
+    costs = ModelCosts.of(config.model)
+    rows = []
+    for layer in config.layers or range(costs.n_layers + 1):
+        found = estimate_savings(
+            costs,
+            layer,
+            n_shots=config.n_shots,
+            shot_tokens=config.shot_tokens,
+            query_tokens=config.query_tokens,
+            instruction_tokens=config.instruction_tokens,
+            n_new_tokens=config.max_new_tokens,
+            dtype=config.dtype,
+        )
+        shares = found.prefill_share, found.decode_share, found.total_share, found.cache_share
+        sizes = f"{found.prefill_operations[1]:.3g}", f"{found.cache_bytes[1] / 2**20:.1f} MiB"
+        rows.append((str(layer), *(f"{share:.1%}" for share in (found.paper, *shares)), *sizes))
+    print(f"{config.model}: saved if the context is dropped from a layer on")
+    headers = (
+        "from layer",
+        "formula",
+        "prefill",
+        "decoding",
+        "both",
+        "cache",
+        "operations",
+        "cache",
+    )
+    print(align_table(headers, rows))
+    print(
+        "formula: Sia et al. 2024, (n - r)/n k/(k + 1); the others: floating-point operations and "
+        "bytes,\ncounted; operations: of the prefill of one prompt"
+    )
+
+
+def _measure(config: SavingsConfig) -> None:
+    import icl_locate as icl
+    from icl_locate import plots
+    from icl_locate.savings import measure_savings
+
+    check_output(config.output)
+    task = icl.load_task(config.task, data=config.data)
+    metric = config.metric or task.metric
+    check_code(metric, allowed=config.run_code)
+    model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
+    measured = measure_savings(
+        model,
+        task,
+        config.layers or None,
+        n_shots=config.n_shots,
+        n_queries=min(config.n_queries, len(task.test)),
+        metric=metric,
+        max_new_tokens=config.max_new_tokens,
+        repeats=config.repeats,
+        batch_size=config.batch_size,
+    )
+    table = measured.to_dataframe()
+    written = [measured.save(config.output / "savings"), config.output / "savings.csv"]
+    table.to_csv(written[-1], index=False)
+    problem = write_pngs({"savings": plots.savings_curves(measured)}, config.output, written)
+    print(_table(table, measured.metric))
+    say_written(written, problem)
+
+
+def _table(table: Any, metric: str) -> str:
+    from icl_locate.report import align_table
+
+    saved = ("prefill_saved", "decode_saved", "peak_saved", "cache_saved")
+    rows = [
+        (
+            str(int(row["from_layer"])),
+            f"{row[metric]:.3g} [{row['low']:.3g}, {row['high']:.3g}]",
+            *(f"{row[name]:.0%}" for name in saved),
+        )
+        for _, row in table.iterrows()
+    ]
+    headers = "from layer", metric, "prefill saved", "decoding saved", "memory saved", "cache saved"
+    return align_table(headers, rows)

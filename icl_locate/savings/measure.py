@@ -1,0 +1,265 @@
+"""What dropping the context saves, measured beside what it costs in answers."""
+
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+from transformers.cache_utils import DynamicCache
+
+from icl_locate.bootstrap import bootstrap_scores
+from icl_locate.engine.dropping import drop_context
+from icl_locate.engine.forward import keep_logits
+from icl_locate.engine.generation import generate
+from icl_locate.errors import MaskError, TaskError
+from icl_locate.memory import peak_bytes
+from icl_locate.metrics import Metric, TextScore, generates
+from icl_locate.prompts import Choice
+from icl_locate.recipes import describe_model, prompts_digest
+from icl_locate.storage import load_tensors, save_tensors
+from icl_locate.sweeps import choose_metric
+from icl_locate.tasks.task import Task
+from icl_locate.tokens import Prompts, build_prompts
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORM = "icl_locate.MeasuredSavings/1"
+_TENSORS = ("prefill_seconds", "decode_seconds", "peak_bytes", "cache_bytes", "scores", "interval")
+
+
+@dataclass(frozen=True)
+class MeasuredSavings:
+    """What generation takes, and gives, with the context dropped from each of some layers on.
+
+    Attributes:
+        layers: the start layers; the last, ``n_layers``, is ordinary generation.
+        prefill_seconds: until the first new token of all prompts.
+        decode_seconds: for all further tokens.
+        peak_bytes: the most that tensors made by the run took at once.
+        cache_bytes: keys and values at the end.
+        scores: the task's metric on the answers.
+        interval: of the scores, 95 % by bootstrap over items; row 0 low, row 1 high.
+        metric: its name.
+        provenance: model, task, prompts' hash, sizes, versions.
+    """
+
+    layers: tuple[int, ...]
+    prefill_seconds: Float[Tensor, "layer repeat"]
+    decode_seconds: Float[Tensor, "layer repeat"]
+    peak_bytes: Int[Tensor, "layer"]
+    cache_bytes: Int[Tensor, "layer"]
+    scores: Float[Tensor, "layer"]
+    interval: Float[Tensor, "bound layer"]
+    metric: str
+    provenance: dict[str, Any]
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row a layer; each ``saved`` is a share of ordinary generation, times by medians."""
+        import pandas as pd
+
+        prefill, decode = (
+            seconds.median(dim=1).values for seconds in (self.prefill_seconds, self.decode_seconds)
+        )
+
+        def saved(values: Tensor) -> Any:
+            return (1 - values / values[-1]).numpy()
+
+        return pd.DataFrame(
+            {
+                "from_layer": self.layers,
+                self.metric: self.scores.numpy(),
+                "low": self.interval[0].numpy(),
+                "high": self.interval[1].numpy(),
+                "prefill_seconds": prefill.numpy(),
+                "prefill_saved": saved(prefill),
+                "decode_seconds": decode.numpy(),
+                "decode_saved": saved(decode),
+                "peak_bytes": self.peak_bytes.numpy(),
+                "peak_saved": saved(self.peak_bytes),
+                "cache_bytes": self.cache_bytes.numpy(),
+                "cache_saved": saved(self.cache_bytes),
+            }
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``path`` (.safetensors) and beside it a .json of the same name; no pickle."""
+        rest = {"layers": list(self.layers), "metric": self.metric, "provenance": self.provenance}
+        return save_tensors(path, _FORM, {name: getattr(self, name) for name in _TENSORS}, rest)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "MeasuredSavings":
+        """Read what `save` wrote.
+
+        Raises:
+            ResultError: if a file is missing, damaged, or not of this format.
+        """
+        tensors, rest = load_tensors(path, _FORM, _TENSORS, ("layers", "metric", "provenance"))
+        named = {name: tensors[name] for name in _TENSORS}
+        return cls(
+            layers=tuple(rest["layers"]),
+            metric=rest["metric"],
+            provenance=rest["provenance"],
+            **named,
+        )
+
+
+def measure_savings(
+    model: TransformerBridge,
+    task: Task,
+    layers: Sequence[int] | None = None,
+    *,
+    n_shots: int = 5,
+    n_queries: int = 32,
+    seed: int = 0,
+    metric: str | Metric | TextScore | None = None,
+    choice: Choice | str | None = None,
+    max_new_tokens: int = 50,
+    repeats: int = 3,
+    batch_size: int = 32,
+) -> MeasuredSavings:
+    """Generate with the context dropped from each layer on, and measure time, memory and answers.
+
+    Times are of ``max_new_tokens`` new tokens for every prompt, whatever would end an answer; all
+    start layers run in turn, ``repeats`` times. Answers are generated apart, as `generate` does.
+
+    Args:
+        layers: start layers, ascending; ``None`` means all. Ordinary generation is always added.
+        n_queries, n_shots, seed, choice, metric: as `sweep` says.
+        repeats: runs whose times are kept.
+        batch_size: prompts that run at once.
+
+    Raises:
+        TaskError: if the metric needs no generated answers, or a number is out of range.
+        ModelError: if context cannot be dropped exactly on this model.
+        MaskError: if a layer is out of range.
+    """
+    n_layers = int(model.cfg.n_layers)
+    starts = [*range(n_layers)] if layers is None else sorted(set(layers) - {n_layers})
+    if any(not 0 <= start < n_layers for start in starts):
+        raise MaskError(f"layers are {list(starts)}: expected some of 0 to {n_layers}")
+    scored = choose_metric(task, metric, n_queries)
+    if not generates(scored):
+        raise TaskError(
+            f"the metric {scored.name!r} reads no answers: savings are of generation, so choose a "
+            "metric of answers such as 'exact_match'"
+        )
+    if repeats < 1 or not 1 <= n_queries <= len(task.test):
+        raise TaskError(
+            f"repeats is {repeats}, n_queries {n_queries}: expected 1 or more, and 1 to "
+            f"{len(task.test)}"
+        )
+    prompts = build_prompts(
+        model,
+        task.test[:n_queries],
+        examples=task.train,
+        n_shots=n_shots,
+        template=task.template,
+        seed=seed,
+        choice=choice or task.choice,
+    )
+    found = [*starts, n_layers]
+    runs = {start: Runs(model, prompts, start, max_new_tokens, batch_size) for start in found}
+    statistics = []
+    for start in found:
+        texts = generate(
+            model,
+            prompts,
+            max_new_tokens=max_new_tokens,
+            drop_context_from=start if start < n_layers else None,
+            batch_size=batch_size,
+        )
+        statistics.append(torch.from_numpy(scored.statistics(texts, prompts.targets)))
+    for _ in range(repeats):
+        for start in found:
+            runs[start].measure_time()
+    table = torch.stack(statistics)[:, None].numpy()
+    samples = torch.from_numpy(bootstrap_scores(scored, table, 1000, 0))
+    scores = [scored.score(rows.sum(dim=0).numpy()) for rows in statistics]
+    return MeasuredSavings(
+        layers=tuple(found),
+        prefill_seconds=torch.tensor([runs[start].prefill for start in found]),
+        decode_seconds=torch.tensor([runs[start].decode for start in found]),
+        peak_bytes=torch.tensor([runs[start].peak() for start in found]),
+        cache_bytes=torch.tensor([runs[start].cache_bytes for start in found]),
+        scores=torch.tensor(scores, dtype=torch.float64),
+        interval=samples.quantile(torch.tensor([0.025, 0.975], dtype=samples.dtype), dim=0),
+        metric=scored.name,
+        provenance={
+            **describe_model(model),
+            "task": task.name,
+            "n_shots": n_shots,
+            "n_queries": n_queries,
+            "seed": seed,
+            "max_new_tokens": max_new_tokens,
+            "batch_size": batch_size,
+            "device": str(model.cfg.device),
+            "threads": torch.get_num_threads(),
+            "signature": scored.signature,
+            "prompts_sha256": prompts_digest([prompts]),
+        },
+    )
+
+
+@dataclass
+class Runs:
+    """Generation of so many tokens, with the context dropped from one layer on."""
+
+    model: TransformerBridge
+    prompts: Prompts
+    start: int
+    n_new: int
+    batch_size: int
+    prefill: list[float] = field(default_factory=list)
+    decode: list[float] = field(default_factory=list)
+    cache_bytes: int = 0
+
+    def measure_time(self) -> None:
+        """Run once more, and note the seconds."""
+        found = [self._run(batch) for batch in self.prompts.batches(self.batch_size)]
+        self.prefill.append(sum(first - begun for begun, first, _, _ in found))
+        self.decode.append(sum(ended - first for _, first, ended, _ in found))
+        self.cache_bytes = sum(cache for _, _, _, cache in found)
+
+    def peak(self) -> int:
+        """The most that the tensors of a run of one batch take at once."""
+        batch = next(self.prompts.batches(self.batch_size))
+        return peak_bytes(lambda: self._run(batch))
+
+    @torch.no_grad()
+    def _run(self, batch: Prompts) -> tuple[float, float, float, int]:
+        """When a run began, had its first new tokens, and ended; and what its cache takes."""
+        device, cache = self.model.cfg.device, DynamicCache()
+        step, seen = batch.tokens.to(device), batch.attention_mask.long().to(device)
+        times = [self._now()]
+        with self._context(batch):
+            for n in range(self.n_new):
+                logits = self.model(
+                    step,
+                    attention_mask=seen,
+                    past_key_values=cache,
+                    use_cache=True,
+                    **keep_logits(self.model, 1),
+                )
+                step = logits[:, -1].argmax(dim=-1, keepdim=True)
+                seen = torch.nn.functional.pad(seen, (0, 1), value=1)
+                if n == 0:
+                    times.append(self._now())
+        held = [2 * layer.keys.numel() * layer.keys.element_size() for layer in cache.layers]
+        return times[0], times[1], self._now(), sum(held)
+
+    def _context(self, batch: Prompts) -> AbstractContextManager[object]:
+        if self.start == int(self.model.cfg.n_layers):
+            return nullcontext()
+        return drop_context(self.model, batch, self.start)
+
+    def _now(self) -> float:
+        if torch.device(self.model.cfg.device).type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
