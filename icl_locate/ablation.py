@@ -1,6 +1,6 @@
 """Which heads are ablated, how, and what stands in for their outputs."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from icl_locate.errors import MaskError
-from icl_locate.layers import check_heads
+from icl_locate.layers import as_pairs, check_heads
 from icl_locate.storage import load_tensors, save_tensors
 
 Method = Literal["zero", "mean_z", "mean_input", "resample"]
@@ -76,13 +76,13 @@ class HeadAblation:
         seed: of the draws of "resample"; a prompt's draw depends on it and the prompt alone.
     """
 
-    heads: Collection[tuple[int, int]]
+    heads: Collection[Sequence[int]]
     method: Method | str = "zero"
     reference: HeadReference | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "heads", frozenset(self.heads))
+        object.__setattr__(self, "heads", as_pairs(self.heads))
         if self.method not in METHODS:
             raise MaskError(f"method is {self.method!r}: expected one of {', '.join(METHODS)}")
         if self.method == "zero":
@@ -99,17 +99,11 @@ class HeadAblation:
         """The heads of each layer that has any.
 
         Raises:
-            MaskError: if the model has no such head, or the reference is another model's.
+            MaskError: if the model has no such head.
         """
-        check_heads(self.heads, n_layers, n_heads)
-        if self.reference is not None:
-            there = self.reference.mean_z.shape[0], self.reference.mean_z.shape[2]
-            if there != (n_layers, n_heads):
-                raise MaskError(
-                    f"the reference has {there[0]} layers of {there[1]} heads, the model has "
-                    f"{n_layers} of {n_heads}: make the reference with this model"
-                )
+        pairs = as_pairs(self.heads)
+        check_heads(pairs, n_layers, n_heads)
         found: dict[int, list[int]] = {}
-        for layer, head in sorted(self.heads):
+        for layer, head in sorted(pairs):
             found.setdefault(layer, []).append(head)
         return found

@@ -20,14 +20,14 @@ _HEAD_HEADERS = (
 )  # fmt: skip
 _HEADERS = (
     "done to heads", "share", "shots", "whole", "without induction", "without random", "difference",
-    "p",
+    "p", "rank p",
 )  # fmt: skip
 
 
 def write_head_report(
     path: str | Path,
     scores: HeadScores,
-    effects: HeadEffects,
+    effects: HeadEffects | None,
     result: AblationResult,
     comparisons: Sequence[Comparison],
 ) -> Path:
@@ -43,6 +43,7 @@ def write_head_report(
     ]
     title = f"Induction heads: {result.provenance.get('task')} in {result.provenance.get('model')}"
     table = scores.to_dataframe(effects).head(32)
+    how = "not measured" if effects is None else effects.method
     body = f"""<p>A head's induction score is the attention that it pays, on repeated random tokens,
 to what followed the same token before, less what it pays to the same places where nothing repeats;
 the least over lengths {", ".join(map(str, scores.lengths))}. Framed: the heads that were taken out.
@@ -50,7 +51,7 @@ A score is no effect: the table shows both.</p>
 {first}
 <h2>Scores and causal effects</h2>
 <p>Lost without it: the log-probability of the targets (nats) that is lost when this head alone is
-ablated ({effects.method}), with its 95 % interval.</p>
+ablated ({how}), with its 95 % interval.</p>
 {html_table(_HEAD_HEADERS, head_rows(table))}
 <h2>Without the heads</h2>
 {"".join(others)}
@@ -59,10 +60,10 @@ ablated ({effects.method}), with its 95 % interval.</p>
 
 
 def head_rows(table: "pd.DataFrame") -> list[tuple[str, ...]]:
-    """A table of heads as text."""
+    """A table of heads as text; without effects, their columns are empty."""
     return [
         (str(layer), str(head), *(f"{score:.3f}" for score in scores), *map(_number, losses))
-        for layer, head, *rest in table[list(_COLUMNS)].itertuples(index=False)
+        for layer, head, *rest in table.reindex(columns=list(_COLUMNS)).itertuples(index=False)
         for scores, losses in [(rest[:3], rest[3:])]
     ]
 
@@ -82,6 +83,7 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
             *(_with_interval(score) for score in (found.full, found.induction, found.random)),
             _with_interval(found.difference),
             _number(found.p_value),
+            _number(found.rank_p),
         )
         for found in comparisons
     ]

@@ -68,6 +68,19 @@ def resolve_layers(layers: LayerRange | AbstractSet[int], n_layers: int) -> froz
     return frozenset(layers)
 
 
+def as_pairs(heads: Iterable[Iterable[int]]) -> frozenset[tuple[int, int]]:
+    """Heads as (layer, head) pairs of plain integers, whatever kind of integers and pairs came.
+
+    Raises:
+        MaskError: if one is no pair.
+    """
+    found = [tuple(int(number) for number in head) for head in heads]
+    wrong = [head for head in found if len(head) != 2]
+    if wrong:
+        raise MaskError(f"{wrong[0]} is no head: expected (layer, head)")
+    return frozenset((layer, head) for layer, head in found)
+
+
 def check_heads(heads: Iterable[tuple[int, int]], n_layers: int, n_heads: int) -> None:
     """Refuse heads that a model does not have.
 

@@ -67,7 +67,7 @@ class ContextMask:
         return MaskUnion(parts_of(self) | parts_of(other))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # a rule need not be hashable
 class EdgeMask:
     """Hide single edges of attention: the cells (row, key) that a rule names.
 

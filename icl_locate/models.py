@@ -1,5 +1,7 @@
 """Models: the embedded one, a Hub name, a local directory, or a bridge that is already there."""
 
+import hashlib
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.resources import files
@@ -58,6 +60,23 @@ def load_model(
         raise loading_error(name, error) from error
     bridge.eval()
     return bridge
+
+
+_fingerprints: "weakref.WeakKeyDictionary[TransformerBridge, str]" = weakref.WeakKeyDictionary()
+
+
+def fingerprint(model: TransformerBridge) -> str:
+    """A hash of a few numbers of every weight: equal for the same weights in the same dtype.
+
+    It is taken on a model's first use.
+    """
+    if model not in _fingerprints:
+        taken = hashlib.sha256()
+        for name, weights in model.original_model.named_parameters():
+            some = weights.detach().flatten()[:: max(1, weights.numel() // 8)]
+            taken.update(f"{name} {tuple(weights.shape)} {some.tolist()}".encode())
+        _fingerprints[model] = taken.hexdigest()
+    return _fingerprints[model]
 
 
 def loading_error(name: str, error: BaseException) -> ModelError:

@@ -6,6 +6,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import PromptError
+from icl_locate.tokens import check_tokenizer
 
 RARE = 0.04
 """The share of the vocabulary's most and least frequent tokens that is left out, each."""
@@ -23,10 +24,20 @@ def usable_tokens(model: TransformerBridge) -> Int[Tensor, "token"]:
     return tokens[~torch.isin(tokens, torch.tensor(special, dtype=torch.long))]
 
 
+def opening_tokens(model: TransformerBridge) -> list[int]:
+    """The special tokens that the model's tokenizer puts before a text: BOS, or nothing.
+
+    That it names a BOS does not mean that it prepends it: TransformerLens names one for all.
+    """
+    encoding = check_tokenizer(model.tokenizer)("a", return_special_tokens_mask=True)
+    ids, special = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])
+    return ids[: next((i for i, flag in enumerate(special) if not flag), 0)]
+
+
 def random_tokens(
     model: TransformerBridge, n_texts: int, length: int, *, seed: int = 0
 ) -> Int[Tensor, "text pos"]:
-    """Random tokens behind BOS (where the tokenizer has one), none twice while there are others.
+    """Random tokens, none twice while there are others, behind BOS if the tokenizer prepends it.
 
     Each text goes through random orders of the usable tokens, one after the other.
 
@@ -39,16 +50,14 @@ def random_tokens(
     """
     if n_texts < 1 or length < 1:
         raise PromptError(f"{n_texts} texts of {length} tokens: expected 1 or more of both")
-    bos = getattr(model.tokenizer, "bos_token_id", None)
-    usable = usable_tokens(model)
-    n_random = length - (bos is not None)
+    opening, usable = opening_tokens(model), usable_tokens(model)
+    n_random = max(length - len(opening), 0)
     rows = []
     for text in range(n_texts):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + text)
         n_orders = -(-n_random // len(usable)) or 1
         orders = [torch.randperm(len(usable), generator=generator) for _ in range(n_orders)]
         rows.append(usable[torch.cat(orders)[:n_random]])
-    found = torch.stack(rows)
-    if bos is None:
-        return found
-    return torch.nn.functional.pad(found, (1, 0), value=int(bos))
+    return torch.cat(
+        [torch.tensor([opening] * n_texts, dtype=torch.long), torch.stack(rows)], dim=1
+    )

@@ -11,10 +11,12 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.ablation import HeadReference
 from icl_locate.errors import ModelError, PromptError
 from icl_locate.hooks import replace_inputs, watch_attention
+from icl_locate.models import fingerprint
 from icl_locate.random_tokens import random_tokens
+from icl_locate.recipes import describe_model
 from icl_locate.tokens import Prompts, check_tokenizer
 
-Corpus = Prompts | Sequence[str] | Int[Tensor, "text pos"]
+Corpus = Prompts | str | Sequence[str] | Int[Tensor, "text pos"]
 
 
 @torch.no_grad()
@@ -34,8 +36,8 @@ def head_reference(
     ``n_samples`` texts.
 
     Args:
-        corpus: prompts; texts, tokenised as the model's tokenizer does; tokens without padding; or
-            ``None`` for random tokens behind BOS.
+        corpus: prompts; a text or several, tokenised as the model's tokenizer does; tokens without
+            padding; or ``None`` for random tokens behind BOS.
         n_texts, length, seed: of the random tokens; ``length`` is cut to the model's context.
         n_samples: texts that "resample" may draw from.
         batch_size: texts that run at once.
@@ -74,7 +76,8 @@ def head_reference(
         samples=torch.stack([sums.samples[layer] for layer in range(len(mean_z))]),
         sample_lengths=real.sum(dim=1)[: sums.n_samples],
         provenance={
-            "model": str(getattr(model.cfg, "model_name", "")),
+            **describe_model(model),
+            "fingerprint": fingerprint(model),
             "n_texts": len(tokens),
             "n_tokens": int(real.sum()),
             "corpus_sha256": digest,
@@ -117,7 +120,7 @@ class _Sums:
         aligned = values[rows, self._places.to(values.device)]
         valid = self._valid.to(values.device).view(*self._valid.shape, *[1] * (values.ndim - 2))
         aligned = aligned.masked_fill(~valid, 0.0)
-        total = aligned.double().sum(dim=0)
+        total = aligned.float().sum(dim=0).cpu().double()
         sums[layer] = sums[layer] + total if layer in sums else total
         return aligned
 
@@ -151,13 +154,16 @@ def _outputs_of(
 def _tokenise(
     model: TransformerBridge, corpus: Corpus
 ) -> tuple[Int[Tensor, "text pos"], Bool[Tensor, "text pos"]]:
-    """A corpus as left-padded tokens, and which of them are real."""
+    """A corpus as left-padded tokens on the CPU, and which of them are real."""
+    if isinstance(corpus, str):
+        corpus = [corpus]
     if not len(corpus):
         raise PromptError("the corpus is empty: expected at least one text")
     if isinstance(corpus, Prompts):
         return corpus.tokens, corpus.attention_mask
     if isinstance(corpus, Tensor):
-        return corpus, torch.ones_like(corpus, dtype=torch.bool)
+        tokens = corpus.cpu()
+        return tokens, torch.ones_like(tokens, dtype=torch.bool)
     tokenizer = check_tokenizer(model.tokenizer)
     rows = [list[int](tokenizer(text)["input_ids"]) for text in corpus]
     if not all(rows):

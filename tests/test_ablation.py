@@ -290,6 +290,9 @@ def test_a_corpus_of_texts_prompts_or_random_tokens(tmp_path):
     with pytest.raises(ResultError, match="is not a result"):
         icl.SweepResult.load(path)
 
+    letters = induction.head_reference(model, texts[1])
+    assert letters.provenance["n_texts"] == 1, "one text, not its letters"
+
     prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=1)
     one = induction.head_reference(model, prompts, batch_size=1)
     assert torch.allclose(one.mean_z, induction.head_reference(model, prompts).mean_z, atol=1e-5)
@@ -307,7 +310,7 @@ def test_bad_arguments():
         ({"heads": {(3, 0)}}, r"head \(layer 3, head 0\) is out of range"),
         ({"heads": HEADS, "method": "median"}, "method is 'median': expected one of zero"),
         ({"heads": HEADS, "method": "mean_z"}, "give reference=head_reference"),
-        ({"heads": HEADS, "method": "mean_z", "reference": other}, "make the reference with this"),
+        ({"heads": HEADS, "method": "mean_z", "reference": other}, "was measured on another model"),
         ({"heads": HEADS, "method": "resample", "reference": reference}, "holds no samples"),
     ):
         with pytest.raises(MaskError, match=message), induction.ablate_heads(model, **options):

@@ -218,6 +218,102 @@ def test_scores_agree_with_the_head_detector_of_transformer_lens(embedded):
     assert torch.allclose(ours, theirs * 21 / 19, atol=1e-5)
 
 
+@pytest.fixture(scope="module")
+def without_bos():
+    """A model whose tokenizer prepends nothing; TransformerLens names EOS its BOS all the same."""
+    from tempfile import TemporaryDirectory
+
+    from tokenizers import processors
+    from transformer_lens.model_bridge import TransformerBridge
+    from transformers import AutoTokenizer
+
+    from icl_locate.embedded.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
+    tokenizer.bos_token = None
+    with TemporaryDirectory() as weights, TemporaryDirectory() as words:
+        tiny.build("qwen2").save_pretrained(weights)
+        tokenizer.save_pretrained(words)
+        found = AutoTokenizer.from_pretrained(words)
+        return TransformerBridge.boot_transformers(weights, device="cpu", tokenizer=found).eval()
+
+
+def test_nothing_stands_before_a_text_where_the_tokenizer_prepends_nothing(without_bos):
+    prompts = icl.build_prompts(without_bos, [icl.Example("sort", "dode")], n_shots=0)
+    prepends = bool((prompts.segments == icl.Segment.BOS).any())
+    tokens = random_tokens(without_bos, 2, 9)
+    assert tokens.shape == (2, 9)
+    special = torch.tensor(without_bos.tokenizer.all_special_ids)
+    assert bool(torch.isin(tokens[:, 0], special).any()) == prepends
+    assert not torch.isin(tokens[:, prepends:], special).any()
+    scores = induction.head_scores(without_bos, lengths=(9, 7), n_copies=3)
+    assert scores.induction.isfinite().all()
+    repeated = induction.repeated_prompts(without_bos, length=9, n_sequences=2)
+    assert repeated.tokens.shape == (2, prepends + 10)
+    assert icl.score_targets(without_bos, repeated).isfinite().all()
+
+
+def test_small_contexts_and_vocabularies(circuit):
+    scores = induction.head_scores(circuit, lengths=9)
+    assert scores.lengths == (9,) and best(scores.induction) == planted.INDUCTION_HEAD
+    assert best(scores.copying) == planted.INDUCTION_HEAD
+    with pytest.raises(PromptError, match="no lengths were given"):
+        induction.head_scores(circuit, lengths=())
+
+
+def test_normalized_scores_and_their_control(circuit):
+    scores = induction.head_scores(circuit, lengths=(11,))
+    plain = induction.prefix_matching_scores(circuit, lengths=11, control=False, normalize=True)
+    assert torch.equal(scores.normalized[0], plain)
+    assert not torch.equal(scores.normalized, scores.control)
+    less = induction.prefix_matching_scores(circuit, lengths=11, normalize=True)
+    assert less[planted.FIXED_OFFSET_HEAD].abs() < 1e-6 < (plain - less).abs().max()
+
+
+def test_values_that_come_head_by_head():
+    """DeepSeek's attention gives its values with heads before positions."""
+    import transformers as hf
+
+    config = hf.DeepseekV2Config(
+        vocab_size=tiny.VOCABULARY, hidden_size=32, intermediate_size=48, moe_intermediate_size=16,
+        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=4, kv_lora_rank=8,
+        q_lora_rank=None, qk_rope_head_dim=4, qk_nope_head_dim=8, v_head_dim=8,
+        first_k_dense_replace=2, n_routed_experts=2, num_experts_per_tok=1, n_group=1, topk_group=1,
+        max_position_embeddings=64, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = tiny.bridge(hf.DeepseekV2ForCausalLM(config).eval())
+    scores = induction.copying_scores(model, length=9)
+    assert scores.shape == (2, 4) and (scores > 0).any() and (scores <= 1).all()
+
+
+def test_a_model_that_gives_nan_is_refused():
+    from icl_locate.errors import NumericalError
+
+    model = tiny.boot_fresh("llama")
+    with torch.no_grad():
+        model.original_model.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
+    with pytest.raises(NumericalError, match="gave NaN"):
+        induction.copying_scores(model, length=9)
+
+
+def test_effects_by_hand(circuit):
+    prompts = induction.repeated_prompts(circuit, length=10, n_sequences=6)
+    reference = induction.head_reference(circuit, n_texts=8, length=20)
+    heads = [[1, 1], (0, 2)]
+    found = induction.head_effects(
+        circuit, prompts, heads, method="resample", reference=reference, seed=3
+    )
+    clean = icl.score_targets(circuit, prompts)
+    for head, losses in zip(found.heads, found.losses, strict=True):
+        act = induction.HeadAblation({head}, "resample", reference, 3)
+        assert torch.allclose(losses, clean - icl.score_targets(circuit, prompts, act))
+    low, high = found.interval(0.9, n_resamples=4000)
+    spread = found.losses.double().std(dim=1, correction=0) / len(prompts) ** 0.5
+    assert torch.allclose(high - low, 2 * 1.645 * spread, rtol=0.1)
+
+
 def test_scores_are_seeded_and_do_not_depend_on_the_batch():
     model = tiny.boot("llama")
     options = {"lengths": (8, 5), "n_copies": 3}
@@ -265,7 +361,7 @@ def test_random_tokens():
     [
         ({"lengths": ()}, "no lengths were given"),
         ({"lengths": (1,)}, "length is 1"),
-        ({"lengths": (70,)}, "4 copies of 70 tokens take 281 positions.*lengths=.63,"),
+        ({"lengths": 70}, "4 copies of 70 tokens take 281 positions.*lengths=.63,"),
         ({"lengths": (5,), "n_sequences": 0}, "n_sequences 0"),
         ({"lengths": (5,), "n_copies": 1}, "n_copies is 1"),
     ],
@@ -280,8 +376,8 @@ def test_other_sizes_are_checked(circuit):
         induction.copying_scores(circuit, length=60)
     with pytest.raises(PromptError, match="only 58 tokens of the vocabulary"):
         induction.prefix_matching_scores(circuit, lengths=(59,))
-    with pytest.raises(PromptError, match="length is 200: expected 2 or more"):
-        induction.repeated_prompts(circuit, length=200)
+    with pytest.raises(PromptError, match="length is 59: expected 2 to 58 distinct"):
+        induction.repeated_prompts(circuit, length=59)
     with pytest.raises(PromptError, match="no heads were given"):
         induction.head_effects(circuit, induction.repeated_prompts(circuit), heads=())
     circuit.train()
@@ -323,6 +419,8 @@ def test_random_heads_are_matched_by_layer_and_never_selected():
     assert drawn == {(i, j) for i in layers for j in range(8)} - set(chosen), "each one is drawn"
     plain = induction.random_heads({(0, 1), (2, 0)}, seed=0, n_heads=4)
     assert [layer for layer, _ in plain] == [0, 2]
+    twice = induction.HeadSet(((0, 1), (0, 1), (1, 2)), 2, 4)
+    assert len(twice) == 2 and len(induction.random_heads(twice)) == 2
     with pytest.raises(MaskError, match="n_heads is not known"):
         induction.random_heads({(0, 1)})
     with pytest.raises(MaskError, match="layer 0 has 4 heads, of which 3 are selected"):

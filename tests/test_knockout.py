@@ -1,5 +1,7 @@
 """Knocking out edges of the induction pattern, for a head set, through generation."""
 
+from dataclasses import dataclass
+
 import oracle
 import planted_induction as planted
 import pytest
@@ -244,6 +246,21 @@ def test_any_rule_makes_a_mask_and_masks_unite():
         assert torch.equal(
             model.run_with_hooks(tokens, attention_mask=real, fwd_hooks=hooks), inside
         )
+
+
+def test_rules_need_not_be_hashable():
+    @dataclass
+    class Nothing:
+        def __call__(self, positions, n_rows):
+            n_texts, n_keys = positions.segments.shape
+            return torch.zeros(n_texts, n_rows, n_keys, dtype=torch.bool)
+
+    model = tiny.boot("llama")
+    prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=1)
+    mask = icl.EdgeMask(Nothing()) | icl.EdgeMask(Nothing())
+    assert torch.equal(icl.score_targets(model, prompts, mask), icl.score_targets(model, prompts))
+    with pytest.raises(MaskError, match=r"\(1, 2, 3\) is no head: expected \(layer, head\)"):
+        induction.knockout([(1, 2, 3)])
 
 
 def test_bad_rules():

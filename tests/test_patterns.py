@@ -205,7 +205,11 @@ def test_sweep_and_locate_where_a_planted_model_recalls(tmp_path):
 def test_label_accuracy():
     metric = METRICS["label_accuracy"].bound_to(planted.TASK.train)
     assert isinstance(metric, LabelAccuracy) and metric.labels == planted.VALUES
-    assert metric.choose([[0.0, 1.0, 0.5, -1.0], [2.0, 2.0, 0.0, 0.0]]) == ["w21", "w20"]
+    assert metric.choose([[0.0, 1.0, 0.5, -1.0]], ["prompt"]) == ["w21"]
+    ties = metric.choose([[2.0, 2.0, 0.0, 2.0]] * 300, map(str, range(300)))
+    assert ties == metric.choose([[2.0, 2.0, 0.0, 2.0]] * 300, map(str, range(300)))
+    counts = Counter(ties)
+    assert set(counts) == {"w20", "w21", "w23"} and min(counts.values()) > 70, "none gains by ties"
     assert metric.score(metric.statistics(["w21", "w20"], ["w21", "w22"]).sum(axis=0)) == 0.5
     with pytest.raises(TaskError, match=r"the labels are \['a'\]: label_accuracy chooses"):
         METRICS["label_accuracy"].bound_to([icl.Example("x", "a")])
@@ -224,9 +228,32 @@ def test_knockout_asks_for_words_on_word_tasks():
     task = icl.load_task("f_a_f_p/2")
     options = {"fractions": [0.2], "shots": [2], "seeds": 0, "n_queries": 2, "controls": 1}
     heads = torch.rand(3, 4, generator=torch.Generator().manual_seed(0))
-    result = induction.ablation_study(model, task, heads, interventions=["knockout"], **options)
-    assert result.provenance["match"] == "word"
-    result = induction.ablation_study(
-        model, task, heads, interventions=["knockout"], match="token", **options
+    prompts = icl.build_prompts(
+        model, task.test[:2], examples=task.train, n_shots=2, template=task.template, seed=0,
+        choice="disjoint",
+    )  # fmt: skip
+    scores = {}
+    for match in ("word", "token"):
+        asked = {} if match == "word" else {"match": "token"}
+        result = induction.ablation_study(
+            model, task, heads, interventions=["knockout"], metric="log_prob", **asked, **options
+        )
+        assert result.provenance["match"] == match
+        for i, arm in enumerate(result.arms[1:], start=1):
+            act = induction.knockout(arm.heads, match=match)
+            by_hand = icl.score_targets(model, prompts, act).double().mean()
+            assert float(result.scores[i, 0, 0]) == pytest.approx(float(by_hand), abs=1e-5)
+        scores[match] = result.scores
+    assert not torch.equal(scores["word"], scores["token"])
+
+
+def test_a_label_that_does_not_fit(letters):
+    model = tiny.boot("gpt2")
+    prompts = icl.build_prompts(
+        model, letters.test[:1], examples=letters.train, n_shots=2, template=letters.template
     )
-    assert result.provenance["match"] == "token"
+    long = "x" * 300
+    with pytest.raises(PromptError, match="within the model's context of 256"):
+        icl.score_labels(model, prompts, ["zero", long])
+    with pytest.raises(PromptError, match="the label '' takes 0 tokens"):
+        icl.score_labels(model, prompts, ["zero", ""])

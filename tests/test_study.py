@@ -84,6 +84,50 @@ def test_arms_are_what_their_names_say(circuit, result):
         assert float(result.scores[i, 0, 1]) == pytest.approx((best == targets).double().mean())
 
 
+def test_the_reference_is_measured_on_other_queries(circuit, result):
+    others = [e for e in planted.TASK.train if e not in planted.TASK.test[:20]][-20:]
+    prompts = icl.build_prompts(
+        circuit, others, examples=planted.TASK.train, n_shots=4, template=planted.TASK.template,
+        seed=-1, choice="balanced",
+    )  # fmt: skip
+    by_hand = induction.head_reference(circuit, prompts)
+    assert result.reference.provenance == by_hand.provenance
+    same = replace(planted.TASK, train=planted.TASK.test)
+    half = induction.ablation_study(
+        circuit, same, planted.CIRCUIT, interventions=["mean_z"], **OPTIONS | {"n_queries": 39}
+    )
+    assert half.reference.provenance["n_texts"] == 1, "the only query that is not the study's"
+    with pytest.raises(TaskError, match="no other queries to measure a reference on"):
+        induction.ablation_study(circuit, same, planted.CIRCUIT, **OPTIONS | {"n_queries": 40})
+
+
+def test_numbers_of_any_kind(circuit, tmp_path):
+    scores = induction.prefix_matching_scores(circuit)
+    options = {"controls": 1, "interventions": ["zero"], "n_queries": 4, "metric": "log_prob"}
+    found = [
+        induction.ablation_study(
+            circuit, planted.TASK, heads, fractions=fractions, shots=shots, seeds=seeds, **options
+        )
+        for heads, fractions, shots, seeds in (
+            (scores, 0.2, 4, 1),
+            (scores.numpy(), np.float64(0.2), (4,), range(1, 2)),
+            ([[1, 1], (1, 2), (1, 1)], (), [4], [1]),
+        )
+    ]
+    for other in found:
+        other.save(tmp_path / "any")
+        assert [len(arm.heads) for arm in other.arms] == [0, 2, 2]
+        assert torch.equal(other.scores[0], found[0].scores[0])
+    bos = [
+        induction.ablation_study(
+            circuit, planted.TASK, planted.CIRCUIT, shots=4, seeds=1, prepend_bos=b, **options
+        )
+        for b in (None, True, False)
+    ]
+    assert torch.equal(bos[0].scores, bos[1].scores)
+    assert not torch.equal(bos[0].scores, bos[2].scores)
+
+
 def test_any_metric_and_task_can_be_studied(embedded):
     task = icl.load_task("pseudo-translation")
     heads = {(0, 3), (0, 0)}
@@ -170,6 +214,29 @@ def test_p_values_are_uniform_without_a_difference():
     assert np.mean(found) == pytest.approx(0.5, abs=0.08)
 
 
+def test_seeds_and_controls_are_resampled():
+    """Of two seeds or controls that differ by 1 and have no noise, half of all draws mix them."""
+    ones, items = np.ones((1, 30)), 30
+    seeds = made_up(np.concatenate([0 * ones, ones]), np.ones((1, 2, items)))
+    assert seeds.compare()[0].induction == (0.5, 0.0, 1.0)
+    controls = made_up(0 * ones, np.stack([0 * ones, ones]))
+    found = controls.compare()[0]
+    assert found.random == (0.5, 0.0, 1.0) and found.difference == (0.5, 0.0, 1.0)
+    assert found.rank_p == pytest.approx(2 / 3), "one of two controls cost as much"
+
+
+def test_a_rank_among_controls_knows_how_much_head_sets_differ():
+    """Selections drawn like their controls: the rank is uniform, whatever sets differ by."""
+    rng = np.random.default_rng(3)
+    ranks = []
+    for _ in range(200):
+        level = rng.normal(0.5, 0.1, size=(20, 1, 1))
+        answers = (rng.random((20, 1, 40)) < level).astype(float)
+        ranks.append(made_up(answers[0], answers[1:]).compare(n_resamples=1)[0].rank_p)
+    assert np.mean(np.array(ranks) <= 0.05) <= 0.09
+    assert np.mean(ranks) == pytest.approx(0.5, abs=0.1)
+
+
 def test_intervals_cover_the_difference():
     rng = np.random.default_rng(2)
     covered = []
@@ -189,6 +256,7 @@ def test_bad_studies(circuit):
 
     for options, error, message in (
         ({"controls": -1}, TaskError, "controls is -1"),
+        ({"heads": {(1, 0), (1, 1), (1, 2)}}, MaskError, "or use no controls"),
         ({"seeds": ()}, TaskError, r"seeds are \[\]"),
         ({"shots": (4, 4)}, TaskError, r"shots are \[4, 4\]"),
         ({"interventions": ("mean",)}, TaskError, "expected one or more of zero, mean_z"),
@@ -250,7 +318,8 @@ def test_the_command(tmp_path, capsys):
     assert "http" not in page.split("<h2>Recipe")[0].rsplit("</script>", 1)[-1]
     assert AblationResult.load(output / "ablation").shots == (6,)
 
-    again = f"{command} --reference {output}/reference.safetensors --interventions mean_input"
+    again = f"{command} --reference {output}/reference.safetensors --n-effects 0"
+    again += " --interventions mean_input"
     assert main(again.split()) == 0
     capsys.readouterr()
     for wrong, message in (
@@ -258,6 +327,7 @@ def test_the_command(tmp_path, capsys):
         (f"{command} --metric pass@1", "add --run-code"),
         (f"{command} --lengths 100", "only 58 tokens of the vocabulary"),
         (f"{command} --confidence 2", "confidence is 2"),
+        (f"{command} --n-effects -1", "--n-effects is -1"),
     ):
         assert main(wrong.split()) == 2
         assert message in capsys.readouterr().err

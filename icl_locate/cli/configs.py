@@ -163,7 +163,7 @@ class InductionConfig:
     """Each draws other examples for the same queries."""
 
     n_effects: int = 32
-    """Heads whose ablation alone is measured: those of the highest induction scores."""
+    """Heads whose ablation alone is measured: those of the highest induction scores; 0: none."""
 
     reference: Path | None = None
     """A reference.safetensors of an earlier run, whose means are used again."""

@@ -1,9 +1,11 @@
 """``icl-locate induction``."""
 
+from pathlib import Path
 from typing import Any
 
 from icl_locate.cli.configs import InductionConfig
 from icl_locate.cli.writing import check_code, check_output, say_written, write_pngs
+from icl_locate.errors import IclLocateError
 
 
 def run_induction(config: InductionConfig) -> None:
@@ -17,6 +19,8 @@ def run_induction(config: InductionConfig) -> None:
     task = icl.load_task(config.task, data=config.data)
     metric = config.metric or task.metric
     check_code(metric, allowed=config.run_code)
+    if config.n_effects < 0:
+        raise IclLocateError(f"--n-effects is {config.n_effects}: expected 0 or more")
     reference = None
     if config.reference is not None:
         reference = induction.HeadReference.load(config.reference)
@@ -39,9 +43,22 @@ def run_induction(config: InductionConfig) -> None:
         batch_size=config.batch_size,
         progress=not config.quiet,
     )
+    written = _write_study(config, result)
+    effects = None
     n_heads = scores.induction.numel()
-    best = induction.select_heads(scores.induction, min(1.0, config.n_effects / n_heads))
-    prompts = icl.build_prompts(
+    if config.n_effects:
+        best = induction.select_heads(scores.induction, min(1.0, config.n_effects / n_heads))
+        effects = induction.head_effects(
+            model, _prompts(config, model, task), best, batch_size=config.batch_size,
+            progress=not config.quiet,
+        )  # fmt: skip
+    _write_rest(config, scores, result, effects, written)
+
+
+def _prompts(config: InductionConfig, model: Any, task: Any) -> Any:
+    import icl_locate as icl
+
+    return icl.build_prompts(
         model,
         task.test[: min(config.n_queries, len(task.test))],
         examples=task.train,
@@ -50,24 +67,28 @@ def run_induction(config: InductionConfig) -> None:
         seed=config.seeds[0],
         choice=task.choice,
     )
-    effects = induction.head_effects(
-        model, prompts, best, batch_size=config.batch_size, progress=not config.quiet
-    )
-    _write(config, scores, result, effects)
 
 
-def _write(config: InductionConfig, scores: Any, result: Any, effects: Any) -> None:
+def _write_study(config: InductionConfig, result: Any) -> list[Path]:
+    """What took longest, before anything else is run."""
+    written: list[Path] = [result.save(config.output / "ablation")]
+    if result.reference is not None:
+        written.append(result.reference.save(config.output / "reference"))
+    written.append(config.output / "ablation.csv")
+    result.to_dataframe().to_csv(written[-1], index=False)
+    return written
+
+
+def _write_rest(
+    config: InductionConfig, scores: Any, result: Any, effects: Any, written: list[Path]
+) -> None:
     from icl_locate import plots
     from icl_locate.head_report import comparison_table, head_table, write_head_report
 
     output = config.output
     comparisons = result.compare(confidence=config.confidence)
     chosen = max((arm.heads for arm in result.arms if arm.kind == "induction"), key=len)
-    written = [result.save(output / "ablation")]
-    if result.reference is not None:
-        written.append(result.reference.save(output / "reference"))
-    written += [output / "ablation.csv", output / "heads.csv"]
-    result.to_dataframe().to_csv(written[-2], index=False)
+    written.append(output / "heads.csv")
     table = scores.to_dataframe(effects)
     table.to_csv(written[-1], index=False)
     written.append(

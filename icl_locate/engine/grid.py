@@ -133,7 +133,7 @@ def run_grid(
         if isinstance(metric, LabelAccuracy):
             by_mask = score_labels_many(model, batch, masks, metric.labels, drop=drop).tolist()
             for written, some in zip(answers, by_mask, strict=True):
-                written.extend(metric.choose(some))
+                written.extend(metric.choose(some, batch.texts))
         elif metric is LOG_PROB:
             found = score_many(model, batch, masks, drop=drop).tolist()
             for row, values in zip(scores, found, strict=True):

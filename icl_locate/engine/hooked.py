@@ -32,7 +32,7 @@ def run_cell(
     """Run the prompts under one mask, and measure each item."""
     if isinstance(metric, LabelAccuracy):
         scores = score_labels(model, prompts, metric.labels, mask, batch_size=batch_size)
-        answers = metric.choose(scores.tolist())
+        answers = metric.choose(scores.tolist(), prompts.texts)
         return Cell(metric.statistics(answers, prompts.targets), answers)
     if metric is LOG_PROB:
         scores = score_targets(model, prompts, mask, batch_size=batch_size)

@@ -11,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
 from icl_locate.engine.scoring import score_targets
 from icl_locate.engine.shared import score_many
+from icl_locate.errors import PromptError
 from icl_locate.masks import Mask
 from icl_locate.tokens import Prompts, check_tokenizer, continue_prompt
 
@@ -32,7 +33,7 @@ def score_labels(
         batch_size: prompts that run at once.
 
     Raises:
-        PromptError: if a label has no tokens.
+        PromptError: if a label has no tokens, or exceeds the model's context.
         NumericalError: if the model gives NaN.
     """
     tokens = label_tokens(model, prompts, labels)
@@ -81,9 +82,25 @@ def score_labels_many(
 def label_tokens(
     model: TransformerBridge, prompts: Prompts, labels: Sequence[str]
 ) -> list[list[list[int]]]:
-    """``tokens[label][prompt]``: each label's tokens as they continue each prompt."""
+    """``tokens[label][prompt]``: each label's tokens as they continue each prompt.
+
+    Raises:
+        PromptError: if a label has no tokens, or exceeds the model's context behind a prompt.
+    """
     tokenizer = check_tokenizer(model.tokenizer)
-    return [[continue_prompt(tokenizer, text, label) for text in prompts.texts] for label in labels]
+    found = [
+        [continue_prompt(tokenizer, text, label) for text in prompts.texts] for label in labels
+    ]
+    limit = getattr(model.cfg, "n_ctx", None)
+    lengths = prompts.attention_mask.sum(dim=1).tolist()
+    for label, rows in zip(labels, found, strict=True):
+        for length, row in zip(lengths, rows, strict=True):
+            if not row or (limit is not None and length + len(row) > limit):
+                raise PromptError(
+                    f"the label {label!r} takes {len(row)} tokens behind a prompt of {length}: "
+                    f"expected 1 or more, within the model's context of {limit}"
+                )
+    return found
 
 
 def _of_one_token(tokens: Sequence[Sequence[Sequence[int]]]) -> list[int]:

@@ -12,6 +12,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.ablation import HeadAblation, HeadReference, Method
 from icl_locate.errors import MaskError
 from icl_locate.hooks.cells import NamedHook
+from icl_locate.layers import as_pairs
+from icl_locate.models import fingerprint
 from icl_locate.tokens import Prompts
 
 Watcher = Callable[[int, Tensor], object]
@@ -20,7 +22,7 @@ Watcher = Callable[[int, Tensor], object]
 @contextmanager
 def ablate_heads(
     model: TransformerBridge,
-    heads: HeadAblation | Collection[tuple[int, int]],
+    heads: HeadAblation | Collection[Sequence[int]],
     method: Method | str = "zero",
     *,
     reference: HeadReference | None = None,
@@ -46,7 +48,13 @@ def ablate_heads(
     """
     ablation = heads
     if not isinstance(ablation, HeadAblation):
-        ablation = HeadAblation(frozenset(ablation), method, reference, seed)
+        ablation = HeadAblation(as_pairs(ablation), method, reference, seed)
+    reference = ablation.reference
+    if reference is not None and reference.provenance.get("fingerprint") != fingerprint(model):
+        raise MaskError(
+            f"the reference was measured on another model ({reference.provenance.get('model')}, or "
+            "other weights or another dtype of it): make it with this one, by head_reference"
+        )
     n_heads = int(model.cfg.n_heads)
     layers = ablation.by_layer(int(model.cfg.n_layers), n_heads)
     rows = _RowTracker(prompts)

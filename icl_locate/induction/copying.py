@@ -7,11 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from icl_locate.engine.forward import require_numbers
 from icl_locate.engine.replay import BlockCall, replaced_blocks, with_first
 from icl_locate.engine.shared import read_out
 from icl_locate.errors import ModelError, PromptError
 from icl_locate.hooks import watch_attention
-from icl_locate.random_tokens import random_tokens, usable_tokens
+from icl_locate.random_tokens import opening_tokens, random_tokens, usable_tokens
 
 _READ_AT_ONCE = 256  # rows whose logits over the whole vocabulary exist at once
 
@@ -56,15 +57,15 @@ def _check(
 ) -> Int[Tensor, "sequence pos"]:
     if model.training:
         raise ModelError("the model is in training mode: call model.eval() first")
-    has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
+    n_opening = len(opening_tokens(model))
     limit, n_usable = getattr(model.cfg, "n_ctx", None), len(usable_tokens(model))
-    most = min(n_usable, n_usable if limit is None else int(limit) - has_bos)
+    most = min(n_usable, n_usable if limit is None else int(limit) - n_opening)
     if not 2 <= length <= most or n_sequences < 1:
         raise PromptError(
             f"length is {length}, n_sequences {n_sequences}: expected 2 to {most} distinct tokens "
             "(context and vocabulary hold no more), and 1 or more sequences"
         )
-    return random_tokens(model, n_sequences, has_bos + length, seed=seed)
+    return random_tokens(model, n_sequences, n_opening + length, seed=seed)
 
 
 def _run(
@@ -76,7 +77,8 @@ def _run(
     outputs: list[Any] = []
 
     def keep_values(layer: int, value: Tensor) -> None:
-        values[layer] = value[:, -length:]
+        by_position = value if value.shape[1] == tokens.shape[1] else value.transpose(1, 2)
+        values[layer] = by_position[:, -length:]
 
     def keep_attended(layer: int, pattern: Tensor) -> None:
         attended[layer] = pattern[:, :, -length:, -length:].argmax(dim=-1)
@@ -127,9 +129,8 @@ def _shares(
             )
         ]
     )
-    counts = used[text, head, place].double()
-    sums = torch.zeros(n_heads, dtype=torch.double, device=tokens.device)
-    return sums.scatter_add_(0, head, shares.double() * counts).cpu()
+    weighted = (shares * used[text, head, place]).cpu().double()
+    return torch.zeros(n_heads, dtype=torch.double).scatter_add_(0, head.cpu(), weighted)
 
 
 def _share_of_attended(
@@ -140,5 +141,6 @@ def _share_of_attended(
 ) -> Float[Tensor, "row"]:
     probabilities = read_out(model, output)[:, 0].float().softmax(dim=-1).gather(1, words)
     raised = (probabilities - probabilities.mean(dim=1, keepdim=True)).relu()
-    share = raised.gather(1, attended[:, None])[:, 0] / raised.sum(dim=1)
-    return share.nan_to_num(0.0)  # nothing raised: nothing copied
+    total = require_numbers(raised.sum(dim=1))
+    share = raised.gather(1, attended[:, None])[:, 0] / total
+    return share.masked_fill(total == 0, 0.0)  # nothing raised: nothing copied

@@ -1,6 +1,6 @@
 """What each head is worth: the log-probability lost when it alone is ablated."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,10 @@ from icl_locate._types import Segment
 from icl_locate.ablation import HeadAblation, HeadReference, Method
 from icl_locate.engine.scoring import score_targets
 from icl_locate.errors import PromptError
-from icl_locate.layers import check_heads
+from icl_locate.layers import as_pairs, check_heads
 from icl_locate.location import check_confidence
 from icl_locate.prompts import PromptTemplate
-from icl_locate.random_tokens import random_tokens
+from icl_locate.random_tokens import opening_tokens, random_tokens, usable_tokens
 from icl_locate.tokens import Prompts
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class HeadEffects:
 def head_effects(
     model: TransformerBridge,
     prompts: Prompts,
-    heads: Collection[tuple[int, int]] | None = None,
+    heads: Collection[Sequence[int]] | None = None,
     *,
     method: Method | str = "zero",
     reference: HeadReference | None = None,
@@ -101,7 +101,7 @@ def head_effects(
     """
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     everywhere = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-    chosen = tuple(everywhere if heads is None else sorted(heads))
+    chosen = tuple(everywhere if heads is None else sorted(as_pairs(heads)))
     check_heads(chosen, n_layers, n_heads)
     if not chosen:
         raise PromptError("no heads were given: expected at least one, or None for all")
@@ -130,28 +130,29 @@ def repeated_prompts(
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context.
     """
-    has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
+    n_opening, n_usable = len(opening_tokens(model)), len(usable_tokens(model))
     limit = getattr(model.cfg, "n_ctx", None)
-    if length < 2 or (limit is not None and has_bos + 2 * length > limit):
+    most = n_usable if limit is None else min(n_usable, (int(limit) - n_opening) // 2)
+    if not 2 <= length <= most:
         raise PromptError(
-            f"length is {length}: expected 2 or more, twice of which fit the model's context of "
-            f"{limit}"
+            f"length is {length}: expected 2 to {most} distinct tokens (the vocabulary, and twice "
+            "as many in the context, hold no more)"
         )
-    tokens = random_tokens(model, n_sequences, has_bos + length, seed=seed)
-    first = [Segment.BOS] * has_bos
+    tokens = random_tokens(model, n_sequences, n_opening + length, seed=seed)
+    first = [Segment.BOS] * n_opening
     segments = torch.tensor(
         [[*first, *[Segment.EXAMPLES] * length, Segment.QUERY]] * n_sequences, dtype=torch.int8
     )
     nothing = torch.zeros_like(segments)
     names = [f"random tokens {seed}/{i}" for i in range(n_sequences)]
     return Prompts(
-        tokens=torch.cat([tokens, tokens[:, has_bos : has_bos + 1]], dim=1),
+        tokens=torch.cat([tokens, tokens[:, n_opening : n_opening + 1]], dim=1),
         attention_mask=segments != Segment.PAD,
         segments=segments,
         parts=nothing,
         shots=nothing.long(),
         words=nothing.long() - 1,
-        target_tokens=tokens[:, has_bos + 1 :].tolist(),
+        target_tokens=tokens[:, n_opening + 1 :].tolist(),
         texts=names,
         sources=names,
         targets=[""] * n_sequences,

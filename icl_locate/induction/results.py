@@ -55,9 +55,13 @@ class Comparison:
     Attributes:
         full, induction, random: the scores of the whole model, without the selection, without the
             controls.
-        difference: random minus induction: what the selection is worth beyond any heads.
-        p_value: of no difference, two-sided: how often swapping selection and controls item by item
-            gives as large a one (a paired permutation test).
+        difference: random minus induction: what the selection is worth beyond other heads. Its
+            interval, and that of random, resamples the controls too.
+        p_value: of no difference between the selection and these very controls, two-sided: how
+            often swapping the two item by item gives as large a one (a paired permutation test). It
+            does not say how other controls would have done.
+        rank_p: over controls: the share of them, the selection counted as one, that cost as much as
+            the selection or more. No less than 1 / (controls + 1), so it takes 19 for 0.05.
     """
 
     intervention: str
@@ -68,6 +72,7 @@ class Comparison:
     random: tuple[float, float, float]
     difference: tuple[float, float, float]
     p_value: float
+    rank_p: float
 
 
 @dataclass(frozen=True)
@@ -137,12 +142,15 @@ class AblationResult:
         for (place, arm), (i, n_shots) in product(enumerate(self.arms), enumerate(self.shots)):
             if arm.kind != "induction":
                 continue
-            controls, p_value = self._controls_of(arm), math.nan
+            controls, p_value, rank_p = self._controls_of(arm), math.nan, math.nan
             random = np.full(len(means), np.nan)
             if controls:
-                random = means[:, controls, i].mean(axis=1)
+                weights = _draw_controls(len(controls), n_resamples, seed)
+                random = (means[:, controls, i] * weights).sum(axis=1)
                 arms = statistics[place, i], statistics[controls, i]
                 p_value = permutation_p_value(metric, *arms, n_resamples, seed)
+                as_bad = int((means[0, controls, i] <= means[0, place, i] + 1e-12).sum())
+                rank_p = (1 + as_bad) / (1 + len(controls))
             found.append(
                 Comparison(
                     intervention=arm.intervention,
@@ -153,6 +161,7 @@ class AblationResult:
                     random=interval(random),
                     difference=interval(random - means[:, place, i]),
                     p_value=p_value,
+                    rank_p=rank_p,
                 )
             )
         return found
@@ -220,6 +229,13 @@ class AblationResult:
             for i, other in enumerate(self.arms)
             if (other.intervention, other.kind, other.fraction) == wanted
         ]
+
+
+def _draw_controls(n: int, n_resamples: int, seed: int) -> Float[ndarray, "row control"]:
+    """The weight of each control: all alike first, then as often as each resample draws it."""
+    generator = np.random.default_rng([seed, n])
+    drawn = generator.multinomial(n, np.full(n, 1 / n), size=n_resamples)
+    return np.concatenate([np.ones((1, n)), drawn]) / n
 
 
 def permutation_p_value(

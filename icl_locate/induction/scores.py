@@ -13,7 +13,8 @@ from icl_locate.errors import ModelError, PromptError
 from icl_locate.hooks import watch_attention
 from icl_locate.induction.copying import copying_scores
 from icl_locate.induction.effects import HeadEffects
-from icl_locate.induction.sequences import repeated, unrepeated
+from icl_locate.induction.sequences import check_lengths, repeated, unrepeated
+from icl_locate.random_tokens import opening_tokens
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +84,7 @@ class HeadScores:
 def head_scores(
     model: TransformerBridge,
     *,
-    lengths: Sequence[int] = LENGTHS,
+    lengths: int | Sequence[int] = LENGTHS,
     n_copies: int = 4,
     n_sequences: int = 5,
     seed: int = 0,
@@ -94,7 +95,8 @@ def head_scores(
     Attention patterns are reduced layer by layer as they pass; none is kept.
 
     Args:
-        lengths: of the sequences of distinct random tokens that are repeated.
+        lengths: of the sequences of distinct random tokens that are repeated; copying and previous
+            tokens are measured on the greatest.
         n_copies: how often each stands there, behind BOS.
         n_sequences: how many of each length.
         seed: of the tokens.
@@ -103,6 +105,7 @@ def head_scores(
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
     """
+    lengths = check_lengths(lengths)
     raw, control, normalized = [], [], []
     for length in lengths:
         sizes = length, n_copies, n_sequences, seed
@@ -111,15 +114,14 @@ def head_scores(
         normalized.append(found.normalized)
         other = _match_prefixes(model, unrepeated(model, *sizes), length, n_copies, batch_size)
         control.append(other.raw)
+    options = {"n_sequences": n_sequences, "seed": seed, "batch_size": batch_size}
     return HeadScores(
-        lengths=tuple(lengths),
+        lengths=lengths,
         prefix_matching=torch.stack(raw),
         control=torch.stack(control),
         normalized=torch.stack(normalized),
-        previous_token=previous_token_scores(
-            model, n_sequences=n_sequences, seed=seed, batch_size=batch_size
-        ),
-        copying=copying_scores(model, n_sequences=n_sequences, seed=seed, batch_size=batch_size),
+        previous_token=previous_token_scores(model, length=max(lengths), **options),
+        copying=copying_scores(model, length=max(lengths), **options),
     )
 
 
@@ -127,7 +129,7 @@ def head_scores(
 def prefix_matching_scores(
     model: TransformerBridge,
     *,
-    lengths: Sequence[int] = LENGTHS,
+    lengths: int | Sequence[int] = LENGTHS,
     n_copies: int = 4,
     n_sequences: int = 5,
     seed: int = 0,
@@ -154,7 +156,7 @@ def prefix_matching_scores(
         PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
     """
     scores = []
-    for length in lengths:
+    for length in check_lengths(lengths):
         sizes = length, n_copies, n_sequences, seed
         found = _match_prefixes(model, repeated(model, *sizes), length, n_copies, batch_size)
         score = found.normalized if normalize else found.raw
@@ -163,8 +165,6 @@ def prefix_matching_scores(
             other = _match_prefixes(model, tokens, length, n_copies, batch_size)
             score = score - (other.normalized if normalize else other.raw)
         scores.append(score)
-    if not scores:
-        raise PromptError("no lengths were given: expected one or more, such as lengths=(50,)")
     return torch.stack(scores).amin(dim=0)
 
 
@@ -204,11 +204,11 @@ class _Attention:
 
     def add(self, layer: int, pattern: Float[Tensor, "batch head query_pos key_pos"]) -> None:
         """Add one layer's attention on a batch of sequences."""
-        paid = pattern[..., self.rows, self.columns].double()
-        to_bos = pattern[..., self.rows, 0].double() if self.has_bos else torch.zeros_like(paid)
+        paid = pattern[..., self.rows, self.columns].float()
+        to_bos = pattern[..., self.rows, 0].float() if self.has_bos else torch.zeros_like(paid)
         shares = paid / (1 - to_bos).clamp(min=torch.finfo(pattern.dtype).eps)
         for sums, values in ((self._raw, paid), (self._shares, shares)):
-            total = values.sum(dim=(0, -1)).cpu()
+            total = values.sum(dim=(0, -1)).cpu().double()
             sums[layer] = sums[layer] + total if layer in sums else total
         self._n_sequences[layer] = self._n_sequences.get(layer, 0) + len(pattern)
 
@@ -259,8 +259,7 @@ def _attention_to(
     if model.training:
         raise ModelError("the model is in training mode: call model.eval() first")
     device = model.cfg.device
-    has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
-    found = _Attention(rows.to(device), columns.to(device), n_rows, has_bos)
+    found = _Attention(rows.to(device), columns.to(device), n_rows, bool(opening_tokens(model)))
     with watch_attention(model, "hook_pattern", found.add):
         for batch in torch.split(tokens.to(device), batch_size):
             model(batch, attention_mask=torch.ones_like(batch))

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from icl_locate.edges import InductionEdges, Match
 from icl_locate.errors import MaskError
-from icl_locate.layers import check_heads
+from icl_locate.layers import as_pairs, check_heads
 from icl_locate.masks import EdgeMask
 
 
@@ -29,6 +29,8 @@ class HeadSet(AbstractSet[tuple[int, int]]):
     n_heads: int
 
     def __post_init__(self) -> None:
+        pairs = [(int(layer), int(head)) for layer, head in self.heads]
+        object.__setattr__(self, "heads", tuple(dict.fromkeys(pairs)))
         check_heads(self.heads, self.n_layers, self.n_heads)
 
     def __contains__(self, head: object) -> bool:
@@ -76,7 +78,7 @@ def random_heads(
     Raises:
         MaskError: if a layer has too few other heads, or ``n_heads`` is not known.
     """
-    n_layers = 1 + max((layer for layer, _ in like), default=-1)
+    n_layers = 1 + max((int(layer) for layer, _ in like), default=-1)
     if isinstance(like, HeadSet):
         n_layers, n_heads = like.n_layers, like.n_heads
     if n_heads is None:
@@ -89,15 +91,13 @@ def random_heads(
         if len(others) < len(taken):
             raise MaskError(
                 f"layer {layer} has {n_heads} heads, of which {len(taken)} are selected: too few "
-                "are left for a random control; select a smaller fraction"
+                "are left for a random control; select a smaller fraction, or use no controls"
             )
         chosen += [(layer, head) for head in sorted(generator.sample(others, len(taken)))]
     return HeadSet(tuple(chosen), n_layers, n_heads)
 
 
-def knockout(
-    heads: AbstractSet[tuple[int, int]] | None, *, match: Match | str = "token"
-) -> EdgeMask:
+def knockout(heads: Collection[Sequence[int]] | None, *, match: Match | str = "token") -> EdgeMask:
     """Cut heads off from the induction pattern (Crosbie and Shutova 2024, section 5).
 
     The mask hides from each row the tokens that directly follow an earlier occurrence of the row's
@@ -108,4 +108,4 @@ def knockout(
         match: what counts as an occurrence: the same "token", or the same "word", label or
             delimiter.
     """
-    return EdgeMask(InductionEdges(match), heads=heads)
+    return EdgeMask(InductionEdges(match), heads=None if heads is None else as_pairs(heads))

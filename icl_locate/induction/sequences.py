@@ -1,12 +1,26 @@
 """Repeated random tokens, and their control that does not repeat."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import PromptError
-from icl_locate.random_tokens import random_tokens, usable_tokens
+from icl_locate.random_tokens import opening_tokens, random_tokens, usable_tokens
+
+
+def check_lengths(lengths: int | Sequence[int]) -> tuple[int, ...]:
+    """One or several lengths of sequences.
+
+    Raises:
+        PromptError: if there are none.
+    """
+    found = (lengths,) if isinstance(lengths, int) else tuple(int(length) for length in lengths)
+    if not found:
+        raise PromptError("no lengths were given: expected one or more, such as lengths=(50,)")
+    return found
 
 
 def repeated(
@@ -23,8 +37,7 @@ def unrepeated(
     model: TransformerBridge, length: int, n_copies: int, n_sequences: int, seed: int
 ) -> Int[Tensor, "sequence pos"]:
     """As many random tokens, which do not repeat as far as the vocabulary allows."""
-    has_bos = getattr(model.tokenizer, "bos_token_id", None) is not None
-    width = has_bos + n_copies * length
+    width = len(opening_tokens(model)) + n_copies * length
     if length < 2 or n_copies < 1 or n_sequences < 1:
         raise PromptError(
             f"length is {length}, n_copies {n_copies}, n_sequences {n_sequences}: expected 2 or "

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,7 @@ from icl_locate.errors import MaskError, TaskError
 from icl_locate.induction.results import AblationResult, Arm
 from icl_locate.induction.scores import prefix_matching_scores
 from icl_locate.induction.selection import HeadSet, knockout, random_heads, select_heads
+from icl_locate.layers import as_pairs
 from icl_locate.metrics import (
     LabelAccuracy,
     MeanMetric,
@@ -40,7 +42,7 @@ from icl_locate.tokens import Prompts, build_prompts
 
 INTERVENTIONS = (*METHODS, "knockout")
 
-Heads = Float[Tensor, "layer head"] | Collection[tuple[int, int]]
+Heads = Float[Tensor, "layer head"] | np.ndarray | Collection[Sequence[int]]
 
 
 def ablation_study(
@@ -48,8 +50,8 @@ def ablation_study(
     task: Task,
     heads: Heads | None = None,
     controls: int = 3,
-    fractions: float | Sequence[float] = (0.01, 0.03),
-    shots: int | Sequence[int] = (10,),
+    fractions: float | Iterable[float] = (0.01, 0.03),
+    shots: int | Iterable[int] = (10,),
     seeds: int | Iterable[int] = (0, 1, 2),
     *,
     interventions: Sequence[str] = ("mean_z", "knockout"),
@@ -83,7 +85,8 @@ def ablation_study(
         n_queries: the first so many queries of ``task.test``.
         metric: as `sweep` says; ``None`` means the task's.
         reference: for the interventions that ask for one; ``None`` measures it on the study's kind
-            of prompts with other queries: the last ones of ``task.train``.
+            of prompts with other queries: the last ones of ``task.train`` that are none of the
+            study's.
         match: what `knockout` counts as an occurrence; ``None`` means "word" for the pattern tasks
             of words, "token" for all others.
         choice, prepend_bos, max_new_tokens: as `sweep` says.
@@ -95,12 +98,12 @@ def ablation_study(
         MaskError: heads that the model does not have, or too few for random controls.
         PromptError, ModelError, NumericalError: as their sources say.
     """
-    drawn = (seeds,) if isinstance(seeds, int) else tuple(seeds)
+    drawn = tuple(int(seed) for seed in _several(seeds))
     _check(task, controls, drawn, interventions, n_queries)
-    numbers = check_shots((shots,) if isinstance(shots, int) else shots)
+    numbers = check_shots(int(n_shots) for n_shots in _several(shots))
     how = choice or task.choice
     scored = choose_metric(task, metric, n_queries)
-    shares = (fractions,) if isinstance(fractions, float) else fractions
+    shares = [float(fraction) for fraction in _several(fractions)]
     arms = _arms(_select(model, heads, shares), interventions, controls)
     if match is None:
         match = "word" if task.name.partition("/")[0] in WORD_PATTERNS else "token"
@@ -123,8 +126,15 @@ def ablation_study(
         for prompts in shown:
             check_room(model, prompts, max_new_tokens)
     if reference is None and set(interventions) & set(METHODS) - {"zero"}:
-        others = prompts_of(task.train[-n_queries:], max(numbers), -1)
-        reference = head_reference(model, others, batch_size=batch_size)
+        known = {query.source for query in queries}
+        others = [example for example in task.train if example.source not in known][-n_queries:]
+        if not others:
+            raise TaskError(
+                f"the task {task.name!r} has no other queries to measure a reference on: give "
+                "reference=head_reference(model, ...), or fewer queries"
+            )
+        corpus = prompts_of(others, max(numbers), -1)
+        reference = head_reference(model, corpus, batch_size=batch_size)
     statistics = []
     for arm, prompts in tqdm(
         list(product(arms, shown)), unit="run", desc=task.name, disable=not progress
@@ -192,11 +202,13 @@ def _select(
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     if heads is None:
         heads = prefix_matching_scores(model)
+    if isinstance(heads, np.ndarray) and np.issubdtype(heads.dtype, np.floating):
+        heads = torch.from_numpy(heads)
     if not isinstance(heads, Tensor):
-        if not heads:
+        pairs = tuple(heads) if isinstance(heads, HeadSet) else tuple(sorted(as_pairs(heads)))
+        if not pairs:
             raise MaskError("no heads were given: expected at least one, or scores")
-        chosen = heads if isinstance(heads, HeadSet) else sorted(heads)
-        return {len(heads) / (n_layers * n_heads): HeadSet(tuple(chosen), n_layers, n_heads)}
+        return {len(pairs) / (n_layers * n_heads): HeadSet(pairs, n_layers, n_heads)}
     if heads.shape != (n_layers, n_heads):
         raise MaskError(
             f"the heads' scores are {tuple(heads.shape)}: expected (layer, head) = "
@@ -205,6 +217,11 @@ def _select(
     if not fractions or len(set(fractions)) < len(fractions):
         raise MaskError(f"fractions are {list(fractions)}: expected at least one, each once")
     return {fraction: select_heads(heads, fraction) for fraction in fractions}
+
+
+def _several(values: Any) -> tuple[Any, ...]:
+    """Several values, or a single one."""
+    return tuple(values) if isinstance(values, Iterable) else (values,)
 
 
 def _arms(

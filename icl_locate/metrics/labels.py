@@ -1,5 +1,6 @@
 """Label accuracy: is the wanted label the most probable of all?"""
 
+import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,8 @@ class LabelAccuracy:
     """The share of queries whose target is the label of the highest log-probability.
 
     Nothing is generated: each label is scored with all of its tokens (`score_labels`), and the best
-    one is the answer; of equals, the first.
+    one is the answer. Equals, which a model in bfloat16 gives, are decided by a draw that depends
+    on the prompt alone, so that no label gains by them.
 
     Attributes:
         labels: what a query may be answered with.
@@ -51,6 +53,11 @@ class LabelAccuracy:
         """The mean, in 0 to 1."""
         return float(totals[0] / totals[1])
 
-    def choose(self, log_probs: Iterable[Sequence[float]]) -> list[str]:
-        """The label of the highest log-probability for each query."""
-        return [self.labels[max(range(len(row)), key=row.__getitem__)] for row in log_probs]
+    def choose(self, log_probs: Iterable[Sequence[float]], prompts: Iterable[str]) -> list[str]:
+        """The label of the highest log-probability behind each prompt."""
+        chosen = []
+        for row, prompt in zip(log_probs, prompts, strict=True):
+            best = [i for i, value in enumerate(row) if value == max(row)]
+            place = random.Random(f"tie/{prompt}").choice(best) if len(best) > 1 else best[0]
+            chosen.append(self.labels[place])
+        return chosen

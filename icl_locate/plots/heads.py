@@ -232,6 +232,6 @@ def _finish(figure: go.Figure, result: AblationResult, chosen: Sequence[Comparis
         f"{chosen[0].n_shots} shots, {result.n_items} queries, seeds "
         f"{', '.join(map(str, result.seeds))}, {n_controls} random controls; "
         f"{provenance.get('signature')}<br>"
-        "intervals: paired bootstrap over items and seeds; * p ≤ 0.05, ** p ≤ 0.01, *** p ≤ 0.001: "
-        "induction against random heads, paired permutation test",
+        "intervals: paired bootstrap over items, seeds and controls; * p ≤ 0.05, ** p ≤ 0.01, "
+        "*** p ≤ 0.001: induction against these random heads, paired permutation test",
     )
