@@ -100,4 +100,4 @@ def _with_interval(score: tuple[float, float, float]) -> str:
 
 
 def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{round(value, 9):.3g}"
+    return "" if math.isnan(value) else f"{round(value, 9) + 0.0:.3g}"
