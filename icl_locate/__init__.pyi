@@ -6,6 +6,7 @@ from ._types import Part as Part
 from ._types import Segment as Segment
 from .conditions import PAPER_CONDITIONS as PAPER_CONDITIONS
 from .conditions import Condition as Condition
+from .context_heads import HeadStudy as HeadStudy
 from .engine.dropping import drop_context as drop_context
 from .engine.generation import generate as generate
 from .engine.labels import score_labels as score_labels

@@ -5,6 +5,7 @@ a study that compares them on a task (Crosbie and Shutova 2024; Bansal et al. 20
 """
 
 from icl_locate.ablation import HeadAblation, HeadReference
+from icl_locate.head_sets import HeadSet
 from icl_locate.hooks import ablate_heads
 from icl_locate.induction.copying import copying_scores
 from icl_locate.induction.effects import HeadEffects, head_effects, repeated_prompts
@@ -15,7 +16,7 @@ from icl_locate.induction.scores import (
     prefix_matching_scores,
     previous_token_scores,
 )
-from icl_locate.induction.selection import HeadSet, knockout, random_heads, select_heads
+from icl_locate.induction.selection import knockout, random_heads, select_heads
 from icl_locate.induction.study import ablation_study
 from icl_locate.references import head_reference
 

@@ -18,9 +18,10 @@ from icl_locate.engine.decoding import check_room
 from icl_locate.engine.forward import Intervention
 from icl_locate.engine.hooked import run_cell
 from icl_locate.errors import MaskError, TaskError
+from icl_locate.head_sets import HeadSet
 from icl_locate.induction.results import AblationResult, Arm
 from icl_locate.induction.scores import prefix_matching_scores
-from icl_locate.induction.selection import HeadSet, knockout, random_heads, select_heads
+from icl_locate.induction.selection import knockout, random_heads, select_heads
 from icl_locate.layers import as_pairs
 from icl_locate.metrics import (
     LabelAccuracy,

@@ -2,7 +2,7 @@
 
 from icl_locate.plots.curves import DASHES, PALETTE, caption, layer_curves
 from icl_locate.plots.experiments import failure_curves, importance_curves, shots_curves
-from icl_locate.plots.heads import ablation_bars, fraction_curves, head_map
+from icl_locate.plots.heads import ablation_bars, fraction_curves, head_map, head_set_curves
 from icl_locate.plots.prompts import prompt_segments
 from icl_locate.plots.savings import savings_curves
 
@@ -14,6 +14,7 @@ __all__ = [
     "failure_curves",
     "fraction_curves",
     "head_map",
+    "head_set_curves",
     "importance_curves",
     "layer_curves",
     "prompt_segments",

@@ -6,10 +6,11 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
+from icl_locate.context_heads import HeadSetCurve
 from icl_locate.errors import ResultError
 from icl_locate.induction.results import AblationResult, Comparison
 from icl_locate.induction.scores import HeadScores
-from icl_locate.plots.curves import METRIC_TITLES, PALETTE, add_caption, band
+from icl_locate.plots.curves import DASHES, METRIC_TITLES, PALETTE, add_caption, band
 
 _COLOURS = {"full": "#888888", "induction": PALETTE[1], "random": PALETTE[0]}
 _NAMES = {
@@ -25,6 +26,7 @@ def head_map(
     title: str = "induction score",
     marked: Collection[tuple[int, int]] = (),
     limit: float | None = None,
+    boundary: int | None = None,
 ) -> go.Figure:
     """A score of every head, layer by head; hover shows all that is known of it.
 
@@ -34,6 +36,7 @@ def head_map(
         marked: heads to be framed, such as a selection.
         limit: the value at which colours end; ``None`` means 1 for `HeadScores`, the greatest
             value for any other.
+        boundary: a layer below which a line is drawn, such as a recognition layer.
     """
     values = scores if isinstance(scores, Tensor) else scores.induction
     n_layers, n_heads = values.shape
@@ -65,6 +68,8 @@ def head_map(
             y1=layer + 0.46,
             line={"color": "#000000", "width": 2},
         )
+    if boundary is not None:
+        figure.add_hline(y=boundary - 0.5, line={"dash": "dash", "color": "#000000"})
     figure.update_layout(
         template="plotly_white",
         title=title,
@@ -167,6 +172,42 @@ def fraction_curves(
             )
     _finish(figure, result, chosen)
     figure.update_xaxes(title="share of all heads", tickformat=".0%", zeroline=False)
+    return figure
+
+
+def head_set_curves(*curves: HeadSetCurve) -> go.Figure:
+    """The score over the number of heads that still read the context, or from which it is hidden.
+
+    Raises:
+        ResultError: if there are no curves.
+    """
+    if not curves:
+        raise ResultError("no curves were given: expected at least one")
+    figure = go.Figure()
+    for i, curve in enumerate(curves):
+        sizes, colour = list(curve.sizes), PALETTE[i % len(PALETTE)]
+        what = "kept" if curve.mode == "kept" else "hidden from"
+        names = [f"layer {layer}, head {head}" for layer, head in curve.heads.heads]
+        low, high = curve.interval.tolist()
+        figure.add_trace(band(sizes, low, high, colour, f"{what}{i}"))
+        figure.add_scatter(
+            x=sizes,
+            y=curve.scores.mean(dim=1).tolist(),
+            customdata=["nothing", *names] if len(sizes) == len(names) + 1 else sizes,
+            mode="lines+markers",
+            name=f"{what} {len(names)} heads",
+            line={"color": colour, "dash": DASHES[i % len(DASHES)]},
+            hovertemplate=f"{what} %{{x}} heads (%{{customdata}}): %{{y:.3g}}<extra></extra>",
+        )
+    first = curves[0]
+    for value, text in ((first.ceiling, "nothing hidden"), (first.floor, "hidden from all heads")):
+        figure.add_hline(y=value, line={"dash": "dot", "width": 1}, annotation_text=text)
+    figure.update_layout(
+        template="plotly_white",
+        xaxis={"title": "heads", "zeroline": False},
+        yaxis={"title": METRIC_TITLES.get(first.metric, first.metric), "zeroline": False},
+        legend={"title": "the context is"},
+    )
     return figure
 
 

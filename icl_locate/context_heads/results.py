@@ -1,0 +1,185 @@
+"""What sweeps over heads and sets of heads found."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from icl_locate.bootstrap import bootstrap_scores
+from icl_locate.errors import MaskError, ResultError
+from icl_locate.head_sets import HeadSet
+from icl_locate.location import check_confidence
+from icl_locate.metrics import Metric, find_scorer
+from icl_locate.storage import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_FORM = "icl_locate.HeadSweepResult/1"
+_TENSORS = ("statistics", "scores", "ceiling", "floor")
+
+
+@dataclass(frozen=True)
+class HeadSweepResult:
+    """The scores of a sweep over heads.
+
+    Attributes:
+        mode: "hidden": the context is hidden from this head alone; "kept": from all others.
+        condition: what is hidden.
+        seeds: each drew other examples.
+        statistics: each item's sufficient statistics; cell ``layer * n_heads + head``, and behind
+            them the ceiling and the floor.
+        scores: the metric over all items.
+        ceiling, floor: with nothing hidden, and with the context hidden from every head.
+        metric: its name.
+        provenance: model, task, prompts' hash, versions, options.
+        custom_metric: the metric itself if it is none of the package's; not saved.
+    """
+
+    mode: str
+    condition: str
+    seeds: tuple[int, ...]
+    statistics: Float[Tensor, "cell seed item stat"]
+    scores: Float[Tensor, "layer head seed"]
+    ceiling: Float[Tensor, "seed"]
+    floor: Float[Tensor, "seed"]
+    metric: str
+    provenance: Mapping[str, Any]
+    custom_metric: Metric | None = None
+
+    @property
+    def worth(self) -> Float[Tensor, "layer head"]:
+        """What a head's reading of the context is worth.
+
+        Hidden: what is lost of the ceiling without it. Kept: what is gained on the floor by it.
+        """
+        if self.mode == "hidden":
+            return (self.ceiling - self.scores).mean(dim=-1)
+        return (self.scores - self.floor).mean(dim=-1)
+
+    def interval(
+        self, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
+    ) -> Float[Tensor, "bound layer head"]:
+        """Of each head's worth, by paired bootstrap over items and seeds; row 0 low, row 1 high.
+
+        Raises:
+            ResultError: if the confidence is out of range, or the metric is not known here.
+        """
+        check_confidence(confidence)
+        worth = self._resampled(n_resamples, seed)
+        tails = (1 - confidence) / 2, (1 + confidence) / 2
+        return torch.from_numpy(np.quantile(worth, tails, axis=0)).view(2, *self.worth.shape)
+
+    def share_below(
+        self, layer: int, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
+    ) -> tuple[float, float, float]:
+        """The share of all heads' worth that lies in layers below ``layer``: (share, low, high).
+
+        With a recognition layer it says whether the layers before it hold the heads. Worth below 0
+        counts as 0; NaN if no head is worth anything.
+
+        Raises:
+            ResultError: if the layer or the confidence is out of range.
+        """
+        check_confidence(confidence)
+        n_layers, n_heads = self.worth.shape
+        if not 0 <= layer <= n_layers:
+            raise ResultError(f"layer is {layer}: expected 0 to {n_layers}")
+        samples = self._resampled(n_resamples, seed)
+        table = np.concatenate([self.worth.numpy().reshape(1, -1), samples]).clip(min=0)
+        with np.errstate(invalid="ignore"):
+            shares = table[:, : layer * n_heads].sum(axis=1) / table.sum(axis=1)
+        low, high = np.nanquantile(shares[1:], ((1 - confidence) / 2, (1 + confidence) / 2))
+        return float(shares[0]), float(low), float(high)
+
+    def to_dataframe(self, confidence: float = 0.95) -> "pd.DataFrame":
+        """One row a head, the greatest worth first: layer, head, score, worth, low, high."""
+        import pandas as pd
+
+        low, high = self.interval(confidence)
+        n_layers, n_heads = self.worth.shape
+        columns = {
+            "layer": torch.arange(n_layers).repeat_interleave(n_heads),
+            "head": torch.arange(n_heads).repeat(n_layers),
+            "score": self.scores.mean(dim=-1),
+            "worth": self.worth,
+            "low": low,
+            "high": high,
+        }
+        frame = pd.DataFrame({name: value.flatten().numpy() for name, value in columns.items()})
+        return frame.sort_values("worth", ascending=False, ignore_index=True)
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``path`` (.safetensors) and beside it a .json of the same name; no pickle."""
+        names = ("mode", "condition", "seeds", "metric", "provenance")
+        rest = {name: getattr(self, name) for name in names}
+        return save_tensors(path, _FORM, {name: getattr(self, name) for name in _TENSORS}, rest)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "HeadSweepResult":
+        """Read what `save` wrote.
+
+        Raises:
+            ResultError: if a file is missing, damaged, or not of this format.
+        """
+        labels = ("mode", "condition", "seeds", "metric", "provenance")
+        tensors, rest = load_tensors(path, _FORM, _TENSORS, labels)
+        return cls(
+            mode=rest["mode"],
+            condition=rest["condition"],
+            seeds=tuple(rest["seeds"]),
+            statistics=tensors["statistics"],
+            scores=tensors["scores"],
+            ceiling=tensors["ceiling"],
+            floor=tensors["floor"],
+            metric=rest["metric"],
+            provenance=rest["provenance"],
+        )
+
+    def best(self, n: int) -> "HeadSet":
+        """The ``n`` heads of the greatest worth, the greatest first.
+
+        Raises:
+            MaskError: if there are not so many heads.
+        """
+        n_layers, n_heads = self.worth.shape
+        if not 1 <= n <= n_layers * n_heads:
+            raise MaskError(f"n is {n}: expected 1 to {n_layers * n_heads} heads")
+        order = self.worth.flatten().argsort(descending=True, stable=True)[:n].tolist()
+        return HeadSet(tuple(divmod(place, n_heads) for place in order), n_layers, n_heads)
+
+    def _resampled(self, n_resamples: int, seed: int) -> Any:
+        metric = find_scorer(self.metric, self.custom_metric, self.provenance)
+        samples = bootstrap_scores(metric, self.statistics.numpy(), n_resamples, seed)
+        if self.mode == "hidden":
+            return samples[:, -2:-1] - samples[:, :-2]
+        return samples[:, :-2] - samples[:, -1:]
+
+
+@dataclass(frozen=True)
+class HeadSetCurve:
+    """The scores of growing sets of heads.
+
+    Attributes:
+        mode: "hidden": the context is hidden from the set; "kept": from all heads but the set.
+        heads: in the order in which they join.
+        sizes: how many of them each set holds; the first set is empty.
+        scores: the metric over all items.
+        interval: of the means over seeds, 95 % by paired bootstrap; row 0 low, row 1 high.
+        ceiling, floor: with nothing hidden, and with the context hidden from every head.
+        metric: its name.
+    """
+
+    mode: str
+    heads: HeadSet
+    sizes: tuple[int, ...]
+    scores: Float[Tensor, "size seed"]
+    interval: Float[Tensor, "bound size"]
+    ceiling: float
+    floor: float
+    metric: str

@@ -1,0 +1,254 @@
+"""Hiding the context from single heads, from all but one, and from growing sets."""
+
+from collections.abc import Iterable, Sequence
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy import ndarray
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.bootstrap import bootstrap_scores
+from icl_locate.conditions import Condition, get_condition
+from icl_locate.context_heads.results import HeadSetCurve, HeadSweepResult
+from icl_locate.engine.decoding import check_room
+from icl_locate.engine.grid import Engine, choose_engine, run_grid
+from icl_locate.errors import MaskError, TaskError
+from icl_locate.head_sets import HeadSet
+from icl_locate.layers import as_pairs, check_heads
+from icl_locate.masks import ContextMask, Rows, check_segments
+from icl_locate.metrics import Metric, Statistics, TextScore, generates, is_known, score_totals
+from icl_locate.prompts import Choice
+from icl_locate.recipes import describe_model, prompts_digest
+from icl_locate.sweeps import choose_metric
+from icl_locate.tasks.task import Task
+from icl_locate.tokens import Prompts, build_prompts
+
+Mode = Literal["hidden", "kept"]
+Head = tuple[int, int]
+
+
+class HeadStudy:
+    """A model, a task and a condition whose context is hidden from some heads."""
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        task: Task,
+        condition: str | Condition = "examples",
+        *,
+        rows: Rows | str = "all",
+        n_shots: int = 5,
+        n_queries: int = 32,
+        seeds: int | Iterable[int] = 0,
+        metric: str | Metric | TextScore | None = "log_prob",
+        choice: Choice | str | None = None,
+        max_new_tokens: int = 50,
+        batch_size: int = 64,
+        engine: Engine | str = "auto",
+        progress: bool = False,
+    ) -> None:
+        """Build the prompts, and check everything before anything runs.
+
+        Args:
+            condition: what is hidden, as in `sweep`.
+            rows: "all" rows are masked, or only those "after" the context, so that the context may
+                still read itself.
+            n_shots, n_queries, seeds, metric, choice, max_new_tokens, batch_size, engine: as in
+                `sweep`. The default metric, the log-probability of the target, is the finest one
+                for single heads.
+            progress: whether to show progress bars.
+
+        Raises:
+            TaskError: too few queries, no seeds, an unknown metric.
+            MaskError: a condition that hides what the prompts do not hold.
+            PromptError, ModelError: as their sources say.
+        """
+        self._seeds = (seeds,) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
+        if not self._seeds or len(set(self._seeds)) < len(self._seeds):
+            raise TaskError(f"seeds are {list(self._seeds)}: expected at least one, each once")
+        if not 1 <= n_queries <= len(task.test):
+            raise TaskError(f"n_queries is {n_queries}: expected 1 to {len(task.test)}")
+        self._model, self._task, self._rows = model, task, rows
+        self._n_layers, self._n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+        self._condition, self._choice = get_condition(condition), choice or task.choice
+        self._metric = choose_metric(task, metric, n_queries)
+        self._engine = choose_engine(model, engine)
+        self._n_shots, self._n_queries = n_shots, n_queries
+        self._max_new_tokens, self._batch_size = max_new_tokens, batch_size
+        self._progress = progress
+        self._prompts = [self._build(seed) for seed in self._seeds]
+
+    def sweep(self, mode: Mode | str = "hidden") -> HeadSweepResult:
+        """Hide the context from each head alone, or ("kept") from all heads but one.
+
+        Raises:
+            MaskError: if the mode is unknown.
+            NumericalError: if the model gives NaN.
+        """
+        every = self._every()
+        by_layer = [
+            [self._hidden({(layer, head)}, mode) for head in range(self._n_heads)]
+            for layer in range(self._n_layers)
+        ]
+        statistics = self._run([*by_layer, [frozenset(), every]])
+        scores = torch.from_numpy(score_totals(self._metric, statistics.sum(axis=-2)))
+        return HeadSweepResult(
+            mode=str(mode),
+            condition=self._condition.name,
+            seeds=self._seeds,
+            statistics=torch.from_numpy(statistics),
+            scores=scores[:-2].view(self._n_layers, self._n_heads, -1),
+            ceiling=scores[-2],
+            floor=scores[-1],
+            metric=self._metric.name,
+            provenance=self._provenance(),
+            custom_metric=None if is_known(self._metric.name) else self._metric,
+        )
+
+    def nested(
+        self,
+        heads: Sequence[Head] | HeadSet,
+        sizes: Sequence[int] | None = None,
+        mode: Mode | str = "kept",
+    ) -> HeadSetCurve:
+        """Score the first so many of some heads, kept or hidden together.
+
+        Args:
+            heads: in the order in which they join, such as ``result.best(16)``.
+            sizes: of the sets; ``None`` means 1, 2, 4, ... and all. The empty set comes first.
+
+        Raises:
+            MaskError: heads that the model does not have; sizes out of range; an unknown mode.
+        """
+        order = HeadSet(tuple(heads), self._n_layers, self._n_heads)
+        if sizes is None:
+            sizes = [2**i for i in range(len(order).bit_length()) if 2**i < len(order)]
+            sizes = [*sizes, len(order)]
+        if any(not 0 <= size <= len(order) for size in sizes):
+            raise MaskError(f"sizes are {list(sizes)}: expected 0 to {len(order)} heads")
+        chosen = tuple(sorted({0, *sizes}))
+        sets = [self._hidden(set(order.heads[:size]), mode) for size in chosen]
+        return self._curve(str(mode), order, chosen, self._run([[one] for one in sets]))
+
+    def greedy(
+        self,
+        n_heads: int,
+        candidates: Iterable[Head] | None = None,
+        mode: Mode | str = "kept",
+    ) -> HeadSetCurve:
+        """Let heads join one by one, each time the one that does most together with those before.
+
+        Kept: that raises the score most. Hidden: that lowers it most. A step runs every candidate.
+
+        Args:
+            n_heads: how many are to join.
+            candidates: heads that may; ``None`` means all.
+
+        Raises:
+            MaskError: fewer candidates than heads; an unknown mode.
+        """
+        left = sorted(self._every() if candidates is None else as_pairs(candidates))
+        check_heads(left, self._n_layers, self._n_heads)
+        if not 1 <= n_heads <= len(left):
+            raise MaskError(f"n_heads is {n_heads}: expected 1 to {len(left)} candidates")
+        sign = -1 if mode == "hidden" else 1
+        chosen: list[Head] = []
+        tables = [self._run([[self._hidden(set(), mode)]])[0]]
+        for _ in tqdm(range(n_heads), unit="head", disable=not self._progress):
+            sets = [[self._hidden({*chosen, head}, mode)] for head in left]
+            found = self._run(sets, quiet=True)
+            means = sign * score_totals(self._metric, found.sum(axis=-2)).mean(axis=-1)
+            best = int(means.argmax())
+            tables.append(found[best])
+            chosen.append(left.pop(best))
+        order = HeadSet(tuple(chosen), self._n_layers, self._n_heads)
+        return self._curve(str(mode), order, tuple(range(n_heads + 1)), np.stack(tables))
+
+    def _curve(
+        self, mode: str, heads: HeadSet, sizes: tuple[int, ...], statistics: ndarray
+    ) -> HeadSetCurve:
+        ends = score_totals(self._metric, self._run([[frozenset(), self._every()]]).sum(axis=-2))
+        samples = bootstrap_scores(self._metric, statistics, 1000, 0)
+        scores = score_totals(self._metric, statistics.sum(axis=-2))
+        return HeadSetCurve(
+            mode=mode,
+            heads=heads,
+            sizes=sizes,
+            scores=torch.from_numpy(scores),
+            interval=torch.from_numpy(np.quantile(samples, (0.025, 0.975), axis=0)),
+            ceiling=float(ends[0].mean()),
+            floor=float(ends[1].mean()),
+            metric=self._metric.name,
+        )
+
+    def _hidden(self, heads: set[Head], mode: str) -> frozenset[Head]:
+        """The heads from which the context is hidden."""
+        if mode not in ("hidden", "kept"):
+            raise MaskError(f"mode is {mode!r}: expected 'hidden' or 'kept'")
+        return frozenset(heads) if mode == "hidden" else self._every() - heads
+
+    def _run(self, groups: Sequence[Sequence[frozenset[Head]]], *, quiet: bool = False) -> ndarray:
+        """Statistics ``[cell, seed, item, stat]``; the cells of a group run together."""
+        by_seed: list[list[Statistics]] = [[] for _ in self._seeds]
+        total = len(groups) * len(self._seeds)
+        with tqdm(total=total, unit="group", disable=quiet or not self._progress) as bar:
+            for found, prompts in zip(by_seed, self._prompts, strict=True):
+                for group in groups:
+                    cells = run_grid(
+                        self._model,
+                        prompts,
+                        [self._mask(heads) for heads in group],
+                        self._metric,
+                        engine=self._engine,
+                        max_new_tokens=self._max_new_tokens,
+                        batch_size=self._batch_size,
+                    )
+                    found += [cell.statistics for cell in cells]
+                    bar.update()
+        return np.stack([np.stack(found) for found in by_seed], axis=1)
+
+    def _mask(self, heads: frozenset[Head]) -> ContextMask:
+        return ContextMask(
+            self._condition.hide,
+            heads=None if heads == self._every() else heads,
+            rows=self._rows,
+            keep_self=self._condition.keep_self,
+            without_bias=self._condition.without_bias,
+        )
+
+    def _every(self) -> frozenset[Head]:
+        return frozenset(product(range(self._n_layers), range(self._n_heads)))
+
+    def _build(self, seed: int) -> Prompts:
+        prompts = build_prompts(
+            self._model,
+            self._task.test[: self._n_queries],
+            examples=self._task.train,
+            n_shots=self._n_shots,
+            template=self._task.template_for(instruction=self._condition.instruction),
+            seed=seed,
+            choice=self._choice,
+        )
+        check_segments(self._mask(frozenset()), prompts.segments)
+        if generates(self._metric):
+            check_room(self._model, prompts, self._max_new_tokens)
+        return prompts
+
+    def _provenance(self) -> dict[str, Any]:
+        return {
+            **describe_model(self._model),
+            "task": self._task.name,
+            "hide": sorted(segment.name for segment in self._condition.hide),
+            "rows": str(self._rows),
+            "n_shots": self._n_shots,
+            "n_queries": self._n_queries,
+            "seeds": list(self._seeds),
+            "choice": str(self._choice),
+            "max_new_tokens": self._max_new_tokens,
+            "signature": self._metric.signature,
+            "engine": self._engine,
+            "prompts_sha256": prompts_digest(self._prompts),
+        }
