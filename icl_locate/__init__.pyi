@@ -1,3 +1,4 @@
+from . import gates as gates
 from . import induction as induction
 from . import plots as plots
 from . import sandbox as sandbox

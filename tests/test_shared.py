@@ -7,7 +7,6 @@ import pytest
 import test_parity
 import tiny
 import torch
-from benchmarks.memory import peak_bytes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_laws import make_prompts, masks, prompts_strategy
@@ -27,6 +26,7 @@ from icl_locate.engine.shared import can_drop, score_many
 from icl_locate.engine.shared_decoding import generate_many
 from icl_locate.engine.streams import Rows, plan_streams
 from icl_locate.errors import ModelError, NumericalError, PromptError
+from icl_locate.memory import peak_bytes
 from icl_locate.metrics import METRICS
 
 STARTS = range(tiny.N_LAYERS + 1)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
@@ -41,19 +41,30 @@ def score_targets(
 def _score_batch(
     model: TransformerBridge, prompts: Prompts, mask: Intervention | None
 ) -> Float[Tensor, "batch"]:
+    with masked(model, append_targets(prompts), mask):
+        log_probs, is_target = forced_log_probs(model, prompts)
+    return require_numbers(log_probs.masked_fill(~is_target, 0.0).sum(dim=-1)).cpu()
+
+
+def forced_log_probs(
+    model: TransformerBridge, prompts: Prompts
+) -> tuple[Float[Tensor, "batch target_pos"], Bool[Tensor, "batch target_pos"]]:
+    """The log-probability of each token of the targets, and which tokens are real.
+
+    Raises:
+        PromptError: if a target has no tokens.
+    """
     forced = append_targets(prompts)
     width = forced.tokens.shape[1] - prompts.tokens.shape[1]
     tokens = forced.tokens.to(model.cfg.device)
-    with masked(model, forced, mask):
-        logits = model(
-            tokens,
-            attention_mask=forced.attention_mask.long().to(model.cfg.device),
-            **keep_logits(model, width + 1),
-        )
+    logits = model(
+        tokens,
+        attention_mask=forced.attention_mask.long().to(model.cfg.device),
+        **keep_logits(model, width + 1),
+    )
     predicted = logits[:, -width - 1 : -1].float().log_softmax(dim=-1)
     chosen = predicted.gather(-1, tokens[:, -width:, None])[..., 0]
-    is_target = forced.attention_mask[:, -width:].to(chosen.device)
-    return require_numbers(chosen.masked_fill(~is_target, 0.0).sum(dim=-1)).cpu()
+    return chosen, forced.attention_mask[:, -width:].to(chosen.device)
 
 
 def append_targets(prompts: Prompts) -> Prompts:

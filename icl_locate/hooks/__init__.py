@@ -1,7 +1,7 @@
 """The only place that touches a model's hooks: masks and ablations edit its attention here."""
 
 from icl_locate.hooks.context import attention_hooks, mask_attention
-from icl_locate.hooks.heads import ablate_heads, replace_inputs, watch_attention
+from icl_locate.hooks.heads import ablate_heads, replace_inputs, scale_heads, watch_attention
 from icl_locate.hooks.probe import Route, find_route
 
 __all__ = [
@@ -11,5 +11,6 @@ __all__ = [
     "find_route",
     "mask_attention",
     "replace_inputs",
+    "scale_heads",
     "watch_attention",
 ]

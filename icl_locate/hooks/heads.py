@@ -104,6 +104,20 @@ def replace_inputs(
         yield
 
 
+@contextmanager
+def scale_heads(
+    model: TransformerBridge, gates: Float[Tensor, "layer head"]
+) -> Iterator[TransformerBridge]:
+    """Multiply each head's output by its gate, inside a ``with``; gradients reach the gates."""
+
+    def scale(layer: int) -> Callable[..., Tensor]:
+        return lambda z, hook: z * gates[layer].to(z.device, z.dtype)[:, None]  # noqa: ARG005
+
+    hooks = [(f"blocks.{layer}.attn.hook_z", scale(layer)) for layer in range(len(gates))]
+    with model.hooks(fwd_hooks=hooks):
+        yield model
+
+
 class _RowTracker:
     """Where the rows of the call that is under way stand in their texts."""
 

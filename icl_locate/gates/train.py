@@ -1,0 +1,302 @@
+"""Learning gates on a frozen model."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.ablation import HeadAblation
+from icl_locate.engine.hooked import run_cell
+from icl_locate.engine.scoring import forced_log_probs
+from icl_locate.errors import NumericalError, ResultError, TaskError
+from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_gates
+from icl_locate.gates.results import GatesResult
+from icl_locate.hooks import scale_heads
+from icl_locate.metrics import Metric, TextScore
+from icl_locate.models import fingerprint
+from icl_locate.recipes import describe_model, prompts_digest
+from icl_locate.storage import load_tensors, save_tensors
+from icl_locate.sweeps import choose_metric
+from icl_locate.tasks.task import Task
+from icl_locate.tokens import Prompts, build_prompts
+
+Objective = Literal["prune", "break"]
+_FORM = "icl_locate.GateCheckpoint/1"
+_TENSORS = ("alpha", "best_alpha", "exp_avg", "exp_avg_sq")
+_COUNTS = ("best", "epoch", "step", "waited", "history")
+
+
+@dataclass(frozen=True)
+class GateConfig:
+    """How gates are learnt; the defaults are those of Sia et al. (v1, section 6.5).
+
+    Attributes:
+        objective: "prune" minimises the targets' loss and the open gates: what closes can go.
+            "break" maximises the loss and minimises the closed gates: what closes is needed.
+        penalty: lambda, the weight of the expected number of gates, against the mean loss a token.
+        learning_rate: of Adam.
+        batch_size: prompts of a step.
+        max_epochs, patience, threshold: at most so many epochs; it ends once the best objective on
+            the development prompts has not fallen by ``threshold`` for ``patience`` epochs.
+        start: the gates' first parameter: open (2.4 and above).
+        seed: of the order of prompts, the gates' noise, and what is added to ``start``.
+    """
+
+    objective: Objective | str = "prune"
+    penalty: float = 0.01
+    learning_rate: float = 1e-3
+    batch_size: int = 32
+    max_epochs: int = 1000
+    patience: int = 10
+    threshold: float = 1e-4
+    start: float = 2.5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.objective not in ("prune", "break"):
+            raise TaskError(f"objective is {self.objective!r}: expected 'prune' or 'break'")
+        for name in ("penalty", "learning_rate", "batch_size", "max_epochs", "patience"):
+            if not getattr(self, name) > 0:
+                raise TaskError(f"{name} is {getattr(self, name)}: expected a number above 0")
+
+
+def train_gates(
+    model: TransformerBridge,
+    task: Task,
+    config: GateConfig | None = None,
+    *,
+    n_shots: int = 5,
+    instruction: bool = False,
+    n_train: int = 200,
+    n_dev: int = 64,
+    n_queries: int = 64,
+    metric: str | Metric | TextScore | None = None,
+    max_new_tokens: int = 50,
+    n_curve: int | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+) -> GatesResult:
+    """Learn a gate for each head's output, with the model itself frozen.
+
+    The model is restored at the end, after an exception too; its weights never change.
+
+    Args:
+        config: how; ``None`` means the defaults of `GateConfig`.
+        n_shots, instruction: what the prompts hold: with context, or (0 and False) without.
+        n_train, n_dev: prompts to learn from and to stop by: the first ones of ``task.train``.
+        n_queries, metric, max_new_tokens: as in `sweep`, for the scores with heads closed.
+        n_curve: how many heads the pruning curve closes; ``None`` means all.
+        checkpoint: files to which the state is written after each epoch, and from which training
+            goes on if they are there; the result is the same as without an interruption.
+        progress: whether to show a progress bar over epochs.
+
+    Raises:
+        TaskError: too few examples or queries.
+        ResultError: if the checkpoint is of another model, task or configuration.
+        NumericalError: if the loss is not a number.
+        PromptError, ModelError: as `build_prompts` and `generate` do.
+    """
+    config = config or GateConfig()
+    scored = choose_metric(task, metric, n_queries)
+    if n_train < 1 or n_dev < 1 or n_train + n_dev > len(task.train):
+        raise TaskError(
+            f"n_train is {n_train}, n_dev {n_dev}: expected 1 or more of each, together at most "
+            f"the {len(task.train)} examples of {task.name!r}"
+        )
+    if not 1 <= n_queries <= len(task.test):
+        raise TaskError(f"n_queries is {n_queries}: expected 1 to {len(task.test)}")
+
+    def prompts_of(queries: Any) -> Prompts:
+        return build_prompts(
+            model,
+            queries,
+            examples=task.train,
+            n_shots=n_shots,
+            template=task.template_for(instruction=instruction),
+            seed=config.seed,
+            choice=task.choice,
+        )
+
+    train, dev = prompts_of(task.train[:n_train]), prompts_of(task.train[n_train:][:n_dev])
+    test = prompts_of(task.test[:n_queries])
+    recipe = {
+        **asdict(config),
+        "fingerprint": fingerprint(model),
+        "prompts_sha256": prompts_digest([train, dev]),
+    }
+    state = _State.load(checkpoint, recipe) if checkpoint is not None else None
+    state = state or _State.new(model, config)
+    with frozen(model):
+        bar = tqdm(total=config.max_epochs, initial=state.epoch, unit="epoch", disable=not progress)
+        with bar:
+            while state.epoch < config.max_epochs and state.waited < config.patience:
+                _train_epoch(model, train, state, config)
+                state.note(_objective(model, dev, state.alpha, config), config)
+                if checkpoint is not None:
+                    state.save(checkpoint, recipe)
+                bar.update()
+    alpha = state.best_alpha
+
+    def score(heads: frozenset[tuple[int, int]]) -> float:
+        act = HeadAblation(heads) if heads else None
+        cell = run_cell(
+            model, test, act, scored, max_new_tokens=max_new_tokens, batch_size=config.batch_size
+        )
+        return float(scored.score(cell.statistics.sum(axis=0)))
+
+    found = GatesResult(
+        objective=str(config.objective),
+        alpha=alpha,
+        n_epochs=state.epoch,
+        whole=score(frozenset()),
+        pruned=0.0,
+        curve=torch.zeros(1),
+        metric=scored.name,
+        provenance={
+            **describe_model(model),
+            **recipe,
+            "task": task.name,
+            "n_shots": n_shots,
+            "instruction": instruction,
+            "n_train": n_train,
+            "n_dev": n_dev,
+            "n_queries": n_queries,
+            "signature": scored.signature,
+            "dev_objectives": state.history,
+        },
+    )
+    order = found.order[: n_curve if n_curve is not None else alpha.numel()]
+    curve = [found.whole, *(score(frozenset(order[: i + 1])) for i in range(len(order)))]
+    closed = score(found.closed) if found.closed else found.whole
+    fields = {name: getattr(found, name) for name in found.__dataclass_fields__}
+    return GatesResult(**fields | {"curve": torch.tensor(curve), "pruned": closed})
+
+
+@contextmanager
+def frozen(model: TransformerBridge) -> Iterator[None]:
+    """No weight of the model takes gradients, inside a ``with``."""
+    taking = [weights for weights in model.original_model.parameters() if weights.requires_grad]
+    try:
+        for weights in taking:
+            weights.requires_grad_(False)
+        yield
+    finally:
+        for weights in taking:
+            weights.requires_grad_(True)
+
+
+@dataclass
+class _State:
+    """Where training stands: all that another process needs to go on."""
+
+    alpha: Tensor
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    best_alpha: Tensor
+    best: float
+    epoch: int
+    step: int
+    waited: int
+    history: list[float]
+
+    @classmethod
+    def new(cls, model: TransformerBridge, config: GateConfig) -> "_State":
+        shape = int(model.cfg.n_layers), int(model.cfg.n_heads)
+        generator = torch.Generator().manual_seed(config.seed)
+        alpha = config.start + 0.1 * torch.rand(shape, generator=generator)
+        nothing = torch.zeros(shape)
+        return cls(alpha, nothing, nothing.clone(), alpha.clone(), float("inf"), 0, 0, 0, [])
+
+    def note(self, objective: float, config: GateConfig) -> None:
+        """Count an epoch, and keep its gates if they are the best."""
+        self.epoch += 1
+        self.history.append(objective)
+        self.waited = 0 if objective < self.best - config.threshold else self.waited + 1
+        if objective < self.best:
+            self.best, self.best_alpha = objective, self.alpha.clone()
+
+    def save(self, path: str | Path, recipe: dict[str, Any]) -> None:
+        rest = {
+            name: getattr(self, name) for name in ("best", "epoch", "step", "waited", "history")
+        }
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        save_tensors(path, _FORM, tensors, {**rest, "recipe": recipe})
+
+    @classmethod
+    def load(cls, path: str | Path, recipe: dict[str, Any]) -> "_State | None":
+        files = [Path(path).with_suffix(end) for end in (".safetensors", ".json")]
+        if not any(file.exists() for file in files):
+            return None
+        tensors, rest = load_tensors(path, _FORM, _TENSORS, (*_COUNTS, "recipe"))
+        if rest["recipe"] != recipe:
+            differs = [name for name in recipe if rest["recipe"].get(name) != recipe[name]]
+            raise ResultError(
+                f"the checkpoint {path} belongs to another training (other {', '.join(differs)}): "
+                "give another path, or remove it"
+            )
+        fields: dict[str, Any] = tensors | {name: rest[name] for name in _COUNTS}
+        return cls(**fields)
+
+
+def _train_epoch(
+    model: TransformerBridge, prompts: Prompts, state: _State, config: GateConfig
+) -> None:
+    """One pass over the prompts, in an order and with noise that depend on seed and epoch alone."""
+    generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.epoch)
+    alpha = state.alpha.clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([alpha], lr=config.learning_rate)
+    optimizer.state[alpha] = {
+        "step": torch.tensor(float(state.step)),
+        "exp_avg": state.exp_avg,
+        "exp_avg_sq": state.exp_avg_sq,
+    }
+    batches = list(prompts.batches(config.batch_size))
+    for place in torch.randperm(len(batches), generator=generator).tolist():
+        uniform = torch.rand(alpha.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
+        gates = sample_gates(alpha, uniform)
+        loss = _loss(model, batches[place], gates, alpha, config)
+        if not loss.isfinite():
+            raise NumericalError(
+                f"the loss is {float(loss.detach())} in epoch {state.epoch}: lower the rate"
+            )
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        state.step += 1
+    state.alpha = alpha.detach()
+    kept = optimizer.state[alpha]
+    state.exp_avg, state.exp_avg_sq = kept["exp_avg"], kept["exp_avg_sq"]
+
+
+@torch.no_grad()
+def _objective(
+    model: TransformerBridge, prompts: Prompts, alpha: Tensor, config: GateConfig
+) -> float:
+    """What is minimised, with settled gates."""
+    gates = settled_gates(alpha)
+    batches = list(prompts.batches(config.batch_size))
+    losses = [len(batch) * float(_loss(model, batch, gates, alpha, config)) for batch in batches]
+    return sum(losses) / len(prompts)
+
+
+def _loss(
+    model: TransformerBridge,
+    prompts: Prompts,
+    gates: Float[Tensor, "layer head"],
+    alpha: Float[Tensor, "layer head"],
+    config: GateConfig,
+) -> Float[Tensor, ""]:
+    with scale_heads(model, gates):
+        log_probs, is_target = forced_log_probs(model, prompts)
+    loss = -log_probs.masked_fill(~is_target, 0.0).sum() / is_target.sum()
+    n_open = open_chance(alpha).sum().to(loss.device)
+    if config.objective == "prune":
+        return loss + config.penalty * n_open
+    return -loss + config.penalty * (alpha.numel() - n_open)

@@ -1,0 +1,179 @@
+"""L0 gates: the distribution, what they find on a planted model, determinism, resuming."""
+
+import math
+from dataclasses import replace
+
+import planted_induction as planted
+import pytest
+import tiny
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import icl_locate as icl
+from icl_locate import induction
+from icl_locate.errors import NumericalError, ResultError, TaskError
+from icl_locate.gates import GateConfig, GatesResult, train_gates
+from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_gates
+from icl_locate.hooks import scale_heads
+
+FAST = GateConfig(learning_rate=0.05, max_epochs=100, batch_size=5, penalty=0.05, patience=20)
+OPTIONS = {"n_shots": 4, "n_train": 20, "n_dev": 20, "n_queries": 12}
+
+
+@pytest.fixture(scope="module")
+def circuit():
+    return planted.boot()
+
+
+@given(st.floats(-6, 6), st.floats(0.001, 0.999))
+def test_gates_are_the_published_distribution(alpha, uniform):
+    """Louizos et al. (2018), equations 10 to 12, in plain numbers."""
+
+    def sigmoid(x):
+        return 1 / (1 + math.exp(-x))
+
+    noise = math.log(uniform) - math.log(1 - uniform)
+    drawn = min(1, max(0, sigmoid((noise + alpha) / (2 / 3)) * 1.2 - 0.1))
+    settled = min(1, max(0, sigmoid(alpha) * 1.2 - 0.1))
+    chance = sigmoid(alpha - 2 / 3 * math.log(0.1 / 1.1))
+    a, u = torch.tensor([[alpha]]), torch.tensor([[uniform]])
+    assert float(sample_gates(a, u)) == pytest.approx(drawn, abs=1e-5)
+    assert float(settled_gates(a)) == pytest.approx(settled, abs=1e-5)
+    assert float(open_chance(a)) == pytest.approx(chance, abs=1e-5)
+
+
+def test_the_chance_to_be_open_is_what_is_drawn():
+    alpha = torch.linspace(-3, 3, 7)[None]
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack(
+        [sample_gates(alpha, torch.rand(1, 7, generator=generator)) for _ in range(20_000)]
+    )
+    assert torch.allclose((draws > 0).float().mean(0), open_chance(alpha), atol=0.01)
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_gates_scale_heads_and_take_gradients(architecture):
+    model = tiny.boot(architecture)
+    tokens = torch.randint(3, 60, (2, 7), generator=torch.Generator().manual_seed(0))
+    real = torch.ones_like(tokens)
+    gates = torch.ones(3, 4, requires_grad=True)
+    with scale_heads(model, gates):
+        logits = model(tokens, attention_mask=real)
+    assert torch.allclose(logits, model(tokens, attention_mask=real), atol=1e-5)
+    logits.logsumexp(-1).sum().backward()
+    assert (gates.grad != 0).all()
+    closed = torch.ones(3, 4)
+    closed[1, 2] = 0
+    with torch.no_grad():
+        with scale_heads(model, closed):
+            scaled = model(tokens, attention_mask=real)
+        with induction.ablate_heads(model, {(1, 2)}):
+            ablated = model(tokens, attention_mask=real)
+    assert torch.allclose(scaled, ablated, atol=1e-5)
+    model.original_model.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_pruning_leaves_what_is_needed(circuit, seed):
+    found = train_gates(circuit, planted.TASK, replace(FAST, seed=seed), **OPTIONS)
+    assert found.open == planted.CIRCUIT == found.needed
+    assert found.can_go == found.closed and len(found.closed) == 6
+    assert found.whole == found.pruned == 1.0
+    assert found.curve[:7].tolist() == [1.0] * 7 and found.curve[7] < 0.6
+    assert set(found.order[-2:]) == planted.CIRCUIT
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_breaking_closes_what_is_needed(circuit, seed):
+    config = replace(FAST, objective="break", seed=seed, start=0.0)
+    found = train_gates(circuit, planted.TASK, config, **OPTIONS)
+    assert found.closed and found.closed <= planted.CIRCUIT, "one of the two is enough"
+    assert found.needed == found.closed and found.can_go == found.open
+    assert found.whole == 1.0 and found.pruned < 0.6
+
+
+def test_without_context_there_is_nothing_to_keep(circuit):
+    found = train_gates(circuit, planted.TASK, FAST, **OPTIONS | {"n_shots": 0})
+    assert found.whole < 0.6 and found.provenance["n_shots"] == 0
+    assert planted.INDUCTION_HEAD in found.closed
+
+
+def test_training_is_deterministic_and_resumes(circuit, tmp_path, monkeypatch):
+    config = replace(FAST, max_epochs=6)
+    options = OPTIONS | {"n_curve": 1}
+    whole = train_gates(circuit, planted.TASK, config, **options)
+    again = train_gates(circuit, planted.TASK, config, **options)
+    assert torch.equal(whole.alpha, again.alpha)
+    other = train_gates(circuit, planted.TASK, replace(config, seed=5), **options)
+    assert not torch.equal(whole.alpha, other.alpha)
+
+    path = tmp_path / "gates"
+    from icl_locate.gates import train
+
+    count = []
+
+    def die(*args, **kwargs):
+        count.append(1)
+        if len(count) == 4:
+            raise KeyboardInterrupt
+        return run(*args, **kwargs)
+
+    run = train._train_epoch
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_train_epoch", die)
+        with pytest.raises(KeyboardInterrupt):
+            train_gates(circuit, planted.TASK, config, checkpoint=path, **options)
+    resumed = train_gates(circuit, planted.TASK, config, checkpoint=path, **options)
+    assert torch.equal(resumed.alpha, whole.alpha)
+    assert resumed.provenance["dev_objectives"] == whole.provenance["dev_objectives"]
+    with pytest.raises(ResultError, match="belongs to another training .other penalty"):
+        train_gates(circuit, planted.TASK, replace(config, penalty=0.1), checkpoint=path, **options)
+
+
+def test_the_model_is_left_as_it_was():
+    model = tiny.boot_fresh("llama")
+    weights = {name: w.clone() for name, w in model.original_model.named_parameters()}
+    bank = tuple(icl.Example(f"sort {word}", "dode") for word in ("thin", "zero", "one", "double"))
+    task = icl.Task("words", bank, bank, icl.PromptTemplate(), "log_prob")
+    config = replace(FAST, max_epochs=2)
+    options = {"n_shots": 1, "n_train": 2, "n_dev": 1, "n_queries": 2, "n_curve": 1}
+    train_gates(model, task, config, **options)
+    for name, w in model.original_model.named_parameters():
+        assert torch.equal(w, weights[name]) and w.requires_grad and w.grad is None
+    with torch.no_grad():
+        model.original_model.model.layers[0].mlp.up_proj.weight[0, 0] = torch.nan
+    with pytest.raises(NumericalError, match="the loss is nan in epoch 0"):
+        train_gates(model, task, config, **options)
+    assert all(w.requires_grad for w in model.original_model.parameters()), "after an error too"
+
+
+def test_early_stopping(circuit):
+    config = replace(FAST, learning_rate=1e-9, patience=3)
+    found = train_gates(circuit, planted.TASK, config, **OPTIONS | {"n_curve": 0})
+    assert found.n_epochs == 4, "the first epoch is the best, and three more do not better it"
+
+
+def test_results_are_saved_and_loaded(circuit, tmp_path):
+    config = replace(FAST, max_epochs=2)
+    found = train_gates(circuit, planted.TASK, config, **OPTIONS | {"n_curve": 2})
+    again = GatesResult.load(found.save(tmp_path / "gates"))
+    assert torch.equal(again.alpha, found.alpha) and again.open == found.open
+    assert again.curve.tolist() == found.curve.tolist() and len(again.curve) == 3
+    assert len(found.to_dataframe()) == 8
+
+
+def test_bad_arguments(circuit):
+    for options, message in (
+        ({"objective": "close"}, "objective is 'close': expected 'prune' or 'break'"),
+        ({"penalty": 0.0}, "penalty is 0.0"),
+        ({"patience": 0}, "patience is 0"),
+    ):
+        with pytest.raises(TaskError, match=message):
+            GateConfig(**options)
+    for options, message in (
+        ({"n_train": 30, "n_dev": 20}, "together at most the 40 examples"),
+        ({"n_queries": 41}, "n_queries is 41: expected 1 to 40"),
+    ):
+        with pytest.raises(TaskError, match=message):
+            train_gates(circuit, planted.TASK, FAST, **OPTIONS | options)
