@@ -1,5 +1,6 @@
 from . import gates as gates
 from . import induction as induction
+from . import lora as lora
 from . import plots as plots
 from . import sandbox as sandbox
 from . import savings as savings

@@ -24,8 +24,13 @@ def describe_model(model: TransformerBridge) -> dict[str, Any]:
         "architecture": str(getattr(model.cfg, "architecture", "")),
         "dtype": str(next(model.original_model.parameters()).dtype).removeprefix("torch."),
         "vocabulary_sha256": digest([vocabulary]),
-        "versions": {package: version(package) for package in _PACKAGES},
+        "versions": versions(),
     }
+
+
+def versions(*more: str) -> dict[str, str]:
+    """The versions of what ran, and of more packages."""
+    return {package: version(package) for package in (*_PACKAGES, *more)}
 
 
 def prompts_digest(prompts: Iterable[Prompts]) -> str:

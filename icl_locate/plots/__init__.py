@@ -2,7 +2,9 @@
 
 from icl_locate.plots.curves import DASHES, PALETTE, caption, layer_curves
 from icl_locate.plots.experiments import failure_curves, importance_curves, shots_curves
+from icl_locate.plots.gates import gate_map, pruning_curve
 from icl_locate.plots.heads import ablation_bars, fraction_curves, head_map, head_set_curves
+from icl_locate.plots.lora import lora_curves
 from icl_locate.plots.prompts import prompt_segments
 from icl_locate.plots.savings import savings_curves
 
@@ -13,11 +15,14 @@ __all__ = [
     "caption",
     "failure_curves",
     "fraction_curves",
+    "gate_map",
     "head_map",
     "head_set_curves",
     "importance_curves",
     "layer_curves",
+    "lora_curves",
     "prompt_segments",
+    "pruning_curve",
     "savings_curves",
     "shots_curves",
 ]

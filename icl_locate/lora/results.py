@@ -1,0 +1,146 @@
+"""What adapters of single layers learnt."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from icl_locate.bootstrap import bootstrap_scores
+from icl_locate.errors import ResultError
+from icl_locate.location import check_confidence
+from icl_locate.metrics import Metric, find_scorer
+from icl_locate.storage import load_tensors, save_tensors
+
+if TYPE_CHECKING:
+    from icl_locate.results import SweepResult
+
+_FORM = "icl_locate.LoraResult/1"
+_TENSORS = ("statistics", "scores", "dev_losses", "n_epochs")
+_LABELS = ("layers", "seeds", "metric", "untuned", "provenance")
+
+
+@dataclass(frozen=True)
+class LoraResult:
+    """The scores of models tuned at one layer each.
+
+    Attributes:
+        layers, seeds: the axes' labels.
+        statistics: each item's sufficient statistics of the metric.
+        scores: the metric over all items, with no instruction and no examples in the prompt.
+        dev_losses: the loss of the best epoch.
+        n_epochs: that were trained.
+        untuned: the metric without any adapter.
+        metric: its name.
+        provenance: model, task, configuration, projections' names, versions.
+        custom_metric: the metric itself if it is none of the package's; not saved.
+    """
+
+    layers: tuple[int, ...]
+    seeds: tuple[int, ...]
+    statistics: Float[Tensor, "layer seed item stat"]
+    scores: Float[Tensor, "layer seed"]
+    dev_losses: Float[Tensor, "layer seed"]
+    n_epochs: Int[Tensor, "layer seed"]
+    untuned: float
+    metric: str
+    provenance: Mapping[str, Any]
+    custom_metric: Metric | None = None
+
+    def interval(
+        self, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
+    ) -> Float[Tensor, "bound layer"]:
+        """Of the mean score of each layer, by paired bootstrap over items and seeds.
+
+        Raises:
+            ResultError: if the confidence is out of range, or the metric is not known here.
+        """
+        check_confidence(confidence)
+        tails = (1 - confidence) / 2, (1 + confidence) / 2
+        samples = self._samples(n_resamples, seed)
+        return torch.from_numpy(np.quantile(samples, tails, axis=0))
+
+    def rank_correlation(
+        self,
+        result: "SweepResult",
+        condition: str | None = None,
+        *,
+        confidence: float = 0.95,
+        n_resamples: int = 1000,
+        seed: int = 0,
+    ) -> tuple[float, float, float]:
+        """Spearman's rank correlation with a masking curve over the layers: (rho, low, high).
+
+        Layer ``l`` tuned against the context hidden from ``l`` on. Layers before the task is
+        recognised are expected to train well where masking still hurts: a negative correlation. The
+        interval resamples the items and seeds of both.
+
+        Args:
+            result: a sweep of the same model with scope "from".
+            condition: which of its curves; ``None`` means the first.
+
+        Raises:
+            ResultError: if the result has no such condition, or other layers.
+        """
+        from icl_locate.location import bootstrap_curves
+
+        check_confidence(confidence)
+        name = condition or result.conditions[0]
+        if name not in result.conditions or max(self.layers) >= result.n_layers:
+            raise ResultError(
+                f"the sweep has the conditions {', '.join(result.conditions)} and "
+                f"{result.n_layers} layers: expected {name!r}, and layers up to {max(self.layers)}"
+            )
+        place, chosen = result.conditions.index(name), list(self.layers)
+        curve = result.scores[place].mean(dim=-1).numpy()[chosen]
+        masked = bootstrap_curves(result, n_resamples, seed)[:, place][:, chosen]
+        tuned = self._samples(n_resamples, seed + 1)
+        rhos = [_spearman(a, b) for a, b in zip(tuned, masked, strict=True)]
+        low, high = np.nanquantile(rhos, ((1 - confidence) / 2, (1 + confidence) / 2))
+        return _spearman(self.scores.mean(dim=-1).numpy(), curve), float(low), float(high)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a run: layer, seed, score, dev_loss, n_epochs."""
+        return pd.DataFrame(
+            [
+                {
+                    "layer": layer,
+                    "seed": seed,
+                    "score": float(self.scores[i, j]),
+                    "dev_loss": float(self.dev_losses[i, j]),
+                    "n_epochs": int(self.n_epochs[i, j]),
+                }
+                for i, layer in enumerate(self.layers)
+                for j, seed in enumerate(self.seeds)
+            ]
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write ``path`` (.safetensors) and beside it a .json of the same name; no pickle."""
+        rest = {name: getattr(self, name) for name in _LABELS}
+        return save_tensors(path, _FORM, {name: getattr(self, name) for name in _TENSORS}, rest)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LoraResult":
+        """Read what `save` wrote.
+
+        Raises:
+            ResultError: if a file is missing, damaged, or not of this format.
+        """
+        tensors, rest = load_tensors(path, _FORM, _TENSORS, _LABELS)
+        fields: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+        fields |= {name: rest[name] for name in _LABELS}
+        return cls(**fields | {name: tuple(rest[name]) for name in ("layers", "seeds")})
+
+    def _samples(self, n_resamples: int, seed: int) -> Any:
+        metric = find_scorer(self.metric, self.custom_metric, self.provenance)
+        return bootstrap_scores(metric, self.statistics.numpy(), n_resamples, seed)
+
+
+def _spearman(a: Any, b: Any) -> float:
+    return float(pd.Series(a).rank().corr(pd.Series(b).rank()))

@@ -1,0 +1,237 @@
+"""Tuning every layer by itself, in one call that can be interrupted."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from icl_locate.engine.decoding import cut_at_stop
+from icl_locate.errors import ModelError, TaskError
+from icl_locate.lora.config import PRESETS, LoraConfig
+from icl_locate.lora.data import encode, prompt_of
+from icl_locate.lora.projections import output_projections
+from icl_locate.lora.results import LoraResult
+from icl_locate.lora.train import train_adapter
+from icl_locate.metrics import (
+    LabelAccuracy,
+    MeanMetric,
+    Metric,
+    TextScore,
+    generates,
+    is_known,
+    score_totals,
+)
+from icl_locate.models import (
+    EMBEDDED,
+    embedded_directory,
+    loading_error,
+    quiet_loading,
+    resolve_device,
+    resolve_dtype,
+)
+from icl_locate.prompts import Example
+from icl_locate.recipes import digest, versions
+from icl_locate.sweeps import choose_metric
+from icl_locate.tasks.task import Task
+
+
+def lora_by_layer(
+    model: str | Path | None,
+    task: Task,
+    output: str | Path,
+    config: LoraConfig | str | None = None,
+    *,
+    layers: Iterable[int] | None = None,
+    seeds: int | Iterable[int] = (0, 1),
+    n_queries: int = 64,
+    metric: str | Metric | TextScore | None = None,
+    max_new_tokens: int = 50,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    progress: bool = False,
+) -> LoraResult:
+    """Tune the attention output projection of each layer by itself, and score each tuned model.
+
+    Prompts hold neither instruction nor examples: a tuned layer has to do what the context did.
+    Adapters are written as peft writes them (``output/seed_S/layer_L``) and load with
+    ``PeftModel.from_pretrained``; the state of each training is written after every epoch, and a
+    call with the same output goes on where the last one ended, to the same weights.
+
+    Args:
+        model: a name on the Hub or a local directory; ``None`` or "embedded" for the embedded one.
+        task: pairs to learn from (``task.train``) and to be scored on (``task.test``).
+        output: directory of the adapters and checkpoints.
+        config: a `LoraConfig`, or "sia2024" or "sia2024-v1"; ``None`` means the first.
+        layers: which; ``None`` means all.
+        seeds: each initialises adapters and orders pairs anew.
+        n_queries, metric, max_new_tokens: as in `sweep`.
+        device, dtype: where and how the model is loaded.
+        progress: whether to show a progress bar over layers and seeds.
+
+    Raises:
+        TaskError: too few pairs or queries, an unknown preset, a metric without answers.
+        ModelError: if the model cannot be loaded, or has no such layers or projections.
+        ResultError: if the output holds another training's checkpoints.
+        NumericalError: if a loss is not a number.
+    """
+    chosen = _choose_config(config)
+    scored = choose_metric(task, metric, n_queries)
+    drawn = (seeds,) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
+    _check(task, chosen, scored, n_queries, drawn)
+    base, tokenizer = _load(model, device, dtype)
+    names = output_projections(base)
+    wanted = tuple(range(len(names)) if layers is None else sorted(set(map(int, layers))))
+    if not wanted or not all(0 <= layer < len(names) for layer in wanted):
+        raise ModelError(f"layers are {list(wanted)}: the model has layers 0 to {len(names) - 1}")
+    template = task.template_for(instruction=False)
+    train = encode(tokenizer, template, task.train[: chosen.n_train], chosen.loss)
+    dev_pairs = task.train[chosen.n_train :][: chosen.n_dev]
+    dev = encode(tokenizer, template, dev_pairs, chosen.loss)
+    queries, stops = task.test[:n_queries], template.stops
+
+    def answer(some: Any) -> Any:
+        texts = _generate(some, tokenizer, template, queries, stops, max_new_tokens, chosen)
+        return scored.statistics(texts, [query.target for query in queries])
+
+    untuned = float(scored.score(answer(base).sum(axis=0)))
+    runs: dict[tuple[int, int], tuple[Any, Any]] = {}
+    with tqdm(total=len(wanted) * len(drawn), unit="adapter", disable=not progress) as bar:
+        for seed in drawn:
+            for layer in wanted:
+                place = Path(output) / f"seed_{seed}" / f"layer_{layer}"
+                tuned = _add_adapter(base, names[layer], chosen, seed)
+                state = train_adapter(
+                    tuned,
+                    train,
+                    dev,
+                    int(tokenizer.pad_token_id),
+                    chosen,
+                    seed=seed,
+                    checkpoint=place / "checkpoint",
+                    identity=f"{model or EMBEDDED}, {task.name}, {digest([str(train), str(dev)])}",
+                )
+                tuned.save_pretrained(place)
+                runs[layer, seed] = state, answer(tuned)
+                base = tuned.unload()
+                bar.update()
+    statistics = np.stack([np.stack([runs[j, s][1] for s in drawn]) for j in wanted])
+    states = [[runs[j, s][0] for s in drawn] for j in wanted]
+    return LoraResult(
+        layers=wanted,
+        seeds=drawn,
+        statistics=torch.from_numpy(statistics),
+        scores=torch.from_numpy(score_totals(scored, statistics.sum(axis=-2))),
+        dev_losses=torch.tensor([[state.best for state in row] for row in states]),
+        n_epochs=torch.tensor([[state.epoch for state in row] for row in states]),
+        untuned=untuned,
+        metric=scored.name,
+        provenance={
+            "model": str(model or EMBEDDED),
+            "architecture": type(base).__name__,
+            "projections": names,
+            "task": task.name,
+            "template": asdict(template),
+            "config": asdict(chosen),
+            "n_queries": n_queries,
+            "max_new_tokens": max_new_tokens,
+            "signature": scored.signature,
+            "metric_is_mean": isinstance(scored, (MeanMetric, LabelAccuracy)),
+            "versions": versions("peft"),
+        },
+        custom_metric=None if is_known(scored.name) else scored,
+    )
+
+
+def _choose_config(config: LoraConfig | str | None) -> LoraConfig:
+    if isinstance(config, LoraConfig):
+        return config
+    name = config or "sia2024"
+    if name not in PRESETS:
+        raise TaskError(f"config is {name!r}: expected a LoraConfig or one of {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _check(
+    task: Task, config: LoraConfig, metric: Metric, n_queries: int, seeds: Sequence[int]
+) -> None:
+    if config.n_train + config.n_dev > len(task.train):
+        raise TaskError(
+            f"n_train is {config.n_train}, n_dev {config.n_dev}: the task {task.name!r} has only "
+            f"{len(task.train)} pairs to learn from"
+        )
+    if not 1 <= n_queries <= len(task.test):
+        raise TaskError(f"n_queries is {n_queries}: expected 1 to {len(task.test)}")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise TaskError(f"seeds are {list(seeds)}: expected at least one, each once")
+    if not generates(metric):
+        raise TaskError(f"the metric {metric.name!r} reads no answers: choose one of answers")
+
+
+def _load(
+    model: str | Path | None, device: str | torch.device | None, dtype: torch.dtype | str
+) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    name = str(model or EMBEDDED)
+    where = str(embedded_directory()) if name == EMBEDDED else name
+    try:
+        with quiet_loading():
+            base = AutoModelForCausalLM.from_pretrained(where, dtype=resolve_dtype(dtype))
+        tokenizer = AutoTokenizer.from_pretrained(where)
+    except (OSError, ValueError, KeyError) as error:
+        raise loading_error(name, error) from error
+    tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return base.to(resolve_device(device)).eval(), tokenizer
+
+
+def _add_adapter(base: Any, name: str, config: LoraConfig, seed: int) -> Any:
+    import peft
+    from transformers.pytorch_utils import Conv1D
+
+    adapter = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=[name],
+        fan_in_fan_out=isinstance(base.get_submodule(name), Conv1D),
+    )
+    with torch.random.fork_rng(devices=[]):  # peft draws initial weights from the global generator
+        torch.manual_seed(seed)
+        return peft.get_peft_model(base, adapter)
+
+
+@torch.no_grad()
+def _generate(
+    model: Any,
+    tokenizer: Any,
+    template: Any,
+    queries: Sequence[Example],
+    stops: Sequence[str],
+    max_new_tokens: int,
+    config: LoraConfig,
+) -> list[str]:
+    """Greedy answers, by transformers' own generation."""
+    answers: list[str] = []
+    texts = [prompt_of(template, query.source) for query in queries]
+    for start in range(0, len(texts), config.batch_size):
+        batch = tokenizer(
+            texts[start : start + config.batch_size], return_tensors="pt", padding=True
+        )
+        tokens = batch["input_ids"].to(model.device)
+        found = model.generate(
+            input_ids=tokens,
+            attention_mask=batch["attention_mask"].to(model.device),
+            max_new_tokens=max_new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+        written = tokenizer.batch_decode(found[:, tokens.shape[1] :], skip_special_tokens=True)
+        answers += [cut_at_stop(text, stops).strip() for text in written]
+    return answers

@@ -1,0 +1,45 @@
+"""Learnt gates, and the score as heads are closed."""
+
+import plotly.graph_objects as go
+
+from icl_locate.gates import GatesResult
+from icl_locate.plots.curves import METRIC_TITLES, PALETTE, add_caption
+from icl_locate.plots.heads import head_map
+
+
+def gate_map(result: GatesResult) -> go.Figure:
+    """Every head's gate, layer by head; framed are the heads that the task needs."""
+    title = "gates" if result.objective == "prune" else "gates, closed where it hurts"
+    return head_map(result.gates, title=title, marked=sorted(result.needed), limit=1.0)
+
+
+def pruning_curve(result: GatesResult) -> go.Figure:
+    """The score with more and more heads at zero, the lowest gate first."""
+    names = ["none", *(f"layer {layer}, head {head}" for layer, head in result.order)]
+    figure = go.Figure(
+        go.Scatter(
+            x=list(range(len(result.curve))),
+            y=result.curve.tolist(),
+            customdata=names[: len(result.curve)],
+            mode="lines+markers",
+            line={"color": PALETTE[0]},
+            hovertemplate="%{x} heads closed, last %{customdata}: %{y:.3g}<extra></extra>",
+        )
+    )
+    figure.add_vline(
+        x=len(result.closed), line={"dash": "dash", "width": 1}, annotation_text="closed by gates"
+    )
+    recipe = result.provenance
+    figure.update_layout(
+        template="plotly_white",
+        title=f"{recipe.get('task')}, {recipe.get('model')}: {result.objective}",
+        xaxis={"title": "heads closed", "zeroline": False},
+        yaxis={"title": METRIC_TITLES.get(result.metric, result.metric), "zeroline": False},
+        margin={"b": 130},
+    )
+    add_caption(
+        figure,
+        f"{recipe.get('n_shots')} shots, {recipe.get('n_queries')} queries, lambda "
+        f"{recipe.get('penalty')}, seed {recipe.get('seed')}; {recipe.get('signature')}",
+    )
+    return figure
