@@ -137,3 +137,6 @@ def _build_languages() -> tuple[Language, ...]:
 PSEUDO_LANGUAGES: tuple[Language, ...] = _build_languages()
 PYTHON = Language("Python", STATEMENTS, "plain")
 LANGUAGES: tuple[Language, ...] = (*PSEUDO_LANGUAGES, PYTHON)
+UNTAUGHT = Language("Novel", PSEUDO_LANGUAGES[0].lexicon, ORDERS[1])
+"""A language that the embedded model was never taught: known words in an order that was never
+theirs."""

@@ -7,6 +7,7 @@ from icl_locate.embedded.languages import (
     MAX_WORDS,
     MIN_WORDS,
     PYTHON,
+    UNTAUGHT,
     Language,
     sample_sentence,
 )
@@ -29,13 +30,14 @@ def pseudo_template(language: str) -> PromptTemplate:
 def pseudo_task(name: str) -> Task:
     """The task of a name: pseudo-translation, pseudo-translation/LANGUAGE or pseudo-python.
 
-    Train and test sentences are disjoint, and the embedded model was trained on none of the latter.
+    Train and test sentences are disjoint, and the embedded model was trained on none of the latter;
+    "pseudo-translation/Novel" is a language that it was not trained on at all.
 
     Raises:
         TaskError: if there is no such language.
     """
     wanted = PYTHON.name if name == CODE else name.partition("/")[2] or DEFAULT_LANGUAGE
-    by_name = {language.name: language for language in LANGUAGES}
+    by_name = {language.name: language for language in (*LANGUAGES, UNTAUGHT)}
     if wanted not in by_name:
         raise TaskError(f"unknown pseudo-language {wanted!r}: expected one of {', '.join(by_name)}")
     language = by_name[wanted]
