@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import icl_locate as icl
-from icl_locate import induction
+from icl_locate import induction, plots
+from icl_locate.cli import main
 from icl_locate.errors import NumericalError, ResultError, TaskError
 from icl_locate.gates import GateConfig, GatesResult, train_gates
 from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_gates
@@ -177,3 +178,32 @@ def test_bad_arguments(circuit):
     ):
         with pytest.raises(TaskError, match=message):
             train_gates(circuit, planted.TASK, FAST, **OPTIONS | options)
+
+
+def test_figures_and_the_command(circuit, tmp_path, capsys):
+    config = replace(FAST, max_epochs=2)
+    found = train_gates(circuit, planted.TASK, config, **OPTIONS | {"n_curve": 2})
+    curve = plots.pruning_curve(found)
+    assert curve.data[0].y == tuple(found.curve.tolist()) and "head" in curve.data[0].customdata[1]
+    assert len(plots.gate_map(found).layout.shapes) == len(found.needed)
+
+    directory = planted.save(tmp_path / "model")
+    lines = [f'{{"source": "{e.source}", "target": "{e.target}"}}' for e in planted.TASK.train]
+    task = tmp_path / "recall.jsonl"
+    task.write_text("\n".join(lines), "utf-8")
+    output = tmp_path / "found"
+    command = (
+        f"gates {task} --model {directory} --output {output} --metric label_accuracy --n-shots 4 "
+        "--n-train 10 --n-dev 5 --n-queries 5 --max-epochs 1 --n-curve 1 --quiet --device cpu"
+    )
+    assert main(command.split()) == 0
+    printed = capsys.readouterr().out
+    assert "needed: " in printed and "can go: " in printed and "label_accuracy: " in printed
+    for name in ("gates.safetensors", "gates.csv", "checkpoint.json"):
+        assert (output / name).is_file()
+    for wrong, message in (
+        (f"{command} --penalty -1", "penalty is -1"),
+        (f"{command} --seed 2", "belongs to another training"),
+    ):
+        assert main(wrong.split()) == 2
+        assert message in capsys.readouterr().err

@@ -1,7 +1,8 @@
-"""The command line: ``icl-locate`` demo, sweep, induction and savings."""
+"""The command line: ``icl-locate`` demo, sweep, induction, savings, gates and lora."""
 
 import sys
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import tyro
 
@@ -10,21 +11,41 @@ from icl_locate.cli.demo import run_demo
 from icl_locate.cli.induction import run_induction
 from icl_locate.cli.savings import run_savings
 from icl_locate.cli.sweep import run_sweep
+from icl_locate.cli.train import run_gates, run_lora
+from icl_locate.cli.train_configs import GatesConfig, LoraByLayerConfig
 from icl_locate.errors import IclLocateError
 
-__all__ = ["DemoConfig", "InductionConfig", "SavingsConfig", "SweepConfig", "main"]
+__all__ = [
+    "DemoConfig",
+    "GatesConfig",
+    "InductionConfig",
+    "LoraByLayerConfig",
+    "SavingsConfig",
+    "SweepConfig",
+    "main",
+]
 
 Command = (
     Annotated[DemoConfig, tyro.conf.subcommand("demo")]
     | Annotated[SweepConfig, tyro.conf.subcommand("sweep")]
     | Annotated[InductionConfig, tyro.conf.subcommand("induction")]
     | Annotated[SavingsConfig, tyro.conf.subcommand("savings")]
+    | Annotated[GatesConfig, tyro.conf.subcommand("gates")]
+    | Annotated[LoraByLayerConfig, tyro.conf.subcommand("lora")]
 )
+_RUN: dict[type, Callable[[Any], None]] = {
+    DemoConfig: run_demo,
+    SweepConfig: run_sweep,
+    InductionConfig: run_induction,
+    SavingsConfig: run_savings,
+    GatesConfig: run_gates,
+    LoraByLayerConfig: run_lora,
+}
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run a command; returns the exit status."""
-    config: DemoConfig | SweepConfig | InductionConfig | SavingsConfig = tyro.cli(
+    config: Any = tyro.cli(
         Command,
         config=(tyro.conf.OmitArgPrefixes,),
         prog="icl-locate",
@@ -32,14 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
         args=arguments,
     )
     try:
-        if isinstance(config, DemoConfig):
-            run_demo(config)
-        elif isinstance(config, InductionConfig):
-            run_induction(config)
-        elif isinstance(config, SavingsConfig):
-            run_savings(config)
-        else:
-            run_sweep(config)
+        _RUN[type(config)](config)
     except IclLocateError as error:
         print(f"icl-locate: {error}", file=sys.stderr)
         return 2

@@ -94,7 +94,10 @@ class HeadSweepResult:
         table = np.concatenate([self.worth.numpy().reshape(1, -1), samples]).clip(min=0)
         with np.errstate(invalid="ignore"):
             shares = table[:, : layer * n_heads].sum(axis=1) / table.sum(axis=1)
-        low, high = np.nanquantile(shares[1:], ((1 - confidence) / 2, (1 + confidence) / 2))
+        known = shares[1:][~np.isnan(shares[1:])]
+        if not len(known):
+            return np.nan, np.nan, np.nan
+        low, high = np.quantile(known, ((1 - confidence) / 2, (1 + confidence) / 2))
         return float(shares[0]), float(low), float(high)
 
     def to_dataframe(self, confidence: float = 0.95) -> "pd.DataFrame":

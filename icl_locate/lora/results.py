@@ -78,7 +78,7 @@ class LoraResult:
 
         Layer ``l`` tuned against the context hidden from ``l`` on. Layers before the task is
         recognised are expected to train well where masking still hurts: a negative correlation. The
-        interval resamples the items and seeds of both.
+        interval resamples the items and seeds of both; NaN if a curve is flat.
 
         Args:
             result: a sweep of the same model with scope "from".
@@ -101,7 +101,10 @@ class LoraResult:
         masked = bootstrap_curves(result, n_resamples, seed)[:, place][:, chosen]
         tuned = self._samples(n_resamples, seed + 1)
         rhos = [_spearman(a, b) for a, b in zip(tuned, masked, strict=True)]
-        low, high = np.nanquantile(rhos, ((1 - confidence) / 2, (1 + confidence) / 2))
+        known = [rho for rho in rhos if not np.isnan(rho)]  # a flat curve has no ranks
+        if not known:
+            return np.nan, np.nan, np.nan
+        low, high = np.quantile(known, ((1 - confidence) / 2, (1 + confidence) / 2))
         return _spearman(self.scores.mean(dim=-1).numpy(), curve), float(low), float(high)
 
     def to_dataframe(self) -> pd.DataFrame:
