@@ -22,13 +22,7 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = [
-    "_build",
-    "jupyter_execute",
-    "benchmark_table.md",
-    "induction_table.md",
-    "savings_table.md",
-]
+exclude_patterns = ["_build", "jupyter_execute", "*_table.md"]
 html_theme = "furo"
 html_title = "icl_locate"
 html_static_path = []

@@ -1,9 +1,9 @@
-"""The embedded model tuned to a language it was never taught: ``python docs/lora_figures.py``.
+"""Heads, gates and adapters of the embedded model: ``python docs/heads_figures.py``.
 
-One adapter for each layer and seed, by the recipe of Sia et al. at a learning rate that suits a
-small model, beside the masking curve of its own languages; and L0 gates. Writes figures into a
-directory (docs/figures by default), adapters and results into runs, and prints what docs/train.md
-says. An interrupted run goes on where it ended.
+Which heads read the examples; L0 gates; and one adapter for each layer and seed, tuned to a
+language that the model was never taught, by the recipe of Sia et al. at a learning rate that suits
+a small model. Writes figures into a directory (docs/figures by default), adapters and results into
+runs, and prints what docs/heads.md says. An interrupted run goes on where it ended.
 """
 
 import sys
@@ -24,6 +24,20 @@ def main(output: Path) -> None:
     swept = icl.sweep(
         model, known, conditions="examples", n_queries=64, seeds=(0, 1), max_new_tokens=12
     )
+    found = icl.locate(swept)[0]
+    print(found)
+    study = icl.HeadStudy(model, known, "examples", n_queries=64, seeds=(0, 1))
+    hidden = study.sweep("hidden")
+    print(hidden.to_dataframe().head(8).to_string())
+    print("share below", found.layer, hidden.share_below(found.layer or 0))
+    figure = icl.plots.head_map(
+        hidden.worth, title="nats lost: examples hidden from a head", boundary=found.layer
+    )
+    write_png(figure, output / "context_heads.png", width=620, height=520)
+    curves = study.nested(hidden.best(32)), study.greedy(6, candidates=hidden.best(12))
+    write_png(icl.plots.head_set_curves(*curves), output / "context_head_sets.png")
+    print("greedy", curves[1].heads.heads, curves[1].scores.mean(-1), curves[1].ceiling)
+
     task = icl.load_task("pseudo-translation/Novel")
     config = replace(PRESETS["sia2024"], learning_rate=3e-3, n_dev=112)
     tuned = lora_by_layer(
