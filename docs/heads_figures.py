@@ -53,7 +53,9 @@ def main(output: Path) -> None:
         gates = train_gates(
             model,
             known,
-            GateConfig(objective, learning_rate=0.05, max_epochs=60, start=start),
+            GateConfig(objective, 0.05, 0.1, max_epochs=150, patience=150, start=start),
+            n_train=96,
+            n_dev=32,
             max_new_tokens=12,
             checkpoint=Path(f"runs/gates_{objective}"),
             progress=True,
