@@ -22,7 +22,7 @@ def save_tensors(
         form: what the files hold, such as "icl_locate.SweepResult/1"; `load_tensors` checks it.
         rest: everything that is no tensor, as JSON can hold it.
     """
-    tensors_path, json_path = _paths(Path(path))
+    tensors_path, json_path = saved_paths(Path(path))
     tensors_path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({**rest, "format": form}, indent=1, ensure_ascii=False).encode()
     digest = hashlib.sha256(text).hexdigest()
@@ -46,7 +46,7 @@ def load_tensors(
     Raises:
         ResultError: if a file is missing, damaged, or not of this form.
     """
-    tensors_path, json_path = _paths(Path(path))
+    tensors_path, json_path = saved_paths(Path(path))
     for needed in (tensors_path, json_path):
         if not needed.is_file():
             raise ResultError(f"there is no {needed}: expected the two files that save() wrote")
@@ -69,7 +69,8 @@ def load_tensors(
     return tensors, rest
 
 
-def _paths(path: Path) -> tuple[Path, Path]:
+def saved_paths(path: Path) -> tuple[Path, Path]:
+    """The two files of a path: with either suffix, or with none (a dot in a name is no suffix)."""
     known = path.suffix in (".safetensors", ".json")
     stem = path.with_suffix("") if known else path
     return (

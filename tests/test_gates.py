@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import icl_locate as icl
 from icl_locate import induction, plots
 from icl_locate.cli import main
-from icl_locate.errors import NumericalError, ResultError, TaskError
+from icl_locate.errors import ModelError, NumericalError, ResultError, TaskError
 from icl_locate.gates import GateConfig, GatesResult, train_gates
 from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_gates
 from icl_locate.hooks import scale_heads
@@ -109,7 +109,7 @@ def test_training_is_deterministic_and_resumes(circuit, tmp_path, monkeypatch):
     other = train_gates(circuit, planted.TASK, replace(config, seed=5), **options)
     assert not torch.equal(whole.alpha, other.alpha)
 
-    path = tmp_path / "gates"
+    path = tmp_path / "gates_0.05"  # a dot in a name is no suffix
     from icl_locate.gates import train
 
     count = []
@@ -162,6 +162,15 @@ def test_results_are_saved_and_loaded(circuit, tmp_path):
     assert torch.equal(again.alpha, found.alpha) and again.open == found.open
     assert again.curve.tolist() == found.curve.tolist() and len(again.curve) == 3
     assert len(found.to_dataframe()) == 8
+
+
+def test_a_model_in_training_mode_is_refused(circuit):
+    circuit.train()
+    try:
+        with pytest.raises(ModelError, match="call model.eval"):
+            train_gates(circuit, planted.TASK, FAST, **OPTIONS)
+    finally:
+        circuit.eval()
 
 
 def test_bad_arguments(circuit):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -15,56 +15,22 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.ablation import HeadAblation
 from icl_locate.engine.hooked import run_cell
 from icl_locate.engine.scoring import forced_log_probs
-from icl_locate.errors import NumericalError, ResultError, TaskError
+from icl_locate.errors import ModelError, NumericalError, ResultError, TaskError
+from icl_locate.gates.config import GateConfig
 from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_gates
 from icl_locate.gates.results import GatesResult
 from icl_locate.hooks import scale_heads
 from icl_locate.metrics import Metric, TextScore
 from icl_locate.models import fingerprint
 from icl_locate.recipes import describe_model, prompts_digest
-from icl_locate.storage import load_tensors, save_tensors
+from icl_locate.storage import load_tensors, save_tensors, saved_paths
 from icl_locate.sweeps import choose_metric
 from icl_locate.tasks.task import Task
 from icl_locate.tokens import Prompts, build_prompts
 
-Objective = Literal["prune", "break"]
 _FORM = "icl_locate.GateCheckpoint/1"
 _TENSORS = ("alpha", "best_alpha", "exp_avg", "exp_avg_sq")
 _COUNTS = ("best", "epoch", "step", "waited", "history")
-
-
-@dataclass(frozen=True)
-class GateConfig:
-    """How gates are learnt; the defaults are those of Sia et al. (v1, section 6.5).
-
-    Attributes:
-        objective: "prune" minimises the targets' loss and the open gates: what closes can go.
-            "break" maximises the loss and minimises the closed gates: what closes is needed.
-        penalty: lambda, the weight of the expected number of gates, against the mean loss a token.
-        learning_rate: of Adam.
-        batch_size: prompts of a step.
-        max_epochs, patience, threshold: at most so many epochs; it ends once the best objective on
-            the development prompts has not fallen by ``threshold`` for ``patience`` epochs.
-        start: the gates' first parameter: open (2.4 and above).
-        seed: of the order of prompts, the gates' noise, and what is added to ``start``.
-    """
-
-    objective: Objective | str = "prune"
-    penalty: float = 0.01
-    learning_rate: float = 1e-3
-    batch_size: int = 32
-    max_epochs: int = 1000
-    patience: int = 10
-    threshold: float = 1e-4
-    start: float = 2.5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.objective not in ("prune", "break"):
-            raise TaskError(f"objective is {self.objective!r}: expected 'prune' or 'break'")
-        for name in ("penalty", "learning_rate", "batch_size", "max_epochs", "patience"):
-            if not getattr(self, name) > 0:
-                raise TaskError(f"{name} is {getattr(self, name)}: expected a number above 0")
 
 
 def train_gates(
@@ -104,6 +70,8 @@ def train_gates(
         PromptError, ModelError: as `build_prompts` and `generate` do.
     """
     config = config or GateConfig()
+    if model.training:
+        raise ModelError("the model is in training mode: call model.eval() first")
     scored = choose_metric(task, metric, n_queries)
     if n_train < 1 or n_dev < 1 or n_train + n_dev > len(task.train):
         raise TaskError(
@@ -231,8 +199,7 @@ class _State:
 
     @classmethod
     def load(cls, path: str | Path, recipe: dict[str, Any]) -> "_State | None":
-        files = [Path(path).with_suffix(end) for end in (".safetensors", ".json")]
-        if not any(file.exists() for file in files):
+        if not any(file.exists() for file in saved_paths(Path(path))):
             return None
         tensors, rest = load_tensors(path, _FORM, _TENSORS, (*_COUNTS, "recipe"))
         if rest["recipe"] != recipe:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from icl_locate.errors import NumericalError, ResultError
 from icl_locate.lora.config import LoraConfig
 from icl_locate.lora.data import IGNORED, Batch, pad
-from icl_locate.storage import load_tensors, save_tensors
+from icl_locate.storage import load_tensors, save_tensors, saved_paths
 
 _FORM = "icl_locate.LoraCheckpoint/1"
 _COUNTS = ("epoch", "step", "waited", "best", "history")
@@ -149,7 +149,7 @@ def _load(
     weights: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> Training | None:
-    if not path.with_suffix(".safetensors").exists():
+    if not any(file.exists() for file in saved_paths(path)):
         return None
     kinds = ("now", "best", "exp_avg", "exp_avg_sq")
     names = [f"{kind}/{name}" for kind, name in product(kinds, weights)]
