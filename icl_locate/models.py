@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import ModelError
@@ -71,12 +72,17 @@ def fingerprint(model: TransformerBridge) -> str:
     It is taken on a model's first use.
     """
     if model not in _fingerprints:
-        taken = hashlib.sha256()
-        for name, weights in model.original_model.named_parameters():
-            some = weights.detach().flatten()[:: max(1, weights.numel() // 8)]
-            taken.update(f"{name} {tuple(weights.shape)} {some.tolist()}".encode())
-        _fingerprints[model] = taken.hexdigest()
+        _fingerprints[model] = weights_digest(model.original_model)
     return _fingerprints[model]
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash of a few numbers of every weight of a module."""
+    taken = hashlib.sha256()
+    for name, weights in model.named_parameters():
+        some = weights.detach().flatten()[:: max(1, weights.numel() // 8)]
+        taken.update(f"{name} {tuple(weights.shape)} {weights.dtype} {some.tolist()}".encode())
+    return taken.hexdigest()
 
 
 def loading_error(name: str, error: BaseException) -> ModelError:

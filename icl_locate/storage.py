@@ -69,6 +69,43 @@ def load_tensors(
     return tensors, rest
 
 
+def save_checkpoint(
+    path: str | Path, form: str, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
+) -> Path:
+    """Write ``path.safetensors`` with everything else in its metadata.
+
+    One file that takes the place of the last at once: a process that is killed while it writes
+    leaves the last one whole.
+    """
+    target, _ = saved_paths(Path(path))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    solid = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    unfinished = target.with_name(f"{target.name}.part")
+    unfinished.write_bytes(save(solid, metadata={"json": json.dumps({**rest, "format": form})}))
+    unfinished.replace(target)
+    return target
+
+
+def load_checkpoint(path: str | Path, form: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Read what `save_checkpoint` wrote; ``None`` if there is nothing.
+
+    Raises:
+        ResultError: if the file is damaged, or not of this form.
+    """
+    target, _ = saved_paths(Path(path))
+    if not target.exists():
+        return None
+    try:
+        with safe_open(target, "pt") as file:
+            rest = json.loads((file.metadata() or {}).get("json", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (json.JSONDecodeError, SafetensorError) as error:
+        raise ResultError(f"{target} is damaged ({error}): remove it to begin anew") from error
+    if rest.get("format") != form:
+        raise ResultError(f"{target} is no checkpoint of this kind: expected the format {form!r}")
+    return tensors, rest
+
+
 def saved_paths(path: Path) -> tuple[Path, Path]:
     """The two files of a path: with either suffix, or with none (a dot in a name is no suffix)."""
     known = path.suffix in (".safetensors", ".json")

@@ -208,7 +208,7 @@ def test_figures_and_the_command(circuit, tmp_path, capsys):
     assert main(command.split()) == 0
     printed = capsys.readouterr().out
     assert "needed: " in printed and "can go: " in printed and "label_accuracy: " in printed
-    for name in ("gates.safetensors", "gates.csv", "checkpoint.json"):
+    for name in ("gates.safetensors", "gates.csv", "checkpoint.safetensors"):
         assert (output / name).is_file()
     for wrong, message in (
         (f"{command} --penalty -1", "penalty is -1"),

@@ -15,7 +15,7 @@ import icl_locate as icl
 from icl_locate import plots
 from icl_locate.cli import main
 from icl_locate.embedded.tokenizer import build_tokenizer
-from icl_locate.errors import ModelError, ResultError, TaskError
+from icl_locate.errors import ModelError, NumericalError, ResultError, TaskError
 from icl_locate.lora import PRESETS, LoraConfig, LoraResult, lora_by_layer
 from icl_locate.lora.data import IGNORED, encode, pad
 from icl_locate.lora.projections import output_projections
@@ -140,6 +140,58 @@ def test_training_is_deterministic_and_resumes_after_a_kill(
     assert again.dev_losses[0, 0] == resumed.dev_losses[0, 0], "a finished one is read"
     with pytest.raises(ResultError, match="belongs to another training .other alpha"):
         lora_by_layer(directory, TASK, tmp_path, replace(FAST, alpha=16), **options)
+
+
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_last_one(
+    result, directory, tmp_path, monkeypatch
+):
+    found, _ = result
+    options = {"seeds": (0,), "layers": (2,), "n_queries": 6, "max_new_tokens": 4, "device": "cpu"}
+    from pathlib import Path
+
+    run, count = Path.replace, []
+
+    def die(self, target):
+        count.append(1)
+        if len(count) == 3:
+            raise KeyboardInterrupt
+        return run(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            lora_by_layer(directory, TASK, tmp_path, FAST, **options)
+    resumed = lora_by_layer(directory, TASK, tmp_path, FAST, **options)
+    assert resumed.dev_losses[0, 0] == found.dev_losses[2, 0]
+    for other in ({"dtype": "bfloat16"}, {"model": save_other(tmp_path)}):
+        given = {"model": directory} | other
+        with pytest.raises(ResultError, match="belongs to another training .other model and pairs"):
+            lora_by_layer(given.pop("model"), TASK, tmp_path, FAST, **options, **given)
+
+
+def save_other(path):
+    """The same model with other weights."""
+    torch.manual_seed(1)
+    return tiny.save(tiny.ARCHITECTURES["llama"]().eval(), path / "other")
+
+
+def test_a_loss_that_is_no_number(directory, tmp_path):
+    config = replace(FAST, learning_rate=1e30, max_epochs=3)
+    with pytest.raises(NumericalError, match="the loss"):
+        lora_by_layer(
+            directory, TASK, tmp_path, config, layers=[1], seeds=0, n_queries=2, device="cpu"
+        )
+
+
+def test_answers_are_greedy_whatever_the_generation_config_says(directory, tmp_path):
+    options = {"layers": [0], "seeds": 0, "n_queries": 4, "max_new_tokens": 6, "device": "cpu"}
+    config, task = replace(FAST, max_epochs=1), replace(TASK, metric="chrf")
+    plain = lora_by_layer(directory, task, tmp_path / "a", config, **options)
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    model.generation_config.repetition_penalty = 5.0
+    penal = tiny.save(model, tmp_path / "penal")
+    other = lora_by_layer(penal, task, tmp_path / "b", config, **options)
+    assert torch.equal(plain.statistics, other.statistics) and plain.untuned == other.untuned
 
 
 def test_early_stopping(directory, tmp_path):

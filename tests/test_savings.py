@@ -88,6 +88,16 @@ def test_no_weights_are_needed(tmp_path):
     assert ModelCosts.of("embedded").n_layers == 8
 
 
+def test_falcons_keys():
+    config = hf.FalconConfig(
+        num_attention_heads=8, hidden_size=64, num_hidden_layers=2, num_kv_heads=4, vocab_size=50,
+        new_decoder_architecture=True, multi_query=True,
+    )  # fmt: skip
+    assert ModelCosts.of(config).n_kv_heads == 4
+    config.new_decoder_architecture = False
+    assert ModelCosts.of(config).n_kv_heads == 1
+
+
 def test_models_that_cannot_be_counted():
     experts = hf.MixtralConfig(
         hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4,

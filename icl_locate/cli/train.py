@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from icl_locate.cli.train_configs import GatesConfig, LoraByLayerConfig
 from icl_locate.cli.writing import check_code, check_output, say_written, write_pngs
+from icl_locate.errors import IclLocateError
 
 
 def run_gates(config: GatesConfig) -> None:
@@ -64,6 +65,10 @@ def run_lora(config: LoraByLayerConfig) -> None:
     metric = config.metric or task.metric
     check_code(metric, allowed=config.run_code)
     swept = None if config.sweep is None else icl.SweepResult.load(config.sweep)
+    if swept is not None and (config.condition or swept.conditions[0]) not in swept.conditions:
+        raise IclLocateError(
+            f"--condition is {config.condition!r}: the sweep has {', '.join(swept.conditions)}"
+        )
     names = ("learning_rate", "max_epochs", "n_train", "n_dev")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     how = replace(PRESETS[config.preset], loss=config.loss, **given)

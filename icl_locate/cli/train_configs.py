@@ -12,8 +12,7 @@ class GatesConfig:
     """Learn a gate for each head of a frozen model: which heads can go, and which are needed?
 
     Writes into the output directory: gates.safetensors with gates.json, gates.csv, gate_map.png,
-    pruning_curve.png, and checkpoint.safetensors with checkpoint.json, from which an interrupted
-    run goes on.
+    pruning_curve.png, and checkpoint.safetensors, from which an interrupted run goes on.
     """
 
     task: Annotated[str, tyro.conf.Positional] = "pseudo-translation"

@@ -149,7 +149,11 @@ class Answers:
                 yield row, settled[len(told) :]
 
     def _decode(self, row: int) -> str:
-        return str(self._tokenizer.decode(self._tokens[row], skip_special_tokens=True))
+        return str(
+            self._tokenizer.decode(
+                self._tokens[row], skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
+        )
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Learning gates on a frozen model."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +24,7 @@ from icl_locate.hooks import scale_heads
 from icl_locate.metrics import Metric, TextScore
 from icl_locate.models import fingerprint
 from icl_locate.recipes import describe_model, prompts_digest
-from icl_locate.storage import load_tensors, save_tensors, saved_paths
+from icl_locate.storage import load_checkpoint, save_checkpoint
 from icl_locate.sweeps import choose_metric
 from icl_locate.tasks.task import Task
 from icl_locate.tokens import Prompts, build_prompts
@@ -195,13 +196,14 @@ class _State:
             name: getattr(self, name) for name in ("best", "epoch", "step", "waited", "history")
         }
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        save_tensors(path, _FORM, tensors, {**rest, "recipe": recipe})
+        save_checkpoint(path, _FORM, tensors, {**rest, "recipe": recipe})
 
     @classmethod
     def load(cls, path: str | Path, recipe: dict[str, Any]) -> "_State | None":
-        if not any(file.exists() for file in saved_paths(Path(path))):
+        found = load_checkpoint(path, _FORM)
+        if found is None:
             return None
-        tensors, rest = load_tensors(path, _FORM, _TENSORS, (*_COUNTS, "recipe"))
+        tensors, rest = found
         if rest["recipe"] != recipe:
             differs = [name for name in recipe if rest["recipe"].get(name) != recipe[name]]
             raise ResultError(
@@ -250,7 +252,10 @@ def _objective(
     gates = settled_gates(alpha)
     batches = list(prompts.batches(config.batch_size))
     losses = [len(batch) * float(_loss(model, batch, gates, alpha, config)) for batch in batches]
-    return sum(losses) / len(prompts)
+    found = sum(losses) / len(prompts)
+    if not math.isfinite(found):
+        raise NumericalError(f"the objective on the development prompts is {found}: lower the rate")
+    return found
 
 
 def _loss(

@@ -85,12 +85,15 @@ class LoraResult:
             condition: which of its curves; ``None`` means the first.
 
         Raises:
-            ResultError: if the result has no such condition, or other layers.
+            ResultError: if the result has no such condition, other layers or another scope.
         """
         from icl_locate.location import bootstrap_curves
 
         check_confidence(confidence)
         name = condition or result.conditions[0]
+        scope = result.provenance.get("scope", "from")
+        if scope != "from":
+            raise ResultError(f"the sweep's scope is {scope!r}: expected one with scope 'from'")
         if name not in result.conditions or max(self.layers) >= result.n_layers:
             raise ResultError(
                 f"the sweep has the conditions {', '.join(result.conditions)} and "

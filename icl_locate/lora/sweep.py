@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from tqdm.auto import tqdm
+from transformers import GenerationConfig
 
 from icl_locate.engine.decoding import cut_at_stop
 from icl_locate.errors import ModelError, TaskError
@@ -32,6 +33,7 @@ from icl_locate.models import (
     quiet_loading,
     resolve_device,
     resolve_dtype,
+    weights_digest,
 )
 from icl_locate.prompts import Example
 from icl_locate.recipes import digest, versions
@@ -97,6 +99,7 @@ def lora_by_layer(
         texts = _generate(some, tokenizer, template, queries, stops, max_new_tokens, chosen)
         return scored.statistics(texts, [query.target for query in queries])
 
+    identity = f"{task.name}, {weights_digest(base)}, {digest([str(train), str(dev)])}"
     untuned = float(scored.score(answer(base).sum(axis=0)))
     runs: dict[tuple[int, int], tuple[Any, Any]] = {}
     with tqdm(total=len(wanted) * len(drawn), unit="adapter", disable=not progress) as bar:
@@ -112,7 +115,7 @@ def lora_by_layer(
                     chosen,
                     seed=seed,
                     checkpoint=place / "checkpoint",
-                    identity=f"{model or EMBEDDED}, {task.name}, {digest([str(train), str(dev)])}",
+                    identity=identity,
                 )
                 tuned.save_pretrained(place)
                 runs[layer, seed] = state, answer(tuned)
@@ -202,7 +205,7 @@ def _add_adapter(base: Any, name: str, config: LoraConfig, seed: int) -> Any:
         fan_in_fan_out=isinstance(base.get_submodule(name), Conv1D),
     )
     with torch.random.fork_rng(devices=[]):  # peft draws initial weights from the global generator
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         return peft.get_peft_model(base, adapter)
 
 
@@ -216,7 +219,19 @@ def _generate(
     max_new_tokens: int,
     config: LoraConfig,
 ) -> list[str]:
-    """Greedy answers, by transformers' own generation."""
+    """Greedy answers, by transformers' own generation, without what a model's config adds to it."""
+    ends = {tokenizer.eos_token_id}
+    known = getattr(model.generation_config, "eos_token_id", None)
+    ends |= set(known if isinstance(known, list) else [] if known is None else [known])
+    greedy = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=sorted(ends),
+    )
     answers: list[str] = []
     texts = [prompt_of(template, query.source) for query in queries]
     for start in range(0, len(texts), config.batch_size):
@@ -227,10 +242,7 @@ def _generate(
         found = model.generate(
             input_ids=tokens,
             attention_mask=batch["attention_mask"].to(model.device),
-            max_new_tokens=max_new_tokens,
-            do_sample=False,
-            pad_token_id=tokenizer.pad_token_id,
-            eos_token_id=tokenizer.eos_token_id,
+            generation_config=greedy,
         )
         written = tokenizer.batch_decode(found[:, tokens.shape[1] :], skip_special_tokens=True)
         answers += [cut_at_stop(text, stops).strip() for text in written]

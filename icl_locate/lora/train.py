@@ -1,7 +1,7 @@
 """Training one adapter: deterministic by seed, and resumable after each epoch."""
 
+import math
 from dataclasses import asdict, dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from icl_locate.errors import NumericalError, ResultError
 from icl_locate.lora.config import LoraConfig
 from icl_locate.lora.data import IGNORED, Batch, pad
-from icl_locate.storage import load_tensors, save_tensors, saved_paths
+from icl_locate.storage import load_checkpoint, save_checkpoint
 
 _FORM = "icl_locate.LoraCheckpoint/1"
 _COUNTS = ("epoch", "step", "waited", "best", "history")
@@ -65,7 +65,10 @@ def train_adapter(
         places = torch.randperm(len(train), generator=order).tolist()
         devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):  # dropout draws from the global generators
-            torch.manual_seed(seed * 1_000_003 + state.epoch)
+            torch.default_generator.manual_seed(seed * 1_000_003 + state.epoch)
+            if device.type == "cuda":
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed * 1_000_003 + state.epoch)
             model.train()
             for start in range(0, len(places), config.batch_size):
                 rows = [train[place] for place in places[start : start + config.batch_size]]
@@ -109,6 +112,8 @@ def dev_loss(model: nn.Module, rows: Rows, pad_token: int, config: LoraConfig) -
         batch = pad(rows[start : start + config.batch_size], pad_token)
         n_asked = int((batch.labels[:, 1:] != IGNORED).sum())
         total, count = total + n_asked * float(batch_loss(model, batch)), count + n_asked
+    if not math.isfinite(total):
+        raise NumericalError(f"the loss on the development pairs is {total}: lower learning_rate")
     return total / count
 
 
@@ -140,7 +145,7 @@ def _save(
             f"exp_avg_sq/{name}": kept["exp_avg_sq"],
         }
     rest = {name: getattr(state, name) for name in _COUNTS}
-    save_tensors(path, _FORM, tensors, rest | {"recipe": recipe})
+    save_checkpoint(path, _FORM, tensors, rest | {"recipe": recipe})
 
 
 def _load(
@@ -149,11 +154,10 @@ def _load(
     weights: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> Training | None:
-    if not any(file.exists() for file in saved_paths(path)):
+    found = load_checkpoint(path, _FORM)
+    if found is None:
         return None
-    kinds = ("now", "best", "exp_avg", "exp_avg_sq")
-    names = [f"{kind}/{name}" for kind, name in product(kinds, weights)]
-    tensors, rest = load_tensors(path, _FORM, names, (*_COUNTS, "recipe"))
+    tensors, rest = found
     if rest["recipe"] != recipe:
         differs = [name for name in recipe if rest["recipe"].get(name) != recipe[name]]
         raise ResultError(

@@ -61,12 +61,15 @@ class ModelCosts:
         n_heads = int(config.num_attention_heads)
         d_head = getattr(config, "head_dim", None) or int(config.hidden_size) // n_heads
         grouped = getattr(config, "num_key_value_heads", None) or n_heads
+        multi_query = getattr(config, "multi_query", False)
+        if getattr(config, "new_decoder_architecture", False):  # Falcon's, which asks nothing else
+            grouped, multi_query = config.num_kv_heads, False
         return cls(
             name=name,
             layer_weights=tuple(_count_weights(layer) for layer in layers),
             unembedding_weights=int(empty.get_output_embeddings().weight.numel()),
             n_heads=n_heads,
-            n_kv_heads=1 if getattr(config, "multi_query", False) else int(grouped),
+            n_kv_heads=1 if multi_query else int(grouped),
             d_head=int(d_head),
         )
 

@@ -261,5 +261,5 @@ class Runs:
 
     def _now(self) -> float:
         if torch.device(self.model.cfg.device).type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.model.cfg.device)
         return time.perf_counter()
