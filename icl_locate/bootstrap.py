@@ -28,6 +28,15 @@ def bootstrap_scores(
     return scores
 
 
+def percentile_interval(
+    samples: Float[ndarray, "resample *cell"], confidence: float, n_items: int
+) -> Float[ndarray, "bound *cell"]:
+    """The percentiles of resamples: row 0 low, row 1 high; NaN if one item left nothing to draw."""
+    tails = (1 - confidence) / 2, (1 + confidence) / 2
+    found: ndarray = np.quantile(samples, tails, axis=0)
+    return found if n_items > 1 else np.full_like(found, np.nan)
+
+
 def _draw_counts(
     generator: np.random.Generator, n_resamples: int, n: int
 ) -> Float[ndarray, "resample drawn"]:

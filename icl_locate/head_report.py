@@ -96,7 +96,7 @@ def comparison_table(comparisons: Sequence[Comparison], metric: str) -> str:
 
 def _with_interval(score: tuple[float, float, float]) -> str:
     mean, low, high = map(_number, score)
-    return f"{mean} [{low}, {high}]" if mean else ""
+    return f"{mean} [{low}, {high}]" if low and high else mean
 
 
 def _number(value: float) -> str:

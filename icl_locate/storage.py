@@ -70,27 +70,37 @@ def load_tensors(
 
 
 def save_checkpoint(
-    path: str | Path, form: str, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
+    path: str | Path,
+    form: str,
+    tensors: Mapping[str, Tensor],
+    rest: Mapping[str, Any],
+    recipe: Mapping[str, Any],
 ) -> Path:
     """Write ``path.safetensors`` with everything else in its metadata.
 
     One file that takes the place of the last at once: a process that is killed while it writes
     leaves the last one whole.
+
+    Args:
+        recipe: what the training is; `load_checkpoint` refuses any other.
     """
     target, _ = saved_paths(Path(path))
     target.parent.mkdir(parents=True, exist_ok=True)
     solid = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    text = json.dumps({**rest, "recipe": recipe, "format": form})
     unfinished = target.with_name(f"{target.name}.part")
-    unfinished.write_bytes(save(solid, metadata={"json": json.dumps({**rest, "format": form})}))
+    unfinished.write_bytes(save(solid, metadata={"json": text}))
     unfinished.replace(target)
     return target
 
 
-def load_checkpoint(path: str | Path, form: str) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+def load_checkpoint(
+    path: str | Path, form: str, recipe: Mapping[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
     """Read what `save_checkpoint` wrote; ``None`` if there is nothing.
 
     Raises:
-        ResultError: if the file is damaged, or not of this form.
+        ResultError: if the file is damaged, not of this form, or of another recipe.
     """
     target, _ = saved_paths(Path(path))
     if not target.exists():
@@ -103,6 +113,12 @@ def load_checkpoint(path: str | Path, form: str) -> tuple[dict[str, Tensor], dic
         raise ResultError(f"{target} is damaged ({error}): remove it to begin anew") from error
     if rest.get("format") != form:
         raise ResultError(f"{target} is no checkpoint of this kind: expected the format {form!r}")
+    differs = [name for name, value in recipe.items() if rest["recipe"].get(name) != value]
+    if differs:
+        raise ResultError(
+            f"the checkpoint {target} belongs to another training (other {', '.join(differs)}): "
+            "give another path, or remove it"
+        )
     return tensors, rest
 
 

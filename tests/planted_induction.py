@@ -5,6 +5,7 @@ layer 0 writes) and the token to come (which layer 1 writes, and the unembedding
 rotations tell positions apart, so that a head can attend at any fixed distance.
 """
 
+import json
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -126,6 +127,13 @@ def tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>",
         padding_side="left",
     )  # fmt: skip
+
+
+def write_task(path: Path) -> Path:
+    """Write the task's examples as a JSONL task file."""
+    lines = [json.dumps({"source": e.source, "target": e.target}) for e in TASK.train]
+    path.write_text("\n".join(lines), "utf-8")
+    return path
 
 
 @cache

@@ -302,6 +302,31 @@ def test_a_corpus_of_texts_prompts_or_random_tokens(tmp_path):
     assert torch.equal(random.mean_input_z, same.mean_input_z)
 
 
+def test_a_model_whose_hooks_do_nothing_is_refused(monkeypatch):
+    from contextlib import nullcontext
+
+    from icl_locate.hooks import scale_heads
+
+    model = tiny.boot_fresh("llama")
+    reference = induction.head_reference(model, n_texts=1, length=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "hooks", lambda fwd_hooks: nullcontext())
+        for context in (
+            induction.ablate_heads(model, HEADS, "mean_z", reference=reference),
+            scale_heads(model, torch.ones(3, 4)),
+        ):
+            with (
+                pytest.raises(ModelError, match="with every head at zero nothing changed"),
+                context,
+            ):
+                pass
+        for run in (induction.head_reference, induction.head_scores, induction.copying_scores):
+            with pytest.raises(ModelError, match="nothing passed hook_"):
+                run(model)
+    with induction.ablate_heads(model, HEADS):
+        pass
+
+
 def test_bad_arguments():
     model = tiny.boot("llama")
     reference = induction.head_reference(model, n_texts=1, length=4, n_samples=0)

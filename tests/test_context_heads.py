@@ -60,6 +60,15 @@ def test_after_the_context_one_head_is_enough(circuit):
     assert some.heads.heads[0] in {(0, 0), (1, 2)} and some.scores[1].mean() < 1.0
 
 
+def test_one_query_has_no_interval(circuit):
+    study = icl.HeadStudy(circuit, planted.TASK, n_shots=4, n_queries=1)
+    found = study.sweep()
+    assert found.interval().isnan().all() and found.worth.isfinite().all()
+    share, low, high = found.share_below(1)
+    assert 0 < share < 1 and low != low and high != high
+    assert study.nested([INDUCTION]).interval.isnan().all()
+
+
 def test_growing_sets(circuit):
     study = icl.HeadStudy(circuit, planted.TASK, **OPTIONS)
     order = study.sweep("hidden").best(8)

@@ -197,9 +197,7 @@ def test_figures_and_the_command(circuit, tmp_path, capsys):
     assert len(plots.gate_map(found).layout.shapes) == len(found.needed)
 
     directory = planted.save(tmp_path / "model")
-    lines = [f'{{"source": "{e.source}", "target": "{e.target}"}}' for e in planted.TASK.train]
-    task = tmp_path / "recall.jsonl"
-    task.write_text("\n".join(lines), "utf-8")
+    task = planted.write_task(tmp_path / "recall.jsonl")
     output = tmp_path / "found"
     command = (
         f"gates {task} --model {directory} --output {output} --metric label_accuracy --n-shots 4 "

@@ -15,9 +15,9 @@ import icl_locate as icl
 from icl_locate import plots
 from icl_locate.cli import main
 from icl_locate.embedded.tokenizer import build_tokenizer
-from icl_locate.errors import ModelError, NumericalError, ResultError, TaskError
+from icl_locate.errors import ModelError, NumericalError, PromptError, ResultError, TaskError
 from icl_locate.lora import PRESETS, LoraConfig, LoraResult, lora_by_layer
-from icl_locate.lora.data import IGNORED, encode, pad
+from icl_locate.lora.data import IGNORED, encode, pad, prompt_tokens
 from icl_locate.lora.projections import output_projections
 from icl_locate.lora.results import _spearman
 
@@ -194,6 +194,24 @@ def test_answers_are_greedy_whatever_the_generation_config_says(directory, tmp_p
     assert torch.equal(plain.statistics, other.statistics) and plain.untuned == other.untuned
 
 
+def test_a_prompt_that_does_not_fit(directory, tmp_path):
+    with pytest.raises(PromptError, match="with 300 new ones exceeds the model's context of 256"):
+        lora_by_layer(
+            directory, TASK, tmp_path, FAST, max_new_tokens=300, device="cpu", n_queries=2
+        )
+
+
+def test_an_eos_behind_every_text_is_no_part_of_a_prompt():
+    class Closing:
+        eos_token_id = 2
+
+        def __call__(self, text):
+            return {"input_ids": [1, *map(ord, text), 2]}
+
+    assert prompt_tokens(Closing(), "ab") == [1, 97, 98]
+    assert prompt_tokens(build_tokenizer(), "sort")[-1] != build_tokenizer().eos_token_id
+
+
 def test_early_stopping(directory, tmp_path):
     config = replace(FAST, learning_rate=1e-12, max_epochs=9, patience=2, threshold=0.01)
     found = lora_by_layer(
@@ -210,6 +228,15 @@ def test_presets_are_the_published_recipes():
     for preset in (later, first):
         assert (preset.learning_rate, preset.batch_size) == (1e-4, 32)
         assert (preset.max_epochs, preset.patience) == (50, 5)
+
+
+def test_one_query_has_no_interval():
+    from test_locate import result_of
+
+    tuned = made_up([0.9, 0.7, 0.4, 0.1], n_items=1)
+    assert tuned.interval().isnan().all()
+    rho, low, high = tuned.rank_correlation(result_of([[0.0, 0.2, 0.5, 0.9, 1.0]]))
+    assert rho == -1.0 and np.isnan(low) and np.isnan(high)
 
 
 def made_up(curve, n_seeds=2, n_items=12):

@@ -214,6 +214,13 @@ def test_p_values_are_uniform_without_a_difference():
     assert np.mean(found) == pytest.approx(0.5, abs=0.08)
 
 
+def test_one_item_has_no_interval():
+    found = made_up(np.zeros((2, 1)), np.ones((2, 2, 1))).compare()[0]
+    for score in (found.full, found.induction, found.random, found.difference):
+        assert not np.isnan(score[0]) and np.isnan(score[1:]).all()
+    assert found.p_value == 1.0, "one item can be swapped, and differs as much"
+
+
 def test_seeds_and_controls_are_resampled():
     """Of two seeds or controls that differ by 1 and have no noise, half of all draws mix them."""
     ones, items = np.ones((1, 30)), 30
@@ -300,9 +307,7 @@ def test_figures(circuit, result):
 
 def test_the_command(tmp_path, capsys):
     directory = planted.save(tmp_path / "model")
-    lines = [f'{{"source": "{e.source}", "target": "{e.target}"}}' for e in planted.TASK.train]
-    task = tmp_path / "recall.jsonl"
-    task.write_text("\n".join(lines), "utf-8")
+    task = planted.write_task(tmp_path / "recall.jsonl")
     output = tmp_path / "found"
     command = (
         f"induction {task} --model {directory} --output {output} --fractions 0.1 --shots 6 "

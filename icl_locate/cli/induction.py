@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_locate.cli.configs import InductionConfig
-from icl_locate.cli.writing import check_code, check_output, say_written, write_pngs
+from icl_locate.cli.writing import check_output, load_scored_task, say_written, write_pngs
 from icl_locate.errors import IclLocateError
 
 
@@ -16,9 +16,7 @@ def run_induction(config: InductionConfig) -> None:
 
     check_confidence(config.confidence)
     check_output(config.output)
-    task = icl.load_task(config.task, data=config.data)
-    metric = config.metric or task.metric
-    check_code(metric, allowed=config.run_code)
+    task, metric = load_scored_task(config)
     if config.n_effects < 0:
         raise IclLocateError(f"--n-effects is {config.n_effects}: expected 0 or more")
     reference = None

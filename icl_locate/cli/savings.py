@@ -3,7 +3,7 @@
 from typing import Any
 
 from icl_locate.cli.configs import SavingsConfig
-from icl_locate.cli.writing import check_code, check_output, say_written, write_pngs
+from icl_locate.cli.writing import check_output, load_scored_task, say_written, write_pngs
 
 
 def run_savings(config: SavingsConfig) -> None:
@@ -58,9 +58,7 @@ def _measure(config: SavingsConfig) -> None:
     from icl_locate.savings import measure_savings
 
     check_output(config.output)
-    task = icl.load_task(config.task, data=config.data)
-    metric = config.metric or task.metric
-    check_code(metric, allowed=config.run_code)
+    task, metric = load_scored_task(config)
     model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
     measured = measure_savings(
         model,

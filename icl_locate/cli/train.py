@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from icl_locate.cli.train_configs import GatesConfig, LoraByLayerConfig
-from icl_locate.cli.writing import check_code, check_output, say_written, write_pngs
+from icl_locate.cli.writing import check_output, load_scored_task, say_written, write_pngs
 from icl_locate.errors import IclLocateError
 
 
@@ -24,9 +24,7 @@ def run_gates(config: GatesConfig) -> None:
         seed=config.seed,
     )
     check_output(config.output)
-    task = icl.load_task(config.task, data=config.data)
-    metric = config.metric or task.metric
-    check_code(metric, allowed=config.run_code)
+    task, metric = load_scored_task(config)
     found = train_gates(
         icl.load_model(config.model, device=config.device, dtype=config.dtype),
         task,
@@ -61,9 +59,7 @@ def run_lora(config: LoraByLayerConfig) -> None:
     from icl_locate.report import align_table
 
     check_output(config.output)
-    task = icl.load_task(config.task, data=config.data)
-    metric = config.metric or task.metric
-    check_code(metric, allowed=config.run_code)
+    task, metric = load_scored_task(config)
     swept = None if config.sweep is None else icl.SweepResult.load(config.sweep)
     if swept is not None and (config.condition or swept.conditions[0]) not in swept.conditions:
         raise IclLocateError(

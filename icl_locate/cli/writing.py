@@ -23,6 +23,16 @@ def check_code(metric: str, *, allowed: bool) -> None:
         )
 
 
+def load_scored_task(config: Any) -> tuple[Any, str]:
+    """The task of a command's options, and the metric that it is scored with."""
+    import icl_locate as icl
+
+    task = icl.load_task(config.task, data=config.data)
+    metric = config.metric or task.metric
+    check_code(metric, allowed=config.run_code)
+    return task, metric
+
+
 def write_result(
     result: Any,
     output: Path,

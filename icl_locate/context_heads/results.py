@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_locate.bootstrap import bootstrap_scores
+from icl_locate.bootstrap import bootstrap_scores, percentile_interval
 from icl_locate.errors import MaskError, ResultError
 from icl_locate.head_sets import HeadSet
 from icl_locate.location import check_confidence
@@ -67,13 +67,15 @@ class HeadSweepResult:
     ) -> Float[Tensor, "bound layer head"]:
         """Of each head's worth, by paired bootstrap over items and seeds; row 0 low, row 1 high.
 
+        NaN for a single item.
+
         Raises:
             ResultError: if the confidence is out of range, or the metric is not known here.
         """
         check_confidence(confidence)
         worth = self._resampled(n_resamples, seed)
-        tails = (1 - confidence) / 2, (1 + confidence) / 2
-        return torch.from_numpy(np.quantile(worth, tails, axis=0)).view(2, *self.worth.shape)
+        found = percentile_interval(worth, confidence, self.statistics.shape[2])
+        return torch.from_numpy(found).view(2, *self.worth.shape)
 
     def share_below(
         self, layer: int, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
@@ -97,7 +99,7 @@ class HeadSweepResult:
         known = shares[1:][~np.isnan(shares[1:])]
         if not len(known):
             return np.nan, np.nan, np.nan
-        low, high = np.quantile(known, ((1 - confidence) / 2, (1 + confidence) / 2))
+        low, high = percentile_interval(known, confidence, self.statistics.shape[2])
         return float(shares[0]), float(low), float(high)
 
     def to_dataframe(self, confidence: float = 0.95) -> "pd.DataFrame":

@@ -10,7 +10,7 @@ from numpy import ndarray
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.bootstrap import bootstrap_scores
+from icl_locate.bootstrap import bootstrap_scores, percentile_interval
 from icl_locate.conditions import Condition, get_condition
 from icl_locate.context_heads.results import HeadSetCurve, HeadSweepResult
 from icl_locate.engine.decoding import check_room
@@ -178,7 +178,7 @@ class HeadStudy:
             heads=heads,
             sizes=sizes,
             scores=torch.from_numpy(scores),
-            interval=torch.from_numpy(np.quantile(samples, (0.025, 0.975), axis=0)),
+            interval=torch.from_numpy(percentile_interval(samples, 0.95, self._n_queries)),
             ceiling=float(ends[0].mean()),
             floor=float(ends[1].mean()),
             metric=self._metric.name,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.ablation import HeadAblation
 from icl_locate.engine.hooked import run_cell
 from icl_locate.engine.scoring import forced_log_probs
-from icl_locate.errors import ModelError, NumericalError, ResultError, TaskError
+from icl_locate.errors import ModelError, NumericalError, TaskError
 from icl_locate.gates.config import GateConfig
 from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_gates
 from icl_locate.gates.results import GatesResult
@@ -144,8 +144,7 @@ def train_gates(
     order = found.order[: n_curve if n_curve is not None else alpha.numel()]
     curve = [found.whole, *(score(frozenset(order[: i + 1])) for i in range(len(order)))]
     closed = score(found.closed) if found.closed else found.whole
-    fields = {name: getattr(found, name) for name in found.__dataclass_fields__}
-    return GatesResult(**fields | {"curve": torch.tensor(curve), "pruned": closed})
+    return replace(found, curve=torch.tensor(curve), pruned=closed)
 
 
 @contextmanager
@@ -196,20 +195,14 @@ class _State:
             name: getattr(self, name) for name in ("best", "epoch", "step", "waited", "history")
         }
         tensors = {name: getattr(self, name) for name in _TENSORS}
-        save_checkpoint(path, _FORM, tensors, {**rest, "recipe": recipe})
+        save_checkpoint(path, _FORM, tensors, rest, recipe)
 
     @classmethod
     def load(cls, path: str | Path, recipe: dict[str, Any]) -> "_State | None":
-        found = load_checkpoint(path, _FORM)
+        found = load_checkpoint(path, _FORM, recipe)
         if found is None:
             return None
         tensors, rest = found
-        if rest["recipe"] != recipe:
-            differs = [name for name in recipe if rest["recipe"].get(name) != recipe[name]]
-            raise ResultError(
-                f"the checkpoint {path} belongs to another training (other {', '.join(differs)}): "
-                "give another path, or remove it"
-            )
         fields: dict[str, Any] = tensors | {name: rest[name] for name in _COUNTS}
         return cls(**fields)
 

@@ -1,6 +1,7 @@
 """Replacing the outputs of heads, and watching what attention does."""
 
 import random
+import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -10,12 +11,14 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.ablation import HeadAblation, HeadReference, Method
-from icl_locate.errors import MaskError
+from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.cells import NamedHook
+from icl_locate.hooks.probe import probe_prompts
 from icl_locate.layers import as_pairs
 from icl_locate.models import fingerprint
 from icl_locate.tokens import Prompts
 
+_editable: "weakref.WeakSet[TransformerBridge]" = weakref.WeakSet()
 Watcher = Callable[[int, Tensor], object]
 
 
@@ -45,6 +48,7 @@ def ablate_heads(
     Raises:
         MaskError: heads that the model does not have; a method without its reference; a run on
             other prompts.
+        ModelError: if replacing heads' outputs has no effect on this model.
     """
     ablation = heads
     if not isinstance(ablation, HeadAblation):
@@ -55,6 +59,7 @@ def ablate_heads(
             f"the reference was measured on another model ({reference.provenance.get('model')}, or "
             "other weights or another dtype of it): make it with this one, by head_reference"
         )
+    check_outputs(model)
     n_heads = int(model.cfg.n_heads)
     layers = ablation.by_layer(int(model.cfg.n_layers), n_heads)
     rows = _RowTracker(prompts)
@@ -75,10 +80,15 @@ def watch_attention(
         point: "hook_pattern" [batch head query_pos key_pos], "hook_z" [batch pos head d_head],
             "hook_v" [batch pos kv_head d_head] or "hook_in" [batch pos d_model].
         layers: which; ``None`` means all.
+
+    Raises:
+        ModelError: at the end, if nothing passed there while the model ran inside.
     """
+    shown: set[int] = set()
 
     def show(layer: int) -> Callable[..., Tensor]:
         def watch(value: Tensor, hook: object) -> Tensor:  # noqa: ARG001
+            shown.add(layer)
             watcher(layer, value)
             return value
 
@@ -88,6 +98,12 @@ def watch_attention(
     hooks = [(f"blocks.{layer}.attn.{point}", show(layer)) for layer in chosen]
     with model.hooks(fwd_hooks=hooks):
         yield
+    unseen = sorted(set(chosen) - shown)
+    if unseen:
+        raise ModelError(
+            f"nothing passed {point} of layer {unseen[0]} of this {model.cfg.architecture}: its "
+            "heads cannot be watched"
+        )
 
 
 @contextmanager
@@ -108,7 +124,12 @@ def replace_inputs(
 def scale_heads(
     model: TransformerBridge, gates: Float[Tensor, "layer head"]
 ) -> Iterator[TransformerBridge]:
-    """Multiply each head's output by its gate, inside a ``with``; gradients reach the gates."""
+    """Multiply each head's output by its gate, inside a ``with``; gradients reach the gates.
+
+    Raises:
+        ModelError: if replacing heads' outputs has no effect on this model.
+    """
+    check_outputs(model)
 
     def scale(layer: int) -> Callable[..., Tensor]:
         return lambda z, hook: z * gates[layer].to(z.device, z.dtype)[:, None]  # noqa: ARG005
@@ -116,6 +137,33 @@ def scale_heads(
     hooks = [(f"blocks.{layer}.attn.hook_z", scale(layer)) for layer in range(len(gates))]
     with model.hooks(fwd_hooks=hooks):
         yield model
+
+
+def check_outputs(model: TransformerBridge) -> None:
+    """Refuse a model on which edits of heads' outputs do nothing; tried once a model.
+
+    Raises:
+        ModelError: if every head at zero leaves the logits of random tokens as they are.
+    """
+    if model in _editable:
+        return
+    tokens = probe_prompts(model).tokens[:1].to(model.cfg.device)
+    real = torch.ones_like(tokens)
+
+    def silence(z: Tensor, hook: object) -> Tensor:  # noqa: ARG001
+        return torch.zeros_like(z)
+
+    hooks = [(f"blocks.{layer}.attn.hook_z", silence) for layer in range(int(model.cfg.n_layers))]
+    with torch.no_grad():
+        clean = model(tokens, attention_mask=real)
+        with model.hooks(fwd_hooks=hooks):
+            silent = model(tokens, attention_mask=real)
+    if torch.equal(clean, silent):
+        raise ModelError(
+            f"the outputs of this {model.cfg.architecture}'s heads cannot be replaced: with every "
+            "head at zero nothing changed"
+        )
+    _editable.add(model)
 
 
 class _RowTracker:

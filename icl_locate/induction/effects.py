@@ -13,6 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
 from icl_locate.ablation import HeadAblation, HeadReference, Method
+from icl_locate.bootstrap import percentile_interval
 from icl_locate.engine.scoring import score_targets
 from icl_locate.errors import PromptError
 from icl_locate.layers import as_pairs, check_heads
@@ -51,6 +52,8 @@ class HeadEffects:
     ) -> Float[Tensor, "bound head"]:
         """A confidence interval of each mean, by bootstrap over prompts; row 0 low, row 1 high.
 
+        NaN for a single prompt.
+
         Raises:
             ResultError: if the confidence is out of range.
         """
@@ -59,8 +62,7 @@ class HeadEffects:
         generator = np.random.default_rng(seed)
         counts = generator.multinomial(n_items, np.full(n_items, 1 / n_items), n_resamples)
         means = counts @ self.losses.numpy().T / n_items
-        tails = (1 - confidence) / 2, (1 + confidence) / 2
-        return torch.from_numpy(np.quantile(means, tails, axis=0))
+        return torch.from_numpy(percentile_interval(means, confidence, n_items))
 
     def to_dataframe(self, confidence: float = 0.95) -> "pd.DataFrame":
         """One row a head: layer, head, loss, low, high."""

@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from icl_locate.ablation import HeadReference
-from icl_locate.bootstrap import bootstrap_scores
+from icl_locate.bootstrap import bootstrap_scores, percentile_interval
 from icl_locate.errors import ResultError
 from icl_locate.location import check_confidence
 from icl_locate.metrics import Metric, find_scorer, score_totals
@@ -50,7 +50,7 @@ class Comparison:
     """The selection against its random controls, for one intervention, fraction and shots.
 
     Each score is (mean over seeds, and for random over controls; low; high), its interval by paired
-    bootstrap over items and seeds.
+    bootstrap over items and seeds (NaN for a single item).
 
     Attributes:
         full, induction, random: the scores of the whole model, without the selection, without the
@@ -132,10 +132,9 @@ class AblationResult:
         statistics = self.statistics.numpy()
         samples = bootstrap_scores(metric, statistics, n_resamples, seed)
         means = np.concatenate([self.scores.numpy().mean(axis=-1)[None], samples])
-        tails = (1 - confidence) / 2, (1 + confidence) / 2
 
         def interval(values: ndarray) -> tuple[float, float, float]:
-            low, high = np.quantile(values[1:], tails)
+            low, high = percentile_interval(values[1:], confidence, self.n_items)
             return float(values[0]), float(low), float(high)
 
         found = []

@@ -32,6 +32,12 @@ def prompt_of(template: PromptTemplate, source: str) -> str:
     return "".join(span.text for span in template.render([], source))
 
 
+def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
+    """A prompt's tokens, without the EOS that some tokenizers put behind every text."""
+    tokens = list[int](tokenizer(prompt)["input_ids"])
+    return tokens[:-1] if tokens[-1:] == [tokenizer.eos_token_id] else tokens
+
+
 def encode(
     tokenizer: Any, template: PromptTemplate, pairs: Sequence[Example], loss: str
 ) -> list[tuple[list[int], list[int]]]:
@@ -47,9 +53,7 @@ def encode(
     rows = []
     for pair in pairs:
         prompt = prompt_of(template, pair.source)
-        before = list(tokenizer(prompt)["input_ids"])
-        if before and before[-1] == tokenizer.eos_token_id:
-            before.pop()
+        before = prompt_tokens(tokenizer, prompt)
         after = [*continue_prompt(tokenizer, prompt, pair.target), int(tokenizer.eos_token_id)]
         asked = [IGNORED] * len(before) if loss == "target" else before
         rows.append((before + after, asked + after))

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from icl_locate.bootstrap import bootstrap_scores
+from icl_locate.bootstrap import bootstrap_scores, percentile_interval
 from icl_locate.errors import ResultError
 from icl_locate.location import check_confidence
 from icl_locate.metrics import Metric, find_scorer
@@ -61,9 +61,8 @@ class LoraResult:
             ResultError: if the confidence is out of range, or the metric is not known here.
         """
         check_confidence(confidence)
-        tails = (1 - confidence) / 2, (1 + confidence) / 2
         samples = self._samples(n_resamples, seed)
-        return torch.from_numpy(np.quantile(samples, tails, axis=0))
+        return torch.from_numpy(percentile_interval(samples, confidence, self._n_items))
 
     def rank_correlation(
         self,
@@ -104,10 +103,11 @@ class LoraResult:
         masked = bootstrap_curves(result, n_resamples, seed)[:, place][:, chosen]
         tuned = self._samples(n_resamples, seed + 1)
         rhos = [_spearman(a, b) for a, b in zip(tuned, masked, strict=True)]
-        known = [rho for rho in rhos if not np.isnan(rho)]  # a flat curve has no ranks
-        if not known:
+        known = np.array([rho for rho in rhos if not np.isnan(rho)])  # a flat curve has no ranks
+        if not len(known):
             return np.nan, np.nan, np.nan
-        low, high = np.quantile(known, ((1 - confidence) / 2, (1 + confidence) / 2))
+        n_items = min(self._n_items, len(result.targets))
+        low, high = percentile_interval(known, confidence, n_items)
         return _spearman(self.scores.mean(dim=-1).numpy(), curve), float(low), float(high)
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -142,6 +142,10 @@ class LoraResult:
         fields: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
         fields |= {name: rest[name] for name in _LABELS}
         return cls(**fields | {name: tuple(rest[name]) for name in ("layers", "seeds")})
+
+    @property
+    def _n_items(self) -> int:
+        return self.statistics.shape[2]
 
     def _samples(self, n_resamples: int, seed: int) -> Any:
         metric = find_scorer(self.metric, self.custom_metric, self.provenance)

@@ -11,9 +11,9 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
 from icl_locate.engine.decoding import cut_at_stop
-from icl_locate.errors import ModelError, TaskError
+from icl_locate.errors import ModelError, PromptError, TaskError
 from icl_locate.lora.config import PRESETS, LoraConfig
-from icl_locate.lora.data import encode, prompt_of
+from icl_locate.lora.data import encode, prompt_of, prompt_tokens
 from icl_locate.lora.projections import output_projections
 from icl_locate.lora.results import LoraResult
 from icl_locate.lora.train import train_adapter
@@ -233,11 +233,17 @@ def _generate(
         eos_token_id=sorted(ends),
     )
     answers: list[str] = []
-    texts = [prompt_of(template, query.source) for query in queries]
-    for start in range(0, len(texts), config.batch_size):
-        batch = tokenizer(
-            texts[start : start + config.batch_size], return_tensors="pt", padding=True
+    rows = [prompt_tokens(tokenizer, prompt_of(template, query.source)) for query in queries]
+    limit = getattr(model.config, "max_position_embeddings", None)
+    longest = max(map(len, rows))
+    if limit is not None and longest + max_new_tokens > limit:
+        raise PromptError(
+            f"a prompt of {longest} tokens with {max_new_tokens} new ones exceeds the model's "
+            f"context of {limit}: lower max_new_tokens"
         )
+    for start in range(0, len(rows), config.batch_size):
+        some = {"input_ids": rows[start : start + config.batch_size]}
+        batch = tokenizer.pad(some, return_tensors="pt", padding_side="left")
         tokens = batch["input_ids"].to(model.device)
         found = model.generate(
             input_ids=tokens,

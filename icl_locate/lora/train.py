@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icl_locate.errors import NumericalError, ResultError
+from icl_locate.errors import NumericalError
 from icl_locate.lora.config import LoraConfig
 from icl_locate.lora.data import IGNORED, Batch, pad
 from icl_locate.storage import load_checkpoint, save_checkpoint
@@ -145,7 +145,7 @@ def _save(
             f"exp_avg_sq/{name}": kept["exp_avg_sq"],
         }
     rest = {name: getattr(state, name) for name in _COUNTS}
-    save_checkpoint(path, _FORM, tensors, rest | {"recipe": recipe})
+    save_checkpoint(path, _FORM, tensors, rest, recipe)
 
 
 def _load(
@@ -154,16 +154,10 @@ def _load(
     weights: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> Training | None:
-    found = load_checkpoint(path, _FORM)
+    found = load_checkpoint(path, _FORM, recipe)
     if found is None:
         return None
     tensors, rest = found
-    if rest["recipe"] != recipe:
-        differs = [name for name in recipe if rest["recipe"].get(name) != recipe[name]]
-        raise ResultError(
-            f"the checkpoint {path} belongs to another training (other {', '.join(differs)}): give "
-            "another output, or remove it"
-        )
     state = Training(**{name: rest[name] for name in _COUNTS})
     with torch.no_grad():
         for name, weight in weights.items():

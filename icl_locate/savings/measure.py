@@ -13,7 +13,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache
 
-from icl_locate.bootstrap import bootstrap_scores
+from icl_locate.bootstrap import bootstrap_scores, percentile_interval
 from icl_locate.engine.dropping import drop_context
 from icl_locate.engine.forward import keep_logits
 from icl_locate.engine.generation import generate
@@ -180,7 +180,7 @@ def measure_savings(
         for start in found:
             runs[start].measure_time()
     table = torch.stack(statistics)[:, None].numpy()
-    samples = torch.from_numpy(bootstrap_scores(scored, table, 1000, 0))
+    samples = bootstrap_scores(scored, table, 1000, 0)
     scores = [scored.score(rows.sum(dim=0).numpy()) for rows in statistics]
     return MeasuredSavings(
         layers=tuple(found),
@@ -189,7 +189,7 @@ def measure_savings(
         peak_bytes=torch.tensor([runs[start].peak() for start in found]),
         cache_bytes=torch.tensor([runs[start].cache_bytes for start in found]),
         scores=torch.tensor(scores, dtype=torch.float64),
-        interval=samples.quantile(torch.tensor([0.025, 0.975], dtype=samples.dtype), dim=0),
+        interval=torch.from_numpy(percentile_interval(samples, 0.95, n_queries)),
         metric=scored.name,
         provenance={
             **describe_model(model),
