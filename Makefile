@@ -22,6 +22,7 @@ types: $(VENV)/dev.stamp
 
 tests: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n $(WORKERS)
+	ICL_LOCATE_UNTYPED=1 $(BIN)/python -m pytest -n $(WORKERS) tests/untyped
 
 notebooks: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest --nbmake -o addopts= notebooks

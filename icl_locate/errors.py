@@ -7,6 +7,7 @@ __all__ = [
     "NumericalError",
     "PromptError",
     "ResultError",
+    "SandboxError",
     "TaskError",
 ]
 

@@ -56,8 +56,8 @@ def pass_at_k(n_samples: int, n_passed: int, k: int) -> float:
     Raises:
         TaskError: unless ``1 <= k <= n_samples`` and ``0 <= n_passed <= n_samples``.
 
-    >>> pass_at_k(10, 3, 1), pass_at_k(4, 2, 2)
-    (0.3, 0.8333333333333334)
+    >>> pass_at_k(10, 5, 1), pass_at_k(4, 2, 2)
+    (0.5, 0.8333333333333334)
     """
     if not 1 <= k <= n_samples:
         raise TaskError(

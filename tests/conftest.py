@@ -1,4 +1,8 @@
-"""Shapes and dtypes of every annotated function are checked while the tests run."""
+"""Shapes and dtypes of every annotated function are checked while the tests run.
+
+Not so for ``tests/untyped``, which passes wrong types on purpose and runs in a process of its own,
+with ICL_LOCATE_UNTYPED=1.
+"""
 
 import os
 
@@ -7,7 +11,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from jaxtyping import install_import_hook
 
-install_import_hook("icl_locate", "beartype.beartype")
+UNTYPED = os.environ.get("ICL_LOCATE_UNTYPED") == "1"
+collect_ignore = [] if UNTYPED else ["untyped"]
+if not UNTYPED:
+    install_import_hook("icl_locate", "beartype.beartype")
 
 import pytest
 import torch
