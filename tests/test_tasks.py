@@ -1,5 +1,7 @@
 """Tasks: the embedded ones, and JSONL files."""
 
+import csv
+import io
 import json
 
 import pytest
@@ -17,6 +19,7 @@ from icl_locate.embedded.languages import (
     is_held_out,
 )
 from icl_locate.errors import TaskError
+from icl_locate.tasks.classification import LABEL_TEMPLATE
 
 
 def test_pseudo_languages_share_lexicons_and_orders():
@@ -105,6 +108,54 @@ def test_jsonl_with_and_without_splits(tmp_path):
     assert icl.load_task(task) is task
 
 
+def write_as(path, records):
+    """The same records as CSV or JSON lines, whichever the name says."""
+    if path.suffix == ".jsonl":
+        return write(path, [json.dumps(record, ensure_ascii=False) for record in records])
+    text = io.StringIO()
+    rows = csv.DictWriter(text, records[0])
+    rows.writeheader()
+    rows.writerows(records)
+    return write(path, [text.getvalue()])
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("columns", [("source", "target"), ("text", "label")])
+def test_csv_and_jsonl_take_the_same_columns(tmp_path, columns, split):
+    records = [
+        dict(zip(columns, pair, strict=True)) | ({"split": part} if split else {})
+        for pair, part in (
+            (('good, "very"', "é"), "train"),
+            (("bad", "2"), "test"),
+            (("a\nb", "c"), "test"),
+        )
+    ]
+    tasks = [
+        icl.load_task(write_as(tmp_path / f"mine{end}", records)) for end in (".csv", ".jsonl")
+    ]
+    assert tasks[0] == tasks[1]
+    assert len(tasks[0].train) == (1 if split else 3) and len(tasks[0].test) == (2 if split else 3)
+    assert tasks[0].train[0] == icl.Example('good, "very"', "é")
+    assert (tasks[0].template == LABEL_TEMPLATE) == (columns == ("text", "label"))
+
+
+def test_labels_may_be_numbered_and_columns_are_named(tmp_path):
+    task = icl.load_task(write(tmp_path / "a.jsonl", ['{"text": "fine", "label": 1}']))
+    assert task.test == (icl.Example("fine", "1"),)
+    for name, text in (
+        ("a.jsonl", '{"review": "fine", "stars": 1}'),
+        ("a.csv", "review,stars\nx,1"),
+    ):
+        with pytest.raises(
+            TaskError, match=r"line \d holds 'review', 'stars': expected \"source\""
+        ):
+            icl.load_task(write(tmp_path / name, [text]))
+    with pytest.raises(TaskError, match="a.csv, line 3: \"label\" is '': expected text"):
+        icl.load_task(write(tmp_path / "a.csv", ["text,label", "x,1", "y,"]))
+    with pytest.raises(TaskError, match="a.csv, line 2: \"split\" is 'dev'"):
+        icl.load_task(write(tmp_path / "a.csv", ["text,label,split", "x,1,dev"]))
+
+
 GOOD = '{"source": "a", "target": "b"}'
 
 
@@ -119,7 +170,7 @@ GOOD = '{"source": "a", "target": "b"}'
         (['{"source": "a", "target": "b", "split": "dev"}'], "line 1: \"split\" is 'dev'"),
         ([GOOD, '{"source": "a", "target": "b", "split": "test"}'], "to all or none"),
         (['{"source": "a", "target": "b", "split": "test"}'], 'no line with "split": "train"'),
-        ([""], "holds no examples"),
+        ([""], "holds no records"),
     ],
 )
 def test_malformed_files_name_their_line(tmp_path, lines, message):

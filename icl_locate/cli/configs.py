@@ -17,8 +17,8 @@ class SweepConfig:
 
     task: Annotated[str, tyro.conf.Positional] = "pseudo-translation"
     """pseudo-translation, pseudo-translation/LANGUAGE, pseudo-python, flores/SOURCE-TARGET,
-    humaneval, a .csv file with the columns "text" and "label", or a .jsonl file whose lines have
-    "source", "target" and optionally "split" (train or test)."""
+    humaneval, or a .csv or .jsonl file whose records have "source" and "target", or "text" and
+    "label", and optionally "split" (train or test)."""
 
     preset: Literal["sia2024-translation", "sia2024-code"] | None = None
     """Complete settings of a published experiment; what is given beside it goes before."""
@@ -73,16 +73,16 @@ class SweepConfig:
     the query. Default: as the task does."""
 
     instruction: str | None = None
-    """Instruction that opens the prompts of a .jsonl task. Default: none."""
+    """Instruction that opens the prompts of a task in a file. Default: none."""
 
     source_prefix: str | None = None
-    """What stands before a source in the prompts of a .jsonl task. Default: "Q:"."""
+    """What stands before a source in the prompts of a task in a file. Default: "Q:"."""
 
     target_prefix: str | None = None
-    """What stands before a target in the prompts of a .jsonl task. Default: "A:"."""
+    """What stands before a target in the prompts of a task in a file. Default: "A:"."""
 
     separator: str | None = None
-    """What stands after an example in the prompts of a .jsonl task. Default: a line break."""
+    """What stands after an example in the prompts of a task in a file. Default: a line break."""
 
     prepend_bos: bool | None = None
     """Whether prompts start with BOS. Default: as the model's tokenizer does."""

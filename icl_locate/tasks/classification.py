@@ -6,8 +6,12 @@ from typing import Any
 
 from icl_locate.errors import TaskError
 from icl_locate.prompts import Example, PromptTemplate
-from icl_locate.tasks.files import read_csv, read_dataset, read_records
+from icl_locate.tasks.files import read_dataset, read_records
 from icl_locate.tasks.task import Task
+
+LABEL_TEMPLATE = PromptTemplate(
+    source_prefix="Input: ", target_prefix="\nLabel: ", separator="\n\n"
+)
 
 
 def classification_task(
@@ -49,18 +53,15 @@ def classification_task(
         name=name,
         train=examples(rows),
         test=examples(queries),
-        template=template
-        or PromptTemplate(source_prefix="Input: ", target_prefix="\nLabel: ", separator="\n\n"),
+        template=template or LABEL_TEMPLATE,
         metric=metric,
     )
 
 
 def _read(path: Path, text: str, label: str) -> list[dict[str, Any]]:
-    if path.suffix == ".csv":
-        return read_csv(path, [text, label])
-    if path.suffix == ".jsonl":
-        return read_records(path, [text, label])
-    raise TaskError(f"{path} is neither .jsonl nor .csv")
+    if path.suffix not in (".jsonl", ".csv"):
+        raise TaskError(f"{path} is neither .jsonl nor .csv")
+    return read_records(path, [text, label])
 
 
 def _name(label: Any, names: Mapping[Any, str] | None) -> str:

@@ -35,43 +35,50 @@ def read_lines(path: Path) -> list[str]:
 
 
 def read_records(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file, each with at least these fields.
+    """The records of a file, each with at least these fields.
 
     Raises:
-        TaskError: naming file and line, if one is no JSON object or lacks a field.
+        TaskError: naming file and line, if one is malformed or lacks a field.
     """
-    records: list[dict[str, Any]] = []
+    return [require_fields(record, fields, place) for place, record in read_placed(path)]
+
+
+def read_placed(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """The records of a file behind the place of each, such as "mine.csv, line 2".
+
+    A ``.csv`` file has a header and a record a row; any other holds a JSON object a line.
+
+    Raises:
+        TaskError: naming file and line, if one is malformed; if there are none.
+    """
+    found = _rows(path) if path.suffix == ".csv" else _objects(path)
+    if not found:
+        raise TaskError(f"{path} holds no records: expected at least one")
+    return found
+
+
+def _objects(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    found: list[tuple[str, dict[str, Any]]] = []
     for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
+        place = f"{path}, line {number}"
         try:
             record = json.loads(line)
         except json.JSONDecodeError as error:
-            raise TaskError(f"{path}, line {number} is not JSON ({error})") from error
+            raise TaskError(f"{place} is not JSON ({error})") from error
         if not isinstance(record, dict):
-            raise TaskError(f"{path}, line {number} is a {type(record).__name__}, not an object")
-        records.append(require_fields(record, fields, f"{path}, line {number}"))
-    return _require_some(records, path)
+            raise TaskError(f"{place} is a {type(record).__name__}: expected an object")
+        found.append((place, record))
+    return found
 
 
-def read_csv(path: Path, fields: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of a CSV file with a header, each with at least these columns.
-
-    Raises:
-        TaskError: naming file and line, if a row lacks a column.
-    """
+def _rows(path: Path) -> list[tuple[str, dict[str, Any]]]:
     rows = csv.DictReader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
-        found = [require_fields(dict(r), fields, f"{path}, line {rows.line_num}") for r in rows]
+        return [(f"{path}, line {rows.line_num}", dict(row)) for row in rows]
     except csv.Error as error:
         raise TaskError(f"{path}, line {rows.line_num} is not CSV ({error})") from error
-    return _require_some(found, path)
-
-
-def _require_some(records: list[dict[str, Any]], path: Path) -> list[dict[str, Any]]:
-    if not records:
-        raise TaskError(f"{path} holds no records: expected at least one")
-    return records
 
 
 def read_dataset(

@@ -1,6 +1,5 @@
 """Finding a task: by name, or in a file."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +7,16 @@ from typing import Any
 
 from icl_locate.errors import TaskError
 from icl_locate.prompts import Example, PromptTemplate
-from icl_locate.tasks.classification import classification_task
+from icl_locate.tasks.classification import LABEL_TEMPLATE
 from icl_locate.tasks.code import human_eval_task
-from icl_locate.tasks.files import read_lines
+from icl_locate.tasks.files import read_placed
 from icl_locate.tasks.patterns import PATTERN_TASKS, pattern_task
 from icl_locate.tasks.pseudo import CODE, TRANSLATION, pseudo_task
 from icl_locate.tasks.task import Task
 from icl_locate.tasks.translation import flores_task
 
 SPLITS = ("train", "test")
+PAIRS, LABELLED = ("source", "target"), ("text", "label")
 
 
 def load_task(
@@ -28,9 +28,10 @@ def load_task(
 ) -> Task:
     """Load a task by name or from a file.
 
-    Each line of a JSONL file is an object with a "source", a "target" and optionally a "split",
-    "train" or "test"; each row of a CSV file has the columns "text" and "label". In a file without
-    splits every line is both a query and an example for the others.
+    A file's records, the objects of a JSONL file or the rows of a CSV file with a header, have a
+    "source" and a "target", or a "text" and a "label" (classification, laid out as such), and
+    optionally a "split", "train" or "test". Without splits every record is both a query and an
+    example for the others.
 
     Args:
         task: "pseudo-translation" (also "pseudo-translation/LANGUAGE"), "pseudo-python",
@@ -75,54 +76,55 @@ def _file_task(path: Path) -> Task:
         )
     if not path.is_file():
         raise TaskError(f"there is no task file {path}")
-    if path.suffix == ".csv":
-        return classification_task(path)
-    splits = read_jsonl(path)
-    return Task(path.stem, splits["train"], splits["test"], PromptTemplate(), "exact_match")
+    splits, columns = read_examples(path)
+    template = LABEL_TEMPLATE if columns == LABELLED else PromptTemplate()
+    return Task(path.stem, splits["train"], splits["test"], template, "exact_match")
 
 
-def read_jsonl(path: Path) -> dict[str, tuple[Example, ...]]:
-    """The examples of a JSONL task file, by split.
+def read_examples(path: Path) -> tuple[dict[str, tuple[Example, ...]], tuple[str, str]]:
+    """The examples of a task file by split, and the two columns that they stand in.
 
     Raises:
-        TaskError: naming the file and line, if it is not UTF-8, not JSON, or lacks a field.
+        TaskError: naming the file and line, if it is not UTF-8, malformed, or lacks a column.
     """
+    records = read_placed(path)
+    columns = _columns(*records[0])
     found: dict[str | None, list[Example]] = {}
-    for number, line in enumerate(read_lines(path), start=1):
-        if line.strip():
-            record = _read_record(path, number, line)
-            example = Example(record["source"], record["target"])
-            found.setdefault(record.get("split"), []).append(example)
-    if not found:
-        raise TaskError(f"{path} holds no examples: expected one JSON object a line")
+    for place, record in records:
+        example = Example(*(_text(place, record, name) for name in columns))
+        found.setdefault(_split(place, record), []).append(example)
     if None in found and len(found) > 1:
         raise TaskError(
             f'{path}: some lines have a "split" and some do not: give it to all or none'
         )
     if None in found:
-        return {split: tuple(found[None]) for split in SPLITS}
+        return {split: tuple(found[None]) for split in SPLITS}, columns
     missing = [split for split in SPLITS if split not in found]
     if missing:
         raise TaskError(f'{path} has no line with "split": "{missing[0]}"')
-    return {split: tuple(found[split]) for split in SPLITS}
+    return {split: tuple(found[split]) for split in SPLITS}, columns
 
 
-def _read_record(path: Path, number: int, line: str) -> Mapping[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise TaskError(f"{path}, line {number} is not JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise TaskError(
-            f"{path}, line {number} is a {type(record).__name__}: expected an object with "
-            '"source" and "target"'
-        )
-    for key in ("source", "target"):
-        value = record.get(key)
-        if not isinstance(value, str) or not value.strip():
-            raise TaskError(f'{path}, line {number}: "{key}" is {value!r}: expected text')
-    if record.get("split") not in (None, *SPLITS):
-        raise TaskError(
-            f'{path}, line {number}: "split" is {record["split"]!r}: expected "train" or "test"'
-        )
-    return record
+def _columns(place: str, record: Mapping[str, Any]) -> tuple[str, str]:
+    """Which pair of columns a file has, by its first record."""
+    for columns in (PAIRS, LABELLED):
+        if any(name in record for name in columns):
+            return columns
+    held = ", ".join(map(repr, record)) or "nothing"
+    raise TaskError(f'{place} holds {held}: expected "source" and "target", or "text" and "label"')
+
+
+def _text(place: str, record: Mapping[str, Any], name: str) -> str:
+    value = record.get(name)
+    if name == "label" and isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # classes are often numbered
+    if not isinstance(value, str) or not value.strip():
+        raise TaskError(f'{place}: "{name}" is {value!r}: expected text')
+    return value
+
+
+def _split(place: str, record: Mapping[str, Any]) -> str | None:
+    split = record.get("split") or None  # an empty cell of CSV
+    if split not in (None, *SPLITS):
+        raise TaskError(f'{place}: "split" is {split!r}: expected "train" or "test"')
+    return split
