@@ -91,8 +91,8 @@ def read_examples(path: Path) -> tuple[dict[str, tuple[Example, ...]], tuple[str
     columns = _columns(*records[0])
     found: dict[str | None, list[Example]] = {}
     for place, record in records:
-        example = Example(*(_text(place, record, name) for name in columns))
-        found.setdefault(_split(place, record), []).append(example)
+        source, target = (_text(place, record, name) for name in columns)
+        found.setdefault(_split(place, record), []).append(Example(source, target))
     if None in found and len(found) > 1:
         raise TaskError(
             f'{path}: some lines have a "split" and some do not: give it to all or none'
