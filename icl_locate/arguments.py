@@ -31,9 +31,10 @@ def show(value: object) -> str:
     if isinstance(shape, tuple) and shape:
         return f"a {type(value).__name__} of shape {tuple(shape)}"
     try:
-        return _short.repr(value)
+        text = _short.repr(value)
     except Exception:
-        return f"a {type(value).__name__}"
+        text = "\n"
+    return f"a {type(value).__name__}" if "\n" in text else text
 
 
 def refuse(

@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel
 
+from icl_locate.arguments import show
 from icl_locate.errors import ModelError
 
 EMBEDDED = "embedded"
@@ -44,6 +47,8 @@ def load_model(
     if isinstance(model, TransformerBridge):
         model.eval()
         return model
+    if model is not None and not isinstance(model, (str, Path)):
+        raise ModelError(_not_a_bridge(model))
     name = str(model or EMBEDDED)
     path = embedded_directory() if name == EMBEDDED else Path(name)
     if name != EMBEDDED and (path.is_absolute() or name.startswith(".")) and not path.is_dir():
@@ -61,6 +66,51 @@ def load_model(
         raise loading_error(name, error) from error
     bridge.eval()
     return bridge
+
+
+def check_model(model: Any) -> TransformerBridge:
+    """A model that can be run: a TransformerBridge, every module of it in evaluation mode.
+
+    Raises:
+        ModelError: if it is something else, saying how to make a bridge of it; or if any module is
+            in training mode, in which dropout would make every number random.
+    """
+    if not isinstance(model, TransformerBridge):
+        raise ModelError(_not_a_bridge(model))
+    inner = model.original_model
+    if model.training or any(module.training for module in inner.modules()):
+        raise ModelError(
+            "the model is in training mode, or a part of it is, so that dropout would make its "
+            "numbers random: call model.eval() first (transformers' Trainer leaves a model so)"
+        )
+    return model
+
+
+def _not_a_bridge(model: Any) -> str:
+    """What to tell a user who gave something else in a model's place."""
+    if model is None or isinstance(model, (str, Path)):
+        name = "" if model is None else repr(str(model))
+        return (
+            f"model is {show(model)}: expected a TransformerBridge; icl_locate.load_model({name}) "
+            "gives one"
+        )
+    kind = type(model).__name__
+    if isinstance(model, PreTrainedModel):
+        return (
+            f"model is a {kind} of transformers: expected a TransformerBridge; wrap it: "
+            "TransformerBridge.boot_transformers(NAME, hf_model=model, tokenizer=tokenizer).eval() "
+            "(from transformer_lens.model_bridge; NAME is that of its configuration), or load it: "
+            "icl_locate.load_model(NAME_OR_DIRECTORY)"
+        )
+    if hasattr(model, "run_with_hooks"):
+        return (
+            f"model is a {kind}: expected a TransformerBridge, TransformerLens's local model since "
+            "version 4; icl_locate.load_model(NAME_OR_DIRECTORY) gives one"
+        )
+    return (
+        f"model is a {kind}: expected a TransformerBridge; icl_locate.load_model() gives the "
+        "embedded one, load_model(NAME_OR_DIRECTORY) any other"
+    )
 
 
 _fingerprints: "weakref.WeakKeyDictionary[TransformerBridge, str]" = weakref.WeakKeyDictionary()

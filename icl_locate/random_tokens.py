@@ -6,6 +6,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import PromptError
+from icl_locate.models import check_model
 from icl_locate.tokens import check_tokenizer
 
 RARE = 0.04
@@ -48,6 +49,7 @@ def random_tokens(
     Raises:
         PromptError: if the sizes are not 1 or more.
     """
+    check_model(model)
     if n_texts < 1 or length < 1:
         raise PromptError(f"{n_texts} texts of {length} tokens: expected 1 or more of both")
     opening, usable = opening_tokens(model), usable_tokens(model)

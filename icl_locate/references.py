@@ -9,9 +9,9 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.ablation import HeadReference
-from icl_locate.errors import ModelError, PromptError
+from icl_locate.errors import PromptError
 from icl_locate.hooks import replace_inputs, watch_attention
-from icl_locate.models import fingerprint
+from icl_locate.models import check_model, fingerprint
 from icl_locate.random_tokens import random_tokens
 from icl_locate.recipes import describe_model
 from icl_locate.tokens import Prompts, check_tokenizer
@@ -46,8 +46,7 @@ def head_reference(
         PromptError: if the corpus is empty, or a text exceeds the model's context.
         ModelError: if the model is in training mode.
     """
-    if model.training:
-        raise ModelError("the model is in training mode: call model.eval() first")
+    check_model(model)
     limit = getattr(model.cfg, "n_ctx", None)
     if corpus is None:
         length = length if limit is None else min(length, int(limit))

@@ -6,6 +6,7 @@ from typing import Any
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import TaskError
+from icl_locate.models import check_model
 from icl_locate.results import SweepResult
 from icl_locate.sweeps import sweep
 from icl_locate.tasks.task import Task
@@ -28,6 +29,7 @@ def sweep_shots(
     Raises:
         TaskError: if ``shots`` is empty or names a number twice; and what `sweep` raises.
     """
+    check_model(model)
     numbers = check_shots(shots)
     return {n_shots: sweep(model, task, n_shots=n_shots, **options) for n_shots in numbers}
 

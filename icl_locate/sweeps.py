@@ -24,6 +24,7 @@ from icl_locate.metrics import (
     is_known,
     score_totals,
 )
+from icl_locate.models import check_model
 from icl_locate.plan import Plan, Shown, build_all, check
 from icl_locate.prompts import Choice
 from icl_locate.recipes import describe_model, prompts_digest
@@ -84,6 +85,7 @@ def sweep(
         MaskError: a condition that hides what the prompts do not hold.
         PromptError, ModelError, NumericalError: as their sources say.
     """
+    check_model(model)
     chosen_conditions = [conditions] if isinstance(conditions, (str, Condition)) else conditions
     plan = Plan(
         model=model,

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from icl_locate._types import Part, Segment
-from icl_locate.errors import PromptError
+from icl_locate.arguments import refuse
+from icl_locate.errors import ModelError, PromptError
 from icl_locate.prompts import Choice, Example, PromptTemplate, Span, choose_examples
 from icl_locate.words import number_words
 
@@ -120,9 +121,13 @@ def build_prompts(
             BOS wherever there is one (GPT-2 too); True or False force it.
 
     Raises:
+        ModelError: a model without tokenizer and configuration, such as a name.
         PromptError: no queries; too few examples; an empty source or target; a prompt that exceeds
             the model's context; a tokenizer without offsets, padding token or (if asked for) BOS.
     """
+    if not isinstance(model, TokenizedModel):
+        hint = "icl_locate.load_model(NAME_OR_DIRECTORY) gives one"
+        refuse("model", model, "a TransformerBridge with a tokenizer", ModelError, hint)
     template = template or PromptTemplate()
     tokenizer = check_tokenizer(model.tokenizer)
     if not queries:

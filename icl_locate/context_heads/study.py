@@ -20,6 +20,7 @@ from icl_locate.head_sets import HeadSet
 from icl_locate.layers import as_pairs, check_heads
 from icl_locate.masks import ContextMask, Rows, check_segments
 from icl_locate.metrics import Metric, Statistics, TextScore, generates, is_known, score_totals
+from icl_locate.models import check_model
 from icl_locate.prompts import Choice
 from icl_locate.recipes import describe_model, prompts_digest
 from icl_locate.sweeps import choose_metric
@@ -66,6 +67,7 @@ class HeadStudy:
             MaskError: a condition that hides what the prompts do not hold.
             PromptError, ModelError: as their sources say.
         """
+        check_model(model)
         self._seeds = (seeds,) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
         if not self._seeds or len(set(self._seeds)) < len(self._seeds):
             raise TaskError(f"seeds are {list(self._seeds)}: expected at least one, each once")

@@ -18,6 +18,7 @@ from icl_locate.engine.shared import can_drop
 from icl_locate.engine.streams import CutMask, Rows
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.masks import extend_segments
+from icl_locate.models import check_model
 from icl_locate.tokens import Prompts
 
 CONTEXT = frozenset({Segment.INSTRUCTIONS, Segment.EXAMPLES})
@@ -50,6 +51,7 @@ def drop_context(
             blocks cannot be run on other rows; use a mask there.
         MaskError: if the layer is out of range, or the query or padding were to be dropped.
     """
+    check_model(model)
     n_layers = int(model.cfg.n_layers)
     if not 0 <= from_layer <= n_layers:
         raise MaskError(f"from_layer is {from_layer}: expected 0 to {n_layers}")

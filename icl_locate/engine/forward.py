@@ -8,9 +8,10 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.ablation import HeadAblation
-from icl_locate.errors import ModelError, NumericalError
+from icl_locate.errors import NumericalError
 from icl_locate.hooks import ablate_heads, mask_attention
 from icl_locate.masks import Mask
+from icl_locate.models import check_model
 from icl_locate.tokens import Prompts
 
 Intervention = Mask | HeadAblation
@@ -24,8 +25,7 @@ def masked(
     Raises:
         ModelError: if the model is in training mode: dropout would make its answers random.
     """
-    if model.training:
-        raise ModelError("the model is in training mode: call model.eval() first")
+    check_model(model)
     if isinstance(mask, HeadAblation):
         return ablate_heads(model, mask, prompts=prompts)
     return nullcontext() if mask is None else mask_attention(model, prompts, mask)

@@ -11,6 +11,7 @@ from icl_locate.engine.decoding import OnText
 from icl_locate.engine.dropping import drop_context
 from icl_locate.engine.forward import Intervention
 from icl_locate.errors import MaskError
+from icl_locate.models import check_model
 from icl_locate.tokens import Prompts
 
 
@@ -49,6 +50,7 @@ def generate(
         ModelError: if context cannot be dropped exactly on this model.
         NumericalError: if the model gives NaN.
     """
+    check_model(model)
     if drop_context_from is None:
         return decoding.generate(
             model, prompts, mask, max_new_tokens, stop, batch_size=batch_size, on_text=on_text

@@ -23,6 +23,7 @@ from icl_locate.hooks.probe import probe_prompts
 from icl_locate.layers import from_layer
 from icl_locate.masks import ContextMask, Mask, resolve
 from icl_locate.metrics import LOG_PROB, LabelAccuracy, Metric, generates, mean_statistics
+from icl_locate.models import check_model
 from icl_locate.tokens import Prompts
 
 Engine = Literal["auto", "shared", "hooks"]
@@ -37,6 +38,7 @@ def choose_engine(model: TransformerBridge, engine: Engine | str) -> Literal["sh
     Raises:
         ModelError: if "shared" was asked for and is not exact here; the message says why.
     """
+    check_model(model)
     if engine == "hooks":
         return "hooks"
     why_not = why_not_shared(model)

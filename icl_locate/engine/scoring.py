@@ -10,6 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate._types import Part, Segment
 from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
+from icl_locate.models import check_model
 from icl_locate.tokens import Prompts
 
 
@@ -33,6 +34,7 @@ def score_targets(
         PromptError: if a target has no tokens.
         NumericalError: if the model gives NaN.
     """
+    check_model(model)
     scores = [_score_batch(model, batch, mask) for batch in prompts.batches(batch_size)]
     return torch.cat(scores)
 

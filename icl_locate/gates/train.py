@@ -16,13 +16,13 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.ablation import HeadAblation
 from icl_locate.engine.hooked import run_cell
 from icl_locate.engine.scoring import forced_log_probs
-from icl_locate.errors import ModelError, NumericalError, TaskError
+from icl_locate.errors import NumericalError, TaskError
 from icl_locate.gates.config import GateConfig
 from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_gates
 from icl_locate.gates.results import GatesResult
 from icl_locate.hooks import scale_heads
 from icl_locate.metrics import Metric, TextScore
-from icl_locate.models import fingerprint
+from icl_locate.models import check_model, fingerprint
 from icl_locate.recipes import describe_model, prompts_digest
 from icl_locate.storage import load_checkpoint, save_checkpoint
 from icl_locate.sweeps import choose_metric
@@ -71,8 +71,7 @@ def train_gates(
         PromptError, ModelError: as `build_prompts` and `generate` do.
     """
     config = config or GateConfig()
-    if model.training:
-        raise ModelError("the model is in training mode: call model.eval() first")
+    check_model(model)
     scored = choose_metric(task, metric, n_queries)
     if n_train < 1 or n_dev < 1 or n_train + n_dev > len(task.train):
         raise TaskError(

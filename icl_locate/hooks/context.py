@@ -11,6 +11,7 @@ from icl_locate.hooks.cells import CellTracker, NamedHook
 from icl_locate.hooks.probe import Route, apply_route, find_route
 from icl_locate.hooks.routes import ScoresEdit
 from icl_locate.masks import Mask, check_segments, parts_of, resolve
+from icl_locate.models import check_model
 from icl_locate.tokens import Prompts
 
 
@@ -25,6 +26,7 @@ def attention_hooks(model: TransformerBridge, prompts: Prompts, mask: Mask) -> l
         ModelError: on an architecture that discards such edits; use `mask_attention` there.
         MaskError: if the mask fits neither the model nor the prompts.
     """
+    check_model(model)
     if find_route(model, per_head=_names_heads(mask)) is not Route.SCORES:
         raise ModelError(
             f"this {model.cfg.architecture} discards edits of hook_attn_scores: use "
@@ -49,6 +51,7 @@ def mask_attention(
         ModelError: if this model's attention cannot be masked.
         MaskError: if the mask fits neither the model nor the prompts.
     """
+    check_model(model)
     route = find_route(model, per_head=_names_heads(mask))
     with apply_route(model, _track(model, prompts, mask), route):
         yield model

@@ -15,7 +15,7 @@ from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.cells import NamedHook
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.layers import as_pairs
-from icl_locate.models import fingerprint
+from icl_locate.models import check_model, fingerprint
 from icl_locate.tokens import Prompts
 
 _editable: "weakref.WeakSet[TransformerBridge]" = weakref.WeakSet()
@@ -50,6 +50,7 @@ def ablate_heads(
             other prompts.
         ModelError: if replacing heads' outputs has no effect on this model.
     """
+    check_model(model)
     ablation = heads
     if not isinstance(ablation, HeadAblation):
         ablation = HeadAblation(as_pairs(ablation), method, reference, seed)
@@ -84,6 +85,7 @@ def watch_attention(
     Raises:
         ModelError: at the end, if nothing passed there while the model ran inside.
     """
+    check_model(model)
     shown: set[int] = set()
 
     def show(layer: int) -> Callable[..., Tensor]:
@@ -111,6 +113,7 @@ def replace_inputs(
     model: TransformerBridge, inputs: Mapping[int, Float[Tensor, "batch pos d_model"]]
 ) -> Iterator[None]:
     """Give each layer's attention other inputs than its residual stream, inside a ``with``."""
+    check_model(model)
 
     def give(value: Tensor) -> Callable[..., Tensor]:
         return lambda old, hook: value.to(old.dtype)  # noqa: ARG005
@@ -129,6 +132,7 @@ def scale_heads(
     Raises:
         ModelError: if replacing heads' outputs has no effect on this model.
     """
+    check_model(model)
     check_outputs(model)
 
     def scale(layer: int) -> Callable[..., Tensor]:

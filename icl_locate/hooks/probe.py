@@ -19,6 +19,7 @@ from icl_locate.errors import ModelError
 from icl_locate.hooks.cells import CellTracker
 from icl_locate.hooks.routes import MaskEdit, ScoresEdit
 from icl_locate.masks import ContextMask, resolve
+from icl_locate.models import check_model
 from icl_locate.prompts import PromptTemplate
 from icl_locate.tokens import Prompts
 
@@ -70,8 +71,7 @@ def find_route(model: TransformerBridge, *, per_head: bool = False) -> Route:
             attention (state-space hybrids), an encoder-decoder, attention that ignores its mask; or
             if the model is in training mode.
     """
-    if model.training:
-        raise ModelError("the model is in training mode: call model.eval() first")
+    check_model(model)
     if model not in _routes:
         _check_blocks(model)
         _routes[model] = _choose_route(model)

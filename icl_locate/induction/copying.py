@@ -10,8 +10,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.engine.forward import require_numbers
 from icl_locate.engine.replay import BlockCall, replaced_blocks, with_first
 from icl_locate.engine.shared import read_out
-from icl_locate.errors import ModelError, PromptError
+from icl_locate.errors import PromptError
 from icl_locate.hooks import watch_attention
+from icl_locate.models import check_model
 from icl_locate.random_tokens import opening_tokens, random_tokens, usable_tokens
 
 _READ_AT_ONCE = 256  # rows whose logits over the whole vocabulary exist at once
@@ -41,6 +42,7 @@ def copying_scores(
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
     """
+    check_model(model)
     tokens = _check(model, length, n_sequences, seed)
     n_layers = int(model.cfg.n_layers)
     totals: list[Tensor] = [torch.zeros(int(model.cfg.n_heads), dtype=torch.double)] * n_layers
@@ -55,8 +57,7 @@ def copying_scores(
 def _check(
     model: TransformerBridge, length: int, n_sequences: int, seed: int
 ) -> Int[Tensor, "sequence pos"]:
-    if model.training:
-        raise ModelError("the model is in training mode: call model.eval() first")
+    check_model(model)
     n_opening = len(opening_tokens(model))
     limit, n_usable = getattr(model.cfg, "n_ctx", None), len(usable_tokens(model))
     most = min(n_usable, n_usable if limit is None else int(limit) - n_opening)

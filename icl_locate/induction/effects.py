@@ -18,6 +18,7 @@ from icl_locate.engine.scoring import score_targets
 from icl_locate.errors import PromptError
 from icl_locate.layers import as_pairs, check_heads
 from icl_locate.location import check_confidence
+from icl_locate.models import check_model
 from icl_locate.prompts import PromptTemplate
 from icl_locate.random_tokens import opening_tokens, random_tokens, usable_tokens
 from icl_locate.tokens import Prompts
@@ -101,6 +102,7 @@ def head_effects(
         MaskError: heads that the model does not have; a method without its reference.
         PromptError, NumericalError: as `score_targets` does.
     """
+    check_model(model)
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     everywhere = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
     chosen = tuple(everywhere if heads is None else sorted(as_pairs(heads)))
@@ -132,6 +134,7 @@ def repeated_prompts(
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context.
     """
+    check_model(model)
     n_opening, n_usable = len(opening_tokens(model)), len(usable_tokens(model))
     limit = getattr(model.cfg, "n_ctx", None)
     most = n_usable if limit is None else min(n_usable, (int(limit) - n_opening) // 2)

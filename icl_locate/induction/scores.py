@@ -9,11 +9,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.errors import ModelError, PromptError
+from icl_locate.errors import PromptError
 from icl_locate.hooks import watch_attention
 from icl_locate.induction.copying import copying_scores
 from icl_locate.induction.effects import HeadEffects
 from icl_locate.induction.sequences import check_lengths, repeated, unrepeated
+from icl_locate.models import check_model
 from icl_locate.random_tokens import opening_tokens
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def head_scores(
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
     """
+    check_model(model)
     lengths = check_lengths(lengths)
     raw, control, normalized = [], [], []
     for length in lengths:
@@ -155,6 +157,7 @@ def prefix_matching_scores(
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
     """
+    check_model(model)
     scores = []
     for length in check_lengths(lengths):
         sizes = length, n_copies, n_sequences, seed
@@ -184,6 +187,7 @@ def previous_token_scores(
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
     """
+    check_model(model)
     tokens = unrepeated(model, length, 1, n_sequences, seed)
     first = tokens.shape[1] - length + 1
     rows = torch.arange(first, tokens.shape[1])
@@ -256,8 +260,7 @@ def _attention_to(
     n_rows: int,
     batch_size: int,
 ) -> _Attention:
-    if model.training:
-        raise ModelError("the model is in training mode: call model.eval() first")
+    check_model(model)
     device = model.cfg.device
     found = _Attention(rows.to(device), columns.to(device), n_rows, bool(opening_tokens(model)))
     with watch_attention(model, "hook_pattern", found.add):

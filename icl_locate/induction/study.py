@@ -32,6 +32,7 @@ from icl_locate.metrics import (
     is_known,
     score_totals,
 )
+from icl_locate.models import check_model
 from icl_locate.prompts import Choice, Example
 from icl_locate.recipes import describe_model, prompts_digest
 from icl_locate.references import head_reference
@@ -99,6 +100,7 @@ def ablation_study(
         MaskError: heads that the model does not have, or too few for random controls.
         PromptError, ModelError, NumericalError: as their sources say.
     """
+    check_model(model)
     drawn = tuple(int(seed) for seed in _several(seeds))
     _check(task, controls, drawn, interventions, n_queries)
     numbers = check_shots(int(n_shots) for n_shots in _several(shots))

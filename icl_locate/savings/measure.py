@@ -20,6 +20,7 @@ from icl_locate.engine.generation import generate
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.memory import peak_bytes
 from icl_locate.metrics import Metric, TextScore, generates
+from icl_locate.models import check_model
 from icl_locate.prompts import Choice
 from icl_locate.recipes import describe_model, prompts_digest
 from icl_locate.storage import load_tensors, save_tensors
@@ -140,6 +141,7 @@ def measure_savings(
         ModelError: if context cannot be dropped exactly on this model.
         MaskError: if a layer is out of range.
     """
+    check_model(model)
     n_layers = int(model.cfg.n_layers)
     starts = [*range(n_layers)] if layers is None else sorted(set(layers) - {n_layers})
     if any(not 0 <= start < n_layers for start in starts):
