@@ -1,12 +1,12 @@
 """What a sweep runs: its prompts and masks, checked before anything starts."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-
-from transformer_lens.model_bridge import TransformerBridge
+from typing import Any
 
 from icl_locate._types import Segment
 from icl_locate.compat import COMPAT, sia2024_mask, sia2024_prompts
-from icl_locate.conditions import Condition
+from icl_locate.conditions import PAPER_CONDITIONS, Condition, get_condition
 from icl_locate.engine.decoding import check_room
 from icl_locate.engine.grid import ENGINES
 from icl_locate.errors import MaskError, TaskError
@@ -17,12 +17,14 @@ from icl_locate.scopes import masked_layers
 from icl_locate.tasks.task import Task
 from icl_locate.tokens import Prompts, build_prompts
 
+DEFAULT_QUERIES = 64
+
 
 @dataclass(frozen=True)
 class Plan:
     """Everything that `sweep` was asked for."""
 
-    model: TransformerBridge
+    model: Any  # a bridge; until the plan is checked perhaps only its name
     task: Task
     conditions: tuple[Condition, ...]
     metric: Metric
@@ -82,6 +84,39 @@ class Shown:
 
     prompts: Prompts
     n_hidden_generated: int = 0
+
+
+def choose_n_queries(task: Task, n_queries: int | None) -> int:
+    """How many of a task's queries are answered: as many as asked for, else 64 or all there are."""
+    return min(DEFAULT_QUERIES, len(task.test)) if n_queries is None else n_queries
+
+
+def choose_conditions(
+    task: Task,
+    n_shots: int,
+    conditions: str | Condition | Iterable[str | Condition] | None,
+) -> tuple[Condition, ...]:
+    """The conditions that were asked for, else those of the paper that a task's prompts allow.
+
+    Raises:
+        MaskError: an unknown name; or prompts with neither an instruction nor examples.
+    """
+    if isinstance(conditions, (str, Condition)):
+        conditions = [conditions]
+    if conditions is not None:
+        return tuple(get_condition(condition) for condition in conditions)
+    possible = tuple(
+        condition
+        for condition in PAPER_CONDITIONS
+        if (task.template.instruction is not None or not condition.instruction)
+        and (n_shots > 0 or Segment.EXAMPLES not in condition.hide)
+    )
+    if not possible:
+        raise MaskError(
+            f"the prompts of the task {task.name!r} have neither an instruction nor examples to "
+            "hide: set template.instruction, or use n_shots of 1 or more"
+        )
+    return possible
 
 
 def build_all(plan: Plan) -> dict[tuple[str, int], Shown]:

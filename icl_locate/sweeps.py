@@ -1,7 +1,8 @@
 """Sweep a context mask over start layers, conditions and seeds."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
-from icl_locate.conditions import PAPER_CONDITIONS, Condition, get_condition
+from icl_locate.conditions import Condition
 from icl_locate.engine.grid import Engine, choose_engine, run_grid
 from icl_locate.engine.hooked import Cell
 from icl_locate.errors import TaskError
@@ -24,21 +25,22 @@ from icl_locate.metrics import (
     is_known,
     score_totals,
 )
-from icl_locate.models import check_model
-from icl_locate.plan import Plan, Shown, build_all, check
+from icl_locate.models import check_model, load_model
+from icl_locate.plan import Plan, Shown, build_all, check, choose_conditions, choose_n_queries
 from icl_locate.prompts import Choice
 from icl_locate.recipes import describe_model, prompts_digest
 from icl_locate.results import SweepResult
+from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
 
 
 def sweep(
-    model: TransformerBridge,
-    task: Task,
+    model: TransformerBridge | str | Path,
+    task: Task | str | Path,
     *,
-    conditions: str | Condition | Iterable[str | Condition] = PAPER_CONDITIONS,
+    conditions: str | Condition | Iterable[str | Condition] | None = None,
     n_shots: int = 5,
-    n_queries: int = 64,
+    n_queries: int | None = None,
     seeds: int | Iterable[int] = (0, 1, 2),
     metric: str | Metric | TextScore | None = None,
     choice: Choice | str | None = None,
@@ -58,8 +60,13 @@ def sweep(
     token. Start ``0`` gives the floor, ``n_layers`` (nothing hidden) the ceiling.
 
     Args:
-        conditions: conditions, or names of the paper's; a single one may stand alone.
-        n_queries: the first so many queries of ``task.test``; the same for every seed.
+        model: a model, or what `load_model` takes.
+        task: a task, or what `load_task` takes, such as the path of a file.
+        conditions: conditions, or names of the paper's; a single one may stand alone. ``None``
+            means those of the paper that the prompts allow: without an instruction in the task's
+            template only "examples". ``result.conditions`` names them.
+        n_queries: the first so many queries of ``task.test``, the same for every seed; ``None``
+            means 64, or all that there are.
         seeds: each, or a single one, draws other examples for the same queries.
         metric: a name ("bleu", "chrf", "exact_match", "token_accuracy", "log_prob",
             "label_accuracy", "pass@1"), a
@@ -85,12 +92,14 @@ def sweep(
         MaskError: a condition that hides what the prompts do not hold.
         PromptError, ModelError, NumericalError: as their sources say.
     """
-    check_model(model)
-    chosen_conditions = [conditions] if isinstance(conditions, (str, Condition)) else conditions
+    if not isinstance(model, (str, Path)):
+        check_model(model)
+    task = load_task(task)
+    n_queries = choose_n_queries(task, n_queries)
     plan = Plan(
         model=model,
         task=task,
-        conditions=tuple(get_condition(condition) for condition in chosen_conditions),
+        conditions=choose_conditions(task, n_shots, conditions),
         metric=choose_metric(task, metric, n_queries),
         n_shots=n_shots,
         n_queries=n_queries,
@@ -102,6 +111,9 @@ def sweep(
         compat=compat,
     )
     check(plan, engine)
+    if isinstance(model, (str, Path)):
+        model = load_model(model)
+        plan = replace(plan, model=model)
     prompts = build_all(plan)
     chosen = choose_engine(model, engine)
     grid: dict[tuple[str, int, int], Cell] = {}

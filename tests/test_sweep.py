@@ -9,7 +9,8 @@ import torch
 
 import icl_locate as icl
 from icl_locate import Segment
-from icl_locate.errors import MaskError, ResultError, TaskError
+from icl_locate.errors import IclLocateError, MaskError, ResultError, TaskError
+from icl_locate.plan import choose_n_queries
 
 TASK = replace(icl.load_task("pseudo-translation"), metric="token_accuracy")
 OPTIONS = {"n_shots": 2, "n_queries": 3, "seeds": [0, 5], "max_new_tokens": 4}
@@ -153,15 +154,59 @@ NO_INSTRUCTION = replace(TASK, template=TASK.template.without_instruction())
         (TASK, {"seeds": []}, TaskError, "seeds are \\[\\]"),
         (TASK, {"n_queries": 0}, TaskError, "n_queries is 0"),
         (TASK, {"n_queries": 9999}, TaskError, "has 512 queries: expected 1 to 512"),
-        (TASK, {"n_shots": 0}, MaskError, "hides examples, but n_shots is 0"),
+        (TASK, {"n_shots": 0, "conditions": icl.PAPER_CONDITIONS}, MaskError, "n_shots is 0"),
+        (NO_INSTRUCTION, {"n_shots": 0}, MaskError, "neither an instruction nor examples"),
         (TASK, {"engine": "warp"}, TaskError, "engine is 'warp'"),
-        (NO_INSTRUCTION, {}, MaskError, "needs an instruction .* has none"),
+        (NO_INSTRUCTION, {"conditions": "query"}, MaskError, "needs an instruction .* has none"),
         (replace(TASK, train=()), {}, ValueError, "only 0 of the 0 examples"),
     ],
 )
 def test_bad_input_is_refused_before_anything_runs(task, options, error, message):
     with pytest.raises(error, match=message):
         icl.sweep(tiny.boot("llama"), task, **OPTIONS | options)
+
+
+def test_conditions_are_by_default_those_that_the_prompts_allow():
+    model, options = tiny.boot("llama"), OPTIONS | {"metric": "log_prob", "seeds": 0}
+    assert icl.sweep(model, NO_INSTRUCTION, **options).conditions == ("examples",)
+    zero_shots = icl.sweep(model, TASK, **options | {"n_shots": 0})
+    assert zero_shots.conditions == ("query",)
+    assert [c["name"] for c in zero_shots.provenance["conditions"]] == ["query"]
+    by_shots = icl.sweep_shots(model, TASK, (0, 1), seeds=0, n_queries=3, metric="log_prob")
+    assert [result.conditions for result in by_shots.values()] == [("query",), ("query",)]
+
+
+def test_queries_are_by_default_64_or_all_that_there_are():
+    model = tiny.boot("llama")
+    few = replace(NO_INSTRUCTION, test=TASK.test[:3])
+    options = {"n_shots": 1, "seeds": 0, "metric": "log_prob"}
+    assert icl.sweep(model, few, **options).item_scores.shape[-1] == 3
+    assert choose_n_queries(TASK, None) == 64 and choose_n_queries(TASK, 100) == 100
+
+
+def test_a_model_and_a_task_may_be_given_by_name(tmp_path, monkeypatch):
+    where = tiny.save(tiny.build("llama"), tmp_path / "model")
+    lines = [{"source": w, "target": "zimo"} for w in ("thin", "one", "zero")]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    options = {"n_shots": 2, "seeds": [0], "metric": "log_prob"}
+    found = icl.sweep(where, tmp_path / "mine.jsonl", **options)
+    monkeypatch.chdir(tmp_path)
+    named = icl.sweep("model", "mine.jsonl", **options)
+    model, task = icl.load_model(where), icl.load_task("mine.jsonl")
+    assert found.scores.equal(named.scores)
+    assert found.scores.equal(icl.sweep(model, task, **options).scores)
+    assert icl.sweep_shots("model", "mine.jsonl", [2], seeds=[0], metric="log_prob")[
+        2
+    ].scores.equal(found.scores)
+
+
+def test_typos_are_refused_before_a_model_is_loaded(monkeypatch):
+    monkeypatch.setattr("icl_locate.sweeps.load_model", lambda _: pytest.fail("it was loaded"))
+    for typo in ({"metric": "blue"}, {"conditions": "exmples"}, {"engine": "warp"}, {"seeds": []}):
+        with pytest.raises(IclLocateError):
+            icl.sweep("gpt2", TASK, **OPTIONS | typo)
+    with pytest.raises(TaskError, match="there is no task file"):
+        icl.sweep("gpt2", "nowhere.jsonl")
 
 
 def test_nothing_runs_if_only_a_later_condition_fails(monkeypatch):

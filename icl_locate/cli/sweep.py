@@ -13,6 +13,7 @@ def run_sweep(config: SweepConfig) -> None:
     """Run a sweep, or one for each number of shots, and write what was found."""
     import icl_locate as icl
     from icl_locate.location import check_confidence
+    from icl_locate.plan import choose_n_queries
     from icl_locate.shots import check_shots
 
     config = _with_preset(config)
@@ -23,9 +24,9 @@ def run_sweep(config: SweepConfig) -> None:
     check_code(metric, allowed=config.run_code or config.dry_run)
     shots = check_shots(config.shots or (config.n_shots,))
     conditions = _conditions(config, task, min(shots))
-    wanted = 64 if config.n_queries is None else config.n_queries
-    takes_all = config.n_queries is None or config.preset is not None
-    n_queries = min(wanted, len(task.test)) if takes_all else wanted
+    n_queries = choose_n_queries(task, config.n_queries)
+    if config.preset is not None:
+        n_queries = min(n_queries, len(task.test))
     max_new_tokens = 50 if config.max_new_tokens is None else config.max_new_tokens
     if config.preset or config.dry_run:
         announce(config, task, conditions, n_queries, shots, max_new_tokens)
@@ -86,9 +87,10 @@ def _conditions(config: SweepConfig, task: Any, n_shots: int) -> tuple[Any, ...]
     import tomllib
 
     import icl_locate as icl
+    from icl_locate.plan import choose_conditions
 
     if config.conditions_file is None:
-        return config.conditions or _possible_conditions(task, n_shots)
+        return choose_conditions(task, n_shots, config.conditions or None)
     if config.conditions:
         raise IclLocateError("give either --conditions or --conditions-file, not both")
     try:
@@ -105,20 +107,3 @@ def _conditions(config: SweepConfig, task: Any, n_shots: int) -> tuple[Any, ...]
             '[[condition]] with name = "...", hide = ["EXAMPLES", ...] and optionally instruction '
             "and keep_self, segments being BOS, INSTRUCTIONS, EXAMPLES, QUERY and GENERATED"
         ) from error
-
-
-def _possible_conditions(task: Any, n_shots: int) -> tuple[str, ...]:
-    import icl_locate as icl
-
-    possible = tuple(
-        condition.name
-        for condition in icl.PAPER_CONDITIONS
-        if (task.template.instruction is not None or not condition.instruction)
-        and (n_shots > 0 or icl.Segment.EXAMPLES not in condition.hide)
-    )
-    if not possible:
-        raise IclLocateError(
-            "these prompts have neither instruction nor examples to hide: give --instruction, or "
-            "1 or more with --n-shots"
-        )
-    return possible
