@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from icl_locate.arguments import refuse
 from icl_locate.errors import TaskError
 from icl_locate.prompts import Example, PromptTemplate
 from icl_locate.tasks.classification import LABEL_TEMPLATE
@@ -50,6 +51,8 @@ def load_task(
     """
     if isinstance(task, Task):
         return task
+    if not isinstance(task, (str, Path)):
+        refuse("task", task, "a Task, or a name or file that load_task takes", TaskError)
     name = str(task)
     kind, _, option = name.partition("/")
     if kind == "flores" and option:

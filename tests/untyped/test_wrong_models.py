@@ -7,7 +7,7 @@ import icl_locate as icl
 from icl_locate import gates, induction, savings
 from icl_locate.context_heads import HeadStudy
 from icl_locate.engine.grid import choose_engine
-from icl_locate.errors import ModelError
+from icl_locate.errors import ModelError, TaskError
 from icl_locate.hooks import ablate_heads, find_route, replace_inputs, scale_heads, watch_attention
 from icl_locate.random_tokens import random_tokens
 from icl_locate.references import head_reference
@@ -63,10 +63,19 @@ def test_every_function_says_how_to_make_a_bridge(name, hugging_face):
         "since version 4": HookedTransformer(),
         "a list": [1, 2],
     }
+    if name in ("sweep", "sweep_shots"):  # these load a model by its name
+        del wrong[r"load_model\('gpt2'\)"]
     for hint, model in wrong.items():
         with pytest.raises(ModelError, match=f"^model is .*{hint}") as caught:
             FUNCTIONS[name](model)
         assert len(str(caught.value)) < 400 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("task", [None, 3, ["mine.jsonl"]])
+def test_sweeps_say_what_a_task_is(task):
+    for function in (icl.sweep, icl.sweep_shots):
+        with pytest.raises(TaskError, match="^task is .*: expected a Task, or a name or file"):
+            function("gpt2", task)
 
 
 def test_load_model_takes_names_and_bridges_alone(hugging_face):
