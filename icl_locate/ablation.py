@@ -10,6 +10,7 @@ from torch import Tensor
 
 from icl_locate.errors import MaskError
 from icl_locate.layers import as_pairs, check_heads
+from icl_locate.reprs import short_repr
 from icl_locate.storage import load_tensors, save_tensors
 
 Method = Literal["zero", "mean_z", "mean_input", "resample"]
@@ -19,6 +20,7 @@ _FORM = "icl_locate.HeadReference/1"
 _TENSORS = ("mean_z", "mean_input_z", "samples", "sample_lengths")
 
 
+@short_repr("model", "mean_z", "samples")
 @dataclass(frozen=True)
 class HeadReference:
     """What the heads of a model give out on a reference corpus, position by position.
@@ -62,6 +64,7 @@ class HeadReference:
         return cls(**{name: tensors[name] for name in _TENSORS}, provenance=rest["provenance"])
 
 
+@short_repr("heads", "method", "reference", "seed")
 @dataclass(frozen=True, eq=False)
 class HeadAblation:
     """Replace the outputs of some heads, at every position and through generation.

@@ -10,10 +10,12 @@ from torch import Tensor
 
 from icl_locate._types import Segment
 from icl_locate.errors import MaskError
+from icl_locate.reprs import short_repr
 
 Match = Literal["token", "word"]
 
 
+@short_repr("segments", "tokens", "words")
 @dataclass(frozen=True)
 class Positions:
     """What a mask may look at: each position's segment, token and word.

@@ -5,8 +5,10 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from icl_locate.layers import check_heads
+from icl_locate.reprs import short_repr
 
 
+@short_repr("heads", "n_layers", "n_heads")
 @dataclass(frozen=True, eq=False)
 class HeadSet(AbstractSet[tuple[int, int]]):
     """A set of heads, (layer, head), that knows the model's sizes.

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from icl_locate.errors import ResultError
 from icl_locate.location import bootstrap_curves, check_confidence
+from icl_locate.reprs import short_repr
 from icl_locate.results import SweepResult
 
 
+@short_repr("condition", "ceiling", "critical", "loss")
 @dataclass(frozen=True)
 class LayerImportance:
     """One condition's losses over the layers (Sia et al., arXiv 2403.04510v1, section 4).

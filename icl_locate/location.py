@@ -15,9 +15,11 @@ from torch import Tensor
 
 from icl_locate.bootstrap import bootstrap_scores
 from icl_locate.errors import ResultError
+from icl_locate.reprs import short_repr
 from icl_locate.results import SweepResult
 
 
+@short_repr("condition", "layer", "interval", "floor", "ceiling", "jump_layer", "scores")
 @dataclass(frozen=True)
 class Location:
     """Where one condition's curve recovers.

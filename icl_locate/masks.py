@@ -18,10 +18,12 @@ from icl_locate._types import Segment
 from icl_locate.edges import EdgeRule, Positions
 from icl_locate.errors import MaskError
 from icl_locate.layers import ALL_LAYERS, LayerRange, check_heads, resolve_layers
+from icl_locate.reprs import short_repr
 
 Rows = Literal["all", "after"]
 
 
+@short_repr("hide", "layers", "heads", "rows")
 @dataclass(frozen=True)
 class ContextMask:
     """Hide segments of the context from attention.
@@ -67,6 +69,7 @@ class ContextMask:
         return MaskUnion(parts_of(self) | parts_of(other))
 
 
+@short_repr("rule", "layers", "heads")
 @dataclass(frozen=True, eq=False)  # a rule need not be hashable
 class EdgeMask:
     """Hide single edges of attention: the cells (row, key) that a rule names.
@@ -122,6 +125,7 @@ class EdgeMask:
         return found & real[:, total - n_rows :, None] & real[:, None, :] & past
 
 
+@short_repr("masks")
 @dataclass(frozen=True)
 class MaskUnion:
     """Several masks at once: a key is hidden where any of them hides it."""
@@ -158,7 +162,7 @@ def resolve(mask: Mask, n_layers: int, n_heads: int) -> dict[int, tuple[LayerMas
         MaskError: if layers or heads are out of the model's range.
     """
     acting: dict[int, list[LayerMask]] = {}
-    for part in sorted(parts_of(mask), key=repr):
+    for part in sorted(parts_of(mask), key=lambda part: repr(vars(part))):
         layers = resolve_layers(part.layers, n_layers)
         check_heads(part.heads or (), n_layers, n_heads)
         if part.hides_nothing:

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from icl_locate.errors import ResultError
 from icl_locate.metrics import Metric, find_scorer
+from icl_locate.reprs import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
 
 
+@short_repr("model", "task", "metric", "conditions", "seeds", "scores")
 @dataclass(frozen=True)
 class SweepResult:
     """The scores of a sweep, its texts, and its recipe.

@@ -15,6 +15,7 @@ from icl_locate._types import Part, Segment
 from icl_locate.arguments import refuse
 from icl_locate.errors import ModelError, PromptError
 from icl_locate.prompts import Choice, Example, PromptTemplate, Span, choose_examples
+from icl_locate.reprs import short_repr
 from icl_locate.words import number_words
 
 
@@ -26,6 +27,7 @@ class TokenizedModel(Protocol):
     cfg: object
 
 
+@short_repr("tokens")
 @dataclass(frozen=True)
 class TokenizedPrompt:
     """One prompt's tokens, each with its segment, part, shot and word; no padding."""
@@ -37,6 +39,7 @@ class TokenizedPrompt:
     words: list[int]
 
 
+@short_repr("tokens", "template")
 @dataclass(frozen=True)
 class Prompts:
     """A batch of left-padded prompts.

@@ -15,6 +15,7 @@ from icl_locate.errors import MaskError, ResultError
 from icl_locate.head_sets import HeadSet
 from icl_locate.location import check_confidence
 from icl_locate.metrics import Metric, find_scorer
+from icl_locate.reprs import short_repr
 from icl_locate.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _FORM = "icl_locate.HeadSweepResult/1"
 _TENSORS = ("statistics", "scores", "ceiling", "floor")
 
 
+@short_repr("model", "task", "metric", "mode", "condition", "seeds", "worth")
 @dataclass(frozen=True)
 class HeadSweepResult:
     """The scores of a sweep over heads.
@@ -166,6 +168,7 @@ class HeadSweepResult:
         return samples[:, :-2] - samples[:, -1:]
 
 
+@short_repr("mode", "metric", "sizes", "floor", "ceiling", "scores")
 @dataclass(frozen=True)
 class HeadSetCurve:
     """The scores of growing sets of heads.

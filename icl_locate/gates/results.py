@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from icl_locate.gates.hard_concrete import open_chance, settled_gates
+from icl_locate.reprs import short_repr
 from icl_locate.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ _LABELS = ("objective", "n_epochs", "whole", "pruned", "metric", "provenance")
 Head = tuple[int, int]
 
 
+@short_repr("model", "task", "objective", "metric", "whole", "pruned", "n_epochs", "gates")
 @dataclass(frozen=True)
 class GatesResult:
     """Learnt gates, and the score of the model with their heads closed.

@@ -21,12 +21,14 @@ from icl_locate.location import check_confidence
 from icl_locate.models import check_model
 from icl_locate.prompts import PromptTemplate
 from icl_locate.random_tokens import opening_tokens, random_tokens, usable_tokens
+from icl_locate.reprs import short_repr
 from icl_locate.tokens import Prompts
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+@short_repr("heads", "method", "clean", "losses")
 @dataclass(frozen=True)
 class HeadEffects:
     """What single heads are worth on some prompts.

@@ -17,6 +17,7 @@ from icl_locate.bootstrap import bootstrap_scores, percentile_interval
 from icl_locate.errors import ResultError
 from icl_locate.location import check_confidence
 from icl_locate.metrics import Metric, find_scorer, score_totals
+from icl_locate.reprs import short_repr
 from icl_locate.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ _FORM = "icl_locate.AblationResult/1"
 _LABELS = ("arms", "shots", "seeds", "metric", "provenance")
 
 
+@short_repr("intervention", "kind", "fraction", "control", "heads")
 @dataclass(frozen=True)
 class Arm:
     """One way in which the study's prompts were run.
@@ -75,6 +77,7 @@ class Comparison:
     rank_p: float
 
 
+@short_repr("model", "task", "metric", "arms", "shots", "seeds", "scores")
 @dataclass(frozen=True)
 class AblationResult:
     """The scores of an ablation study, and its recipe.

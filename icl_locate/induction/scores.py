@@ -16,6 +16,7 @@ from icl_locate.induction.effects import HeadEffects
 from icl_locate.induction.sequences import check_lengths, repeated, unrepeated
 from icl_locate.models import check_model
 from icl_locate.random_tokens import opening_tokens
+from icl_locate.reprs import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,7 @@ LENGTHS = (50, 37, 29)
 """Lengths whose copies lie at different distances: no fixed offset fits two of them."""
 
 
+@short_repr("lengths", "induction", "copying", "previous_token")
 @dataclass(frozen=True)
 class HeadScores:
     """What every head does on random tokens.

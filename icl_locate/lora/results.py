@@ -15,6 +15,7 @@ from icl_locate.bootstrap import bootstrap_scores, percentile_interval
 from icl_locate.errors import ResultError
 from icl_locate.location import check_confidence
 from icl_locate.metrics import Metric, find_scorer
+from icl_locate.reprs import short_repr
 from icl_locate.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ _TENSORS = ("statistics", "scores", "dev_losses", "n_epochs")
 _LABELS = ("layers", "seeds", "metric", "untuned", "provenance")
 
 
+@short_repr("model", "task", "metric", "layers", "seeds", "untuned", "scores")
 @dataclass(frozen=True)
 class LoraResult:
     """The scores of models tuned at one layer each.

@@ -11,11 +11,13 @@ from icl_locate.errors import TaskError
 from icl_locate.metrics.base import Statistics, mean_statistics
 from icl_locate.programs import CodeCheck, pass_at_k
 from icl_locate.prompts import Example
+from icl_locate.reprs import short_repr
 from icl_locate.sandbox import run_python
 
 _AT_ONCE = 2
 
 
+@short_repr("name", "timeout", "checks")
 @dataclass(frozen=True)
 class PassRate:
     """pass@1 with greedy answers: the share of programs that pass (Chen et al. 2021).

@@ -23,6 +23,7 @@ from icl_locate.metrics import Metric, TextScore, generates
 from icl_locate.models import check_model
 from icl_locate.prompts import Choice
 from icl_locate.recipes import describe_model, prompts_digest
+from icl_locate.reprs import short_repr
 from icl_locate.storage import load_tensors, save_tensors
 from icl_locate.sweeps import choose_metric
 from icl_locate.tasks.task import Task
@@ -35,6 +36,7 @@ _FORM = "icl_locate.MeasuredSavings/1"
 _TENSORS = ("prefill_seconds", "decode_seconds", "peak_bytes", "cache_bytes", "scores", "interval")
 
 
+@short_repr("model", "task", "metric", "layers", "prefill_seconds", "scores")
 @dataclass(frozen=True)
 class MeasuredSavings:
     """What generation takes, and gives, with the context dropped from each of some layers on.

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 
 from icl_locate.prompts import Choice, Example, PromptTemplate
+from icl_locate.reprs import short_repr
 
 
+@short_repr("name", "train", "test", "metric", "template")
 @dataclass(frozen=True)
 class Task:
     """A task for in-context learning.
