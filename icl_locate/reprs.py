@@ -39,7 +39,7 @@ def short_repr(*names: str) -> Callable[[type[T]], type[T]]:
             text = f"{kind.__name__}({', '.join(shown)})"
             return text if len(text) <= LONGEST else f"{text[: LONGEST - 4]}...)"
 
-        kind.__repr__ = __repr__  # type: ignore[method-assign, assignment]
+        kind.__repr__ = __repr__  # type: ignore[method-assign]
         return kind
 
     return add
@@ -80,6 +80,8 @@ def _items(values: tuple[Any, ...] | list[Any] | set[Any] | frozenset[Any]) -> s
     inside = ", ".join(map(brief, ordered))
     if len(inside) > _WIDTH:
         return f"<{len(values)} items>"
-    opening, closing = {tuple: "()", list: "[]"}.get(type(values), "{}")
-    comma = "," if isinstance(values, tuple) and len(values) == 1 else ""
-    return f"{opening}{inside}{comma}{closing}"
+    if isinstance(values, list):
+        return f"[{inside}]"
+    if isinstance(values, tuple):
+        return f"({inside},)" if len(values) == 1 else f"({inside})"
+    return f"{{{inside}}}"
