@@ -25,7 +25,8 @@ extensions = [
 exclude_patterns = ["_build", "jupyter_execute", "*_table.md"]
 html_theme = "furo"
 html_title = "icl_locate"
-html_static_path = []
+html_static_path = ["_static"]
+html_css_files = ["figures.css"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from icl_locate import plots
 from icl_locate.induction import AblationResult, Comparison, HeadEffects, HeadScores
+from icl_locate.plots.frame import to_html
 from icl_locate.report import align_table, html_table, write_page
 
 if TYPE_CHECKING:
@@ -38,9 +39,7 @@ def write_head_report(
         plots.ablation_bars(result, comparisons),
         plots.fraction_curves(result, comparisons),
     ]
-    first, *others = [
-        figure.to_html(full_html=False, include_plotlyjs=i == 0) for i, figure in enumerate(figures)
-    ]
+    first, *others = [to_html(figure, with_script=i == 0) for i, figure in enumerate(figures)]
     title = f"Induction heads: {result.provenance.get('task')} in {result.provenance.get('model')}"
     table = scores.to_dataframe(effects).head(32)
     how = "not measured" if effects is None else effects.method

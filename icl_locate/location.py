@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
@@ -17,6 +17,8 @@ from icl_locate.bootstrap import bootstrap_scores
 from icl_locate.errors import ResultError
 from icl_locate.reprs import short_repr
 from icl_locate.results import SweepResult
+
+_TIE = 1e-9  # a recovery at the threshold counts, rounding aside
 
 
 @short_repr("condition", "layer", "interval", "floor", "ceiling", "jump_layer", "scores")
@@ -56,6 +58,11 @@ class Location:
     threshold: float
     confidence: float
     n_resamples: int
+
+    @property
+    def recovered(self) -> Bool[Tensor, "layer"]:
+        """Where recovery is at the threshold or above; nowhere if the context has no effect."""
+        return self.recovery >= self.threshold - _TIE
 
     def __str__(self) -> str:
         if self.layer is None:
@@ -133,7 +140,7 @@ def recognition_layer(
     A curve whose ceiling is not above its floor recovers at the last layer only.
     """
     floor, ceiling = curves[..., :1], curves[..., -1:]
-    wanted = floor + (threshold - 1e-9) * (ceiling - floor)  # a tie recovers, rounding aside
+    wanted = floor + (threshold - _TIE) * (ceiling - floor)
     recovered = (curves >= wanted) & (ceiling > floor)
     recovered[..., -1] = True
     below = ~recovered[..., ::-1]

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from icl_locate import plots
 from icl_locate.importance import LayerImportance
 from icl_locate.location import Location, locate
+from icl_locate.plots.frame import to_html
 from icl_locate.results import SweepResult
 
 _STYLE = """
@@ -38,9 +39,7 @@ def write_report(
     """
     locations = locations or locate(result)
     shown = [plots.layer_curves(result, locations), *figures]
-    parts = [
-        figure.to_html(full_html=False, include_plotlyjs=i == 0) for i, figure in enumerate(shown)
-    ]
+    parts = [to_html(figure, with_script=i == 0) for i, figure in enumerate(shown)]
     title = f"{result.provenance.get('task')} in {result.provenance.get('model')}"
     body = f"""<p>Score when the context is hidden from a layer on. From the recognition layer on,
 the model no longer needs the context: at least {100 * locations[0].threshold:g} % of what the

@@ -102,3 +102,5 @@ def test_demo_runs(tmp_path, capsys):
     page = (tmp_path / "report.html").read_text()
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page), "the page needs nothing else"
     assert "Recipe" in page and "One answer over the layers" in page
+    figures = page.split("Plotly.newPlot(  ")[1:]
+    assert figures and all('"showSendToCloud": false' in figure for figure in figures)

@@ -2,14 +2,26 @@
 
 import pytest
 import tiny
+import torch
 from test_locate import result_of
 
 import icl_locate as icl
 from icl_locate import Segment, plots
 from icl_locate.errors import PromptError
+from icl_locate.induction.results import AblationResult, Arm
+from icl_locate.plots import frame
 from icl_locate.report import text_table
 
 RESULT = result_of([[0, 0.1, 0.9, 1.0], [0.5] * 4], noise=0.1)
+ARMS = [Arm("none", "full", 0.0, 0, ())]
+ARMS += [
+    Arm("zero", kind, share, 0, ((0, 0),))
+    for share in (0.01, 0.03)
+    for kind in ("induction", "random")
+]
+STUDY = AblationResult(
+    tuple(ARMS), (5,), (0, 1), torch.ones(5, 1, 2, 4, 2), torch.ones(5, 1, 2), "exact_match", {}
+)
 
 
 def test_layer_curves_show_the_numbers():
@@ -21,7 +33,9 @@ def test_layer_curves_show_the_numbers():
         trace = lines[location.condition]
         assert list(trace.x) == [0, 1, 2, 3]
         assert list(trace.y) == pytest.approx(location.scores.tolist())
-        low, high, _ = zip(*trace.customdata, strict=True)
+        low, high, recovery = zip(*trace.customdata, strict=True)
+        assert all(word.endswith("not yet recovered") for word in recovery[: location.layer or 0])
+        assert not any("not yet" in word for word in recovery[location.layer or 0 :])
         assert list(low) == pytest.approx(location.score_interval[0].tolist())
         assert all(a <= b for a, b in zip(low, high, strict=True))
     assert lines["c0"].name.startswith("c0: 2 [") and lines["c1"].name == "c1: no effect"
@@ -32,6 +46,62 @@ def test_layer_curves_show_the_numbers():
         sorted(location.ceiling for location in locations)
     )
     assert "paired bootstrap" in figure.layout.annotations[-1].text
+
+
+def test_no_rounding_turns_a_share_into_recovery():
+    found = icl.locate(result_of([[0, 0.8999, 0.9001, 1.0]]))
+    shown = plots.layer_curves(RESULT, found).data[1].customdata
+    assert [word for _, _, word in shown] == [
+        "0.000: not yet recovered",
+        "0.900: not yet recovered",
+        "0.900",
+        "1.000",
+    ]
+
+
+def test_no_diamond_hides_another():
+    """Six conditions on two curves: six diamonds, apart by more than half their size."""
+    early, late = [0, 0.99, 1, 1, 1.0], [0, 0, 0, 0.99, 1.0]
+    found = icl.locate(result_of([early, late] * 3))
+    figure = plots.layer_curves(result_of([early, late] * 3), found)
+    marks = [(trace.x[0], trace.y[0]) for trace in figure.data if trace.mode == "markers"]
+    assert [x for x, _ in marks] == [location.layer for location in found] == [1, 3] * 3
+    for i, (x, y) in enumerate(marks):
+        assert all(abs(y - b) > 0.05 for a, b in marks[:i] if a == x)
+    alone = [mark.y[0] for mark in plots.layer_curves(RESULT).data if mark.mode == "markers"]
+    assert alone == [float(icl.locate(RESULT)[0].scores[2])], "one that hides none is on its curve"
+
+
+@pytest.mark.parametrize("height", [450, 600, 1300])
+def test_captions_fit_below_the_axis(height):
+    """In pixels, so that they fit whatever the height; long lines are broken."""
+    figure = plots.layer_curves(RESULT)
+    figure.update_layout(height=height)
+    note = figure.layout.annotations[-1]
+    lines = note.text.split("<br>")
+    assert note.yref == "paper" and note.y == 0 and note.yanchor == "top"
+    assert figure.layout.margin.b >= -note.yshift + 13 * len(lines)
+    assert -note.yshift >= 60, "below the axis' title"
+    frame.add_caption(figure, "word " * 100)
+    assert max(map(len, figure.layout.annotations[-1].text.split("<br>"))) <= 125
+
+
+@pytest.mark.parametrize("most", [1, 8, 16, 17, 48, 126, 5000])
+def test_axes_of_layers_have_whole_ticks(most):
+    step = frame.count_axis("layer", most)["dtick"]
+    assert step == int(step) >= 1 and most / step <= 16
+
+
+def test_shares_of_heads_have_ticks_of_their_own():
+    """At half per cents, rounded to whole ones: 0 % 0 % 1 % 2 % 2 % 2 % 3 %."""
+    figure = plots.fraction_curves(STUDY)
+    assert figure.layout.xaxis.tickformat == ".4~%"
+
+
+def test_no_figure_in_a_page_offers_to_upload():
+    """plotly.js 4 does so unless told otherwise."""
+    html = frame.to_html(plots.layer_curves(RESULT), with_script=False)
+    assert '"showSendToCloud": false' in html
 
 
 def test_no_locations_given_means_computed():

@@ -1,7 +1,8 @@
 """Figures: each function returns a plotly Figure; none shows or writes anything."""
 
-from icl_locate.plots.curves import DASHES, PALETTE, caption, layer_curves
+from icl_locate.plots.curves import caption, layer_curves
 from icl_locate.plots.experiments import failure_curves, importance_curves, shots_curves
+from icl_locate.plots.frame import DASHES, PALETTE
 from icl_locate.plots.gates import gate_map, pruning_curve
 from icl_locate.plots.heads import ablation_bars, fraction_curves, head_map, head_set_curves
 from icl_locate.plots.lora import lora_curves

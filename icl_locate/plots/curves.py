@@ -5,21 +5,9 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from icl_locate.location import Location, locate
+from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption, band, count_axis
 from icl_locate.reference import ReferenceCurve
 from icl_locate.results import SweepResult
-
-# Okabe and Ito's palette: told apart by colour-blind readers
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
-METRIC_TITLES = {
-    "bleu": "BLEU",
-    "bleu_lc": "BLEU, lowercased",
-    "chrf": "chrF2",
-    "exact_match": "exact match",
-    "token_accuracy": "token accuracy",
-    "label_accuracy": "label accuracy",
-    "log_prob": "log-probability of the target (nats)",
-}
 
 
 def layer_curves(
@@ -32,7 +20,8 @@ def layer_curves(
     """The score over start layers: a curve a condition, with its interval, ceiling and location.
 
     A band is the bootstrap's pointwise interval, a thin dashed line the ceiling of the curve in its
-    colour, a diamond the recognition layer with its interval as a bar.
+    colour, a diamond the recognition layer with its interval as a bar; diamonds that would hide one
+    another stand above each other.
 
     Args:
         locations: what `locate` found; with none given it is computed with its defaults.
@@ -48,11 +37,13 @@ def layer_curves(
         low, high = location.score_interval.tolist()
         figure.add_trace(band(result.layers, low, high, colour, location.condition))
         figure.add_trace(_curve(result, location, colour, dash))
-        if location.layer is not None:
-            figure.add_trace(_marker(location, colour))
         if location.ceiling not in drawn:
             drawn.add(location.ceiling)
             figure.add_hline(y=location.ceiling, line={"dash": "dash", "width": 1, "color": colour})
+    heights = _heights(locations)
+    figure.add_traces(
+        [_marker(locations[i], PALETTE[i % len(PALETTE)], y) for i, y in heights.items()]
+    )
     names = [location.condition for location in locations]
     figure.add_traces([_reference(curve, names, result.n_layers) for curve in reference])
     metric = METRIC_TITLES.get(result.metric, result.metric)
@@ -60,15 +51,10 @@ def layer_curves(
     figure.update_layout(
         template="plotly_white",
         title=title or f"{provenance.get('task')}, {provenance.get('model')}",
-        xaxis={
-            "title": "layer from which the context is hidden (last: never)",
-            "tickmode": "linear" if result.n_layers <= 16 else "auto",
-            "zeroline": False,
-        },
+        xaxis=count_axis("layer from which the context is hidden (last: never)", result.n_layers),
         yaxis={"title": metric, "zeroline": False},
         legend={"title": "hidden: recognised by layer"},
         hovermode="closest",
-        margin={"b": 130},
     )
     add_caption(figure, caption(result, locations))
     return figure
@@ -81,7 +67,8 @@ def caption(result: SweepResult, locations: Sequence[Location]) -> str:
         f"{recipe(result)}<br>"
         f"bands: {100 * how.confidence:g} % paired bootstrap over items and seeds "
         f"({how.n_resamples} resamples)<br>"
-        f"dashed: ceilings; diamonds: recovery of {100 * how.threshold:g} % for good"
+        f"dashed: ceilings; diamonds: recovery of {100 * how.threshold:g} % for good, raised where "
+        "one would hide another"
     )
 
 
@@ -97,7 +84,7 @@ def recipe(result: SweepResult, *, shots: bool = True) -> str:
 
 def _curve(result: SweepResult, location: Location, colour: str, dash: str) -> go.Scatter:
     low, high = location.score_interval.tolist()
-    details = list(zip(low, high, location.recovery.tolist(), strict=True))
+    details = list(zip(low, high, _recoveries(location), strict=True))
     return go.Scatter(
         x=list(result.layers),
         y=location.scores.tolist(),
@@ -110,9 +97,21 @@ def _curve(result: SweepResult, location: Location, colour: str, dash: str) -> g
         hovertemplate=(
             f"<b>{location.condition}</b> hidden from layer %{{x}} on<br>"
             "score %{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<br>"
-            "recovery %{customdata[2]:.2f}<extra></extra>"
+            "recovery %{customdata[2]}<extra></extra>"
         ),
     )
+
+
+def _recoveries(location: Location) -> list[str]:
+    """What is recovered at each layer, in words that no rounding turns into recovery."""
+    if location.layer is None:
+        return ["of nothing: no effect"] * len(location.scores)
+    return [
+        f"{share:.3f}{'' if enough else ': not yet recovered'}"
+        for share, enough in zip(
+            location.recovery.tolist(), location.recovered.tolist(), strict=True
+        )
+    ]
 
 
 def _legend(location: Location) -> str:
@@ -120,28 +119,6 @@ def _legend(location: Location) -> str:
         return f"{location.condition}: no effect"
     interval = "" if location.interval is None else " [{}, {}]".format(*location.interval)
     return f"{location.condition}: {location.layer}{interval}"
-
-
-def band(
-    layers: Sequence[int | float],
-    low: Sequence[float],
-    high: Sequence[float],
-    colour: str,
-    group: str,
-) -> go.Scatter:
-    """An interval over the layers (or other places), in a curve's colour."""
-    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return go.Scatter(
-        x=[*layers, *reversed(layers)],
-        y=[*high, *reversed(low)],
-        mode="lines",
-        fill="toself",
-        fillcolor=f"rgba({red},{green},{blue},0.12)",
-        line={"width": 0},
-        hoverinfo="skip",
-        showlegend=False,
-        legendgroup=group,
-    )
 
 
 def _reference(curve: ReferenceCurve, conditions: Sequence[str], n_layers: int) -> go.Scatter:
@@ -163,12 +140,33 @@ def _reference(curve: ReferenceCurve, conditions: Sequence[str], n_layers: int) 
     )
 
 
-def _marker(location: Location, colour: str) -> go.Scatter:
+def _heights(locations: Sequence[Location]) -> dict[int, float]:
+    """Where each location's diamond stands: on its curve, or above it where others would be hidden.
+
+    Diamonds hide one another where their bars overlap and their heights are nearly the same.
+    """
+    scores = [score for location in locations for score in location.scores.tolist()]
+    step = (max(scores) - min(scores)) / 18
+    found: dict[int, float] = {}
+    spans: dict[int, tuple[float, float]] = {}
+    for i, location in enumerate(locations):
+        if location.layer is None:
+            continue
+        low, high = location.interval or (location.layer, location.layer)
+        y = float(location.scores[location.layer])
+        near = [k for k, span in spans.items() if span[0] - 0.5 < high and low < span[1] + 0.5]
+        while any(abs(y - found[k]) < 0.99 * step for k in near):
+            y = min(found[k] for k in near if found[k] > y - 0.99 * step) + step
+        found[i], spans[i] = y, (low, high)
+    return found
+
+
+def _marker(location: Location, colour: str, height: float) -> go.Scatter:
     layer = location.layer or 0
     low, high = location.interval or (layer, layer)
     return go.Scatter(
         x=[layer],
-        y=[float(location.scores[layer])],
+        y=[height],
         mode="markers",
         marker={
             "symbol": "diamond",
@@ -187,20 +185,4 @@ def _marker(location: Location, colour: str) -> go.Scatter:
         legendgroup=location.condition,
         showlegend=False,
         hovertemplate=f"{location}<extra></extra>",
-    )
-
-
-def add_caption(figure: go.Figure, text: str) -> None:
-    """Write a text below a figure."""
-    figure.add_annotation(
-        text=text,
-        xref="paper",
-        yref="paper",
-        x=0,
-        y=-0.2,
-        yanchor="top",
-        xanchor="left",
-        align="left",
-        showarrow=False,
-        font={"size": 10, "color": "#555555"},
     )

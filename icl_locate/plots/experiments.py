@@ -10,7 +10,8 @@ from torch import Tensor
 from icl_locate.errors import ResultError
 from icl_locate.importance import LayerImportance, layer_importance
 from icl_locate.location import locate
-from icl_locate.plots.curves import DASHES, METRIC_TITLES, PALETTE, add_caption, band, recipe
+from icl_locate.plots.curves import recipe
+from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption, band, count_axis
 from icl_locate.results import SweepResult
 
 
@@ -48,10 +49,9 @@ def importance_curves(
     figure.update_layout(
         template="plotly_white",
         title=f"{result.provenance.get('task')}, {result.provenance.get('model')}",
-        xaxis={"title": where, "zeroline": False},
+        xaxis=count_axis(where, result.n_layers),
         yaxis={"title": f"{metric} lost", "zeroline": False},
         legend={"title": "masked"},
-        margin={"b": 130},
     )
     bands = f"bands: {100 * importances[0].confidence:g} % paired bootstrap over items and seeds"
     add_caption(figure, f"{recipe(result)}<br>{bands}")
@@ -99,10 +99,9 @@ def shots_curves(results: Mapping[int, SweepResult], condition: str | None = Non
     figure.update_layout(
         template="plotly_white",
         title=f"{first.provenance.get('task')}, {first.provenance.get('model')}: {condition}",
-        xaxis={"title": "layer from which the context is hidden (last: never)", "zeroline": False},
+        xaxis=count_axis("layer from which the context is hidden (last: never)", first.n_layers),
         yaxis={"title": metric, "zeroline": False},
         legend={"title": "shots: recognised by"},
-        margin={"b": 130},
     )
     add_caption(figure, recipe(first, shots=False))
     return figure
@@ -137,6 +136,7 @@ def failure_curves(
                 col=1,
             )
     figure.update_yaxes(range=[-0.03, 1.03], title="share")
+    figure.update_xaxes(count_axis("", result.n_layers))
     figure.update_xaxes(
         title="layer from which the context is hidden (last: never)", row=len(result.conditions)
     )

@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 
 from icl_locate.gates import GatesResult
-from icl_locate.plots.curves import METRIC_TITLES, PALETTE, add_caption
+from icl_locate.plots.frame import METRIC_TITLES, PALETTE, add_caption, count_axis
 from icl_locate.plots.heads import head_map
 
 
@@ -33,9 +33,8 @@ def pruning_curve(result: GatesResult) -> go.Figure:
     figure.update_layout(
         template="plotly_white",
         title=f"{recipe.get('task')}, {recipe.get('model')}: {result.objective}",
-        xaxis={"title": "heads closed", "zeroline": False},
+        xaxis=count_axis("heads closed", len(result.curve) - 1),
         yaxis={"title": METRIC_TITLES.get(result.metric, result.metric), "zeroline": False},
-        margin={"b": 130},
     )
     add_caption(
         figure,

@@ -10,7 +10,15 @@ from icl_locate.context_heads import HeadSetCurve
 from icl_locate.errors import ResultError
 from icl_locate.induction.results import AblationResult, Comparison
 from icl_locate.induction.scores import HeadScores
-from icl_locate.plots.curves import DASHES, METRIC_TITLES, PALETTE, add_caption, band
+from icl_locate.plots.frame import (
+    DASHES,
+    METRIC_TITLES,
+    PALETTE,
+    PERCENT,
+    add_caption,
+    band,
+    count_axis,
+)
 
 _COLOURS = {"full": "#888888", "induction": PALETTE[1], "random": PALETTE[0]}
 _NAMES = {
@@ -73,8 +81,8 @@ def head_map(
     figure.update_layout(
         template="plotly_white",
         title=title,
-        xaxis={"title": "head", "dtick": 1 if n_heads <= 16 else 4, "zeroline": False},
-        yaxis={"title": "layer", "dtick": 1 if n_layers <= 16 else 4, "zeroline": False},
+        xaxis=count_axis("head", n_heads - 1),
+        yaxis=count_axis("layer", n_layers - 1),
         height=max(420, 180 + 20 * n_layers),
     )
     return figure
@@ -128,7 +136,7 @@ def ablation_bars(
             text=_stars(found.p_value),
             font={"size": 14},
         )
-    _finish(figure, result, chosen)
+    _finish(figure, result, chosen, tick_lines=2)
     figure.update_layout(barmode="group", xaxis={"title": "what is done to the heads"})
     return figure
 
@@ -171,7 +179,7 @@ def fraction_curves(
                 ),
             )
     _finish(figure, result, chosen)
-    figure.update_xaxes(title="share of all heads", tickformat=".0%", zeroline=False)
+    figure.update_xaxes(title="share of all heads", tickformat=PERCENT, zeroline=False)
     return figure
 
 
@@ -204,7 +212,7 @@ def head_set_curves(*curves: HeadSetCurve) -> go.Figure:
         figure.add_hline(y=value, line={"dash": "dot", "width": 1}, annotation_text=text)
     figure.update_layout(
         template="plotly_white",
-        xaxis={"title": "heads", "zeroline": False},
+        xaxis=count_axis("heads", max(max(curve.sizes) for curve in curves)),
         yaxis={"title": METRIC_TITLES.get(first.metric, first.metric), "zeroline": False},
         legend={"title": "the context is"},
     )
@@ -257,7 +265,9 @@ def _stars(p_value: float) -> str:
     return next((stars for limit, stars in levels if p_value <= limit), "")
 
 
-def _finish(figure: go.Figure, result: AblationResult, chosen: Sequence[Comparison]) -> None:
+def _finish(
+    figure: go.Figure, result: AblationResult, chosen: Sequence[Comparison], tick_lines: int = 1
+) -> None:
     provenance = result.provenance
     n_controls = len({arm.control for arm in result.arms if arm.kind == "random"})
     figure.update_layout(
@@ -265,7 +275,6 @@ def _finish(figure: go.Figure, result: AblationResult, chosen: Sequence[Comparis
         title=f"{provenance.get('task')}, {provenance.get('model')}",
         yaxis={"title": METRIC_TITLES.get(result.metric, result.metric), "zeroline": False},
         legend={"title": ""},
-        margin={"b": 150},
         height=560,
     )
     add_caption(
@@ -275,4 +284,5 @@ def _finish(figure: go.Figure, result: AblationResult, chosen: Sequence[Comparis
         f"{provenance.get('signature')}<br>"
         "intervals: paired bootstrap over items, seeds and controls; * p ≤ 0.05, ** p ≤ 0.01, "
         "*** p ≤ 0.001: induction against these random heads, paired permutation test",
+        tick_lines=tick_lines,
     )

@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 
 from icl_locate.lora import LoraResult
-from icl_locate.plots.curves import METRIC_TITLES, PALETTE, add_caption, band
+from icl_locate.plots.frame import METRIC_TITLES, PALETTE, add_caption, band, count_axis
 from icl_locate.results import SweepResult
 
 
@@ -55,9 +55,10 @@ def lora_curves(
     figure.update_layout(
         template="plotly_white",
         title=title,
-        xaxis={"title": "layer", "zeroline": False},
+        xaxis=count_axis("layer", result.n_layers if result is not None else max(layers)),
+        legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"},
+        margin={"t": 130},
         yaxis={"title": METRIC_TITLES.get(tuned.metric, tuned.metric), "zeroline": False},
-        margin={"b": 130},
     )
     add_caption(
         figure,

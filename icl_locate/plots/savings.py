@@ -3,7 +3,15 @@
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from icl_locate.plots.curves import DASHES, METRIC_TITLES, PALETTE, add_caption, band
+from icl_locate.plots.frame import (
+    DASHES,
+    METRIC_TITLES,
+    PALETTE,
+    PERCENT,
+    add_caption,
+    band,
+    count_axis,
+)
 from icl_locate.savings import MeasuredSavings
 
 
@@ -45,13 +53,15 @@ def savings_curves(measured: MeasuredSavings) -> go.Figure:
         )
     recipe = measured.provenance
     figure.update_yaxes(title=METRIC_TITLES.get(measured.metric, measured.metric), row=1)
-    figure.update_yaxes(title="of ordinary generation", tickformat=".0%", rangemode="tozero", row=2)
+    figure.update_yaxes(
+        title="of ordinary generation", tickformat=PERCENT, rangemode="tozero", row=2
+    )
+    figure.update_xaxes(count_axis("", max(layers)))
     figure.update_xaxes(title="layer from which the context is dropped (last: never)", row=2)
     figure.update_layout(
         template="plotly_white",
         title=f"{recipe.get('task')}, {recipe.get('model')}: score and cost",
         height=680,
-        margin={"b": 130},
     )
     add_caption(
         figure,
