@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from icl_locate.bootstrap import percentile_interval
 from icl_locate.errors import ResultError
 from icl_locate.location import bootstrap_curves, check_confidence
 from icl_locate.reprs import short_repr
@@ -22,7 +22,7 @@ class LayerImportance:
         condition: the condition.
         ceiling: the mean score over seeds with nothing hidden.
         loss: the ceiling minus the score with layer ``l`` masked; below 0 if masking it helps.
-        interval: of the loss, by paired bootstrap; row 0 low, row 1 high.
+        interval: of the loss, by paired bootstrap; row 0 low, row 1 high; NaN if there is one item.
         confidence: of the interval.
     """
 
@@ -59,8 +59,7 @@ def layer_importance(
     check_confidence(confidence)
     samples = bootstrap_curves(result, n_resamples, seed)
     losses = samples[..., -1:] - samples[..., :-1]
-    tails = (1 - confidence) / 2, (1 + confidence) / 2
-    intervals = np.quantile(losses, tails, axis=0).swapaxes(0, 1)
+    intervals = percentile_interval(losses, confidence, len(result.targets)).swapaxes(0, 1)
     curves = result.scores.numpy().mean(axis=-1)
     return [
         LayerImportance(

@@ -11,6 +11,7 @@ import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.errors import ModelError
 from icl_locate.hooks import Route, find_route
+from icl_locate.hooks.routes import ScoresEdit
 
 SMALL = {"vocab_size": tiny.VOCABULARY, "hidden_size": 32, "pad_token_id": 0, "bos_token_id": 1}
 
@@ -39,6 +40,57 @@ def test_a_model_that_loses_its_causality_is_refused():
     model = tiny.bridge(hf.OpenAIGPTLMHeadModel(config).eval())
     with pytest.raises(ModelError, match="later tokens acted on earlier ones"):
         find_route(model)
+
+
+def with_a_side_door(amount, *, ahead=False):
+    """A tiny Llama whose first MLP adds some of the other tokens' states to each token's."""
+    model = tiny.boot_fresh("llama")
+
+    def mix(mlp, args, output):
+        states = args[0]
+        others = states.sum(1, keepdim=True) if ahead else states.cumsum(1)
+        return output + amount * others
+
+    model.original_model.model.layers[0].mlp.register_forward_hook(mix)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("ahead", "message"),
+    [
+        (False, "hook_attn_scores: hidden tokens still acted.*attention_mask: hidden tokens still"),
+        (True, "later tokens acted on earlier ones"),
+    ],
+)
+def test_a_small_leak_is_refused_and_rounding_is_not(ahead, message):
+    """An edit leaves 3 % of the hidden tokens' effect, or 0.1 %, as half precision would."""
+    with pytest.raises(ModelError, match=message):
+        find_route(with_a_side_door(0.01 if ahead else 0.1, ahead=ahead))
+    find_route(with_a_side_door(0.0003 if ahead else 0.001, ahead=ahead))
+
+
+@pytest.mark.parametrize(("factor", "agree"), [(1.0, True), (1.0001, True), (1.05, False)])
+def test_routes_that_both_pass_must_agree(monkeypatch, factor, agree):
+    edit = ScoresEdit.edit_scores
+
+    def sharpened(self, scores, hook):
+        return edit(self, factor * scores, hook)
+
+    monkeypatch.setattr(ScoresEdit, "edit_scores", sharpened)
+    model = tiny.boot_fresh("llama")
+    if agree:
+        assert find_route(model) is Route.SCORES
+    else:
+        with pytest.raises(ModelError, match="cannot be masked.*its two routes disagree"):
+            find_route(model)
+
+
+def test_a_route_is_tried_once_a_model(monkeypatch):
+    model = tiny.boot_fresh("llama")
+    assert find_route(model) is Route.SCORES
+    assert find_route(model, per_head=True) is Route.SCORES
+    monkeypatch.setattr(type(model), "forward", None)
+    assert find_route(model, per_head=True) is Route.SCORES
 
 
 def test_a_model_that_takes_no_mask_for_single_heads():

@@ -35,11 +35,16 @@ def result_of(curves, noise=0.0, n_items=20, n_seeds=2, seed=0):
     curves = np.asarray(curves, dtype=float)
     generator = np.random.default_rng(seed)
     shape = (*curves.shape, n_seeds, n_items)
-    values = curves[..., None, None] + noise * generator.normal(size=shape)
-    statistics = np.stack([values, np.ones(shape)], axis=-1)
+    return result_with(curves[..., None, None] + noise * generator.normal(size=shape))
+
+
+def result_with(values, **provenance):
+    """A result with the scores of its items, Float[condition, layer, seed, item]."""
+    n_conditions, n_layers, n_seeds, n_items = values.shape
+    statistics = np.stack([values, np.ones_like(values)], axis=-1)
     return icl.SweepResult(
-        conditions=tuple(f"c{i}" for i in range(len(curves))),
-        layers=tuple(range(curves.shape[1])),
+        conditions=tuple(f"c{i}" for i in range(n_conditions)),
+        layers=tuple(range(n_layers)),
         seeds=tuple(range(n_seeds)),
         statistics=torch.from_numpy(statistics),
         item_scores=torch.from_numpy(values),
@@ -48,7 +53,7 @@ def result_of(curves, noise=0.0, n_items=20, n_seeds=2, seed=0):
         sources=("s",) * n_items,
         targets=("t",) * n_items,
         metric="exact_match",
-        provenance={},
+        provenance=provenance,
     )
 
 
@@ -107,6 +112,15 @@ def test_no_in_context_effect():
     assert noisy[0].layer is None, "a difference within the noise is no effect"
 
 
+def test_a_difference_that_may_be_nothing_is_no_effect():
+    """Two items of twenty: one resample in eight draws neither, so the interval begins at 0."""
+    values = np.zeros((1, 4, 2, 20))
+    values[:, 2:, :, :2] = 1.0
+    found = icl.locate(result_with(values))[0]
+    assert found.effect[0] == pytest.approx(0.1) and found.effect[1] == 0
+    assert found.layer is None and found.interval is None and found.recovery.isnan().all()
+
+
 def test_the_interval_covers_the_planted_layer_at_its_level():
     curve = np.array([0, 0, 0.1, 0.5, 0.97, 1.0, 1.0])
     results = [result_of([curve], noise=0.25, n_items=32, seed=s) for s in range(60)]
@@ -137,6 +151,24 @@ def test_the_bootstrap_is_paired_seeded_and_right():
 def test_one_item_gives_a_layer_and_no_interval():
     found = icl.locate(result_of([[0, 0, 1.0, 1.0]], n_items=1, n_seeds=1))[0]
     assert found.layer == 2 and found.interval is None
+    found = icl.locate(result_of([[0, 0, 1.0, 1.0]], n_items=2, n_seeds=1))[0]
+    assert found.layer == 2 and found.interval == (2, 2), "two items can be drawn anew"
+
+
+def test_the_ends_of_the_interval_are_the_first_and_the_last_layer_that_resamples_find():
+    """Half of the items recover at layer 1, half at layer 3: the mean crosses 0.6 at layer 3."""
+    values = np.zeros((1, 5, 1, 40))
+    values[:, 1:, :, ::2] = 1.0
+    values[:, 3:] = 1.0
+    result = result_with(values)
+    found = icl.locate(result, threshold=0.55)[0]
+    assert found.layer == 3 and found.interval == (1, 3) and found.jump_layer == 1
+    assert found.jump == 0.5 and "layer 3 [1, 3]" in str(found)
+    layers = np.sort(recognition_layer(bootstrap_curves(result, 1000, seed=0)[:, 0], 0.55))
+    for confidence in (0.2, 0.4, 0.6, 0.8, 0.99):
+        low, high = icl.locate(result, threshold=0.55, confidence=confidence)[0].interval
+        tail = (1 - confidence) / 2 * 999
+        assert (low, high) == (layers[round(tail)], layers[round(999 - tail)])
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,24 @@ def test_hiding_what_is_not_there():
     check_segments(icl.ContextMask(everything, keep_self=True), without_bos)
 
 
+@pytest.mark.parametrize("missing", list(Segment)[1:])
+@pytest.mark.parametrize("options", [{}, {"keep_self": True}, {"without_bias": True}])
+def test_which_missing_segments_a_mask_may_name(missing, options):
+    """GENERATED comes later, BOS may be missing from "all but self"; any, from "nothing at all"."""
+    there = [s for s in list(Segment)[1:5] if s is not missing]
+    segments = torch.tensor([[0, 1, 2, 3, 4], [0, 0, *there][-5:]], dtype=torch.int8)
+    mask = icl.ContextMask(set(Segment) - {Segment.PAD}, **options)
+    may = missing is Segment.GENERATED or "without_bias" in options
+    may |= missing is Segment.BOS and "keep_self" in options
+    shown = icl.ContextMask({Segment.GENERATED}) | icl.ContextMask(set(), keep_self=True)
+    for each in (mask, mask | shown):  # what one part may name gives no leave to the others
+        if may:
+            check_segments(each, segments)
+        else:
+            with pytest.raises(MaskError, match=f"hides {missing.name}, but prompt 1 has no such"):
+                check_segments(each, segments)
+
+
 def test_conditions():
     names = [condition.name for condition in icl.PAPER_CONDITIONS]
     assert names == [

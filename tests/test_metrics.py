@@ -8,7 +8,14 @@ from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
 from icl_locate.errors import TaskError
-from icl_locate.metrics import METRICS, CorpusBleu, exact_match, get_metric, token_accuracy
+from icl_locate.metrics import (
+    METRICS,
+    CorpusBleu,
+    exact_match,
+    first_sentence,
+    get_metric,
+    token_accuracy,
+)
 
 sentences = st.lists(
     st.sampled_from(["le", "chat", "noir", "dort", ",", ".", "Le"]), max_size=8
@@ -46,6 +53,49 @@ def test_hand_computed():
     metric = METRICS["token_accuracy"]
     statistics = metric.statistics(["a b", ""], ["a b", "c"])
     assert metric.score(statistics.sum(axis=0)) == 0.5
+
+
+@pytest.mark.parametrize("answer", ["le chat", " le chat", "le chat\n", "\tle chat "])
+@pytest.mark.parametrize("target", ["le chat", " le chat", "le chat\n", "\tle chat "])
+def test_white_space_around_answer_and_target_counts_for_nothing(answer, target):
+    assert exact_match(answer, target) == 1.0 == token_accuracy(answer, target)
+    assert exact_match(answer, target.replace(" c", "  c", 1)) == 0.0, "inside it does"
+
+
+@pytest.mark.parametrize(
+    ("text", "first"),
+    [
+        ("He sleeps. She reads.", "He sleeps."),
+        ("He sleeps! She reads.", "He sleeps!"),
+        ("Does he? She reads.", "Does he?"),
+        ("Wait... what? No.", "Wait..."),
+        ("It costs 3.50 euros. Much.", "It costs 3.50 euros."),
+        ("Dr. No met J. Bond. They fought.", "Dr. No met J. Bond."),
+        ("The U.S. Army left. It rained.", "The U.S. Army left."),
+        ('She said "no." He left.', 'She said "no."'),
+        ("(It rained.) He left.", "(It rained.)"),
+        ("Il dort.\nElle lit.", "Il dort."),
+        ("他睡觉。她看书。", "他睡觉。"),
+        ("他睡觉！她看书。", "他睡觉！"),
+        ("no end at all", "no end at all"),
+        ("see example.com for more", "see example.com for more"),
+        ("", ""),
+        ("ends here.", "ends here."),
+    ],
+)
+def test_first_sentence(text, first):
+    assert first_sentence(text) == first
+
+
+def test_only_the_answer_is_cut_to_its_first_sentence():
+    whole, cut = CorpusBleu(), CorpusBleu(first_sentence=True)
+    answers = ["le chat dort. il ronfle. il rêve.", "un chien"]
+    targets = ["le chat dort. il ronfle.", "un chien court. il aboie."]
+    found = cut.statistics(answers, targets)
+    assert np.array_equal(found, whole.statistics(["le chat dort.", "un chien"], targets))
+    # answer and target lengths in sacrebleu's tokens, counted by hand
+    assert found[:, :2].tolist() == [[4, 7], [2, 7]]
+    assert not np.array_equal(found, whole.statistics(answers, targets))
 
 
 def test_a_callable_is_averaged():

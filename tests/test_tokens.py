@@ -62,6 +62,15 @@ def sentencepiece_like():
     return wrap(backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
+def with_specials(single, **extra):
+    """The same pieces between special tokens that the tokenizer adds by itself."""
+    tokenizer = sentencepiece_like()
+    backend = tokenizer.backend_tokenizer
+    ids = [(token, backend.token_to_id(token)) for token in ("<s>", "</s>", "<unk>")]
+    backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=ids)
+    return wrap(backend, eos_token="</s>", unk_token="<unk>", **extra)
+
+
 def word_level():
     backend = Tokenizer(models.WordLevel({"<pad>": 0, "<unk>": 1}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -213,6 +222,51 @@ def test_bos_can_be_forced_or_left_out():
     plain = model_with(TOKENIZERS["word-level"])
     with pytest.raises(PromptError, match="no BOS token"):
         icl.build_prompts(plain, queries, n_shots=0, prepend_bos=True)
+
+
+@pytest.mark.parametrize(
+    ("single", "n_before"),
+    [("$A </s>", 0), ("<s> $A </s>", 1), ("<s> <unk> $A </s> <unk>", 2), ("$A", 0)],
+)
+def test_special_tokens_in_front_are_kept_and_those_behind_are_not(single, n_before):
+    """Behind an EOS that the tokenizer appends, no model would go on with its answer."""
+    tokenizer = with_specials(single, bos_token="<s>")
+    spans = icl.PromptTemplate().render([icl.Example("the cat", "le chat")], "the dog")
+    text = "".join(span.text for span in spans)
+    body = tokenizer(text, add_special_tokens=False)["input_ids"]
+    before = tokenizer(text)["input_ids"][:n_before]
+    prompt = align(tokenizer, spans)
+    assert prompt.tokens == before + body
+    assert prompt.segments.count(Segment.BOS) == n_before == prompt.words.count(-1)
+    assert prompt.segments[-1] is Segment.QUERY and prompt.parts[-1] is Part.DELIMITER
+    assert {len(prompt.parts), len(prompt.shots), len(prompt.words)} == {len(prompt.tokens)}
+    assert align(tokenizer, spans, prepend_bos=False).tokens == body
+    forced = before or [tokenizer.bos_token_id]
+    assert align(tokenizer, spans, prepend_bos=True).tokens == forced + body
+    model = model_with(tokenizer)
+    prompts = icl.build_prompts(model, [icl.Example("the dog", "le chien")], n_shots=0)
+    target = prompts.target_tokens[0]
+    assert not {tokenizer.bos_token_id, tokenizer.eos_token_id} & set(target)
+    assert tokenizer.decode(prompts.tokens[0].tolist() + target).endswith("le chien")
+
+
+def test_a_prompt_and_its_target_fill_the_context_to_the_last_token():
+    """The prompt that breaks the limit need not be the longest one: its target counts, too."""
+    tokenizer = build_tokenizer()
+    long_source = icl.Example("sort thin sort thin", "dode")
+    long_target = icl.Example("thin", "zimo dode zimo dode zimo dode zimo")
+    queries = [long_source, long_target, icl.Example("sort", "zimo")]
+    prompts = icl.build_prompts(model_with(tokenizer), queries, n_shots=0)
+    lengths = prompts.attention_mask.sum(dim=1).tolist()
+    totals = [n + len(t) for n, t in zip(lengths, prompts.target_tokens, strict=True)]
+    assert max(lengths) == lengths[0] < max(totals) == totals[1] > totals[0] + 1
+    whole = icl.build_prompts(model_with(tokenizer, n_ctx=totals[1]), queries, n_shots=0)
+    assert whole.tokens.equal(prompts.tokens)
+    message = f"prompt 1 takes {lengths[1]} tokens, {totals[1]} with its target.*{totals[1] - 1}:"
+    with pytest.raises(PromptError, match=message):
+        icl.build_prompts(model_with(tokenizer, n_ctx=totals[1] - 1), queries, n_shots=0)
+    del queries[1]
+    icl.build_prompts(model_with(tokenizer, n_ctx=totals[1] - 1), queries, n_shots=0)
 
 
 def test_examples_are_seeded_and_never_the_query():
