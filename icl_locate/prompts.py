@@ -4,13 +4,17 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from icl_locate._types import Part, Segment
+from icl_locate.arguments import check_choice
 from icl_locate.errors import PromptError
 from icl_locate.programs import CodeCheck
 
 Choice = Literal["random", "balanced", "disjoint"]
+SpecialTokens = Literal["text", "refuse", "control"]
+
+BLANK_LINE = "\n\n"
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,20 @@ class PromptTemplate:
     target + separator`` for each example, then ``source_prefix + source + target_prefix`` for the
     query. With no instruction (``None``) the first part is left out.
 
+    Spaces at the end of ``target_prefix`` open the answer: the query ends before them, since the
+    tokenizers of GPT-2, Llama and most others make one token of a word and the space before it.
+
     Attributes:
-        stop: strings that end a generated answer; ``None`` means the next source prefix.
+        stop: strings that end a generated answer; ``None`` means the next source prefix, and the
+            blank line if the separator holds one.
         instruction_separator: what stands after the instruction; ``None`` means the separator.
+        special_tokens: what a source or target may do with the tokenizer's control tokens, such as
+            "</s>" or "<|endoftext|>": with "text" they are encoded as the characters that they
+            are, or refused where the tokenizer cannot; with "refuse" they are refused; with
+            "control" they act. The template's own texts, a chat's turns for instance, always may.
+
+    Raises:
+        PromptError: if ``special_tokens`` is none of these.
 
     >>> template = PromptTemplate("Add one:", "Q:", "A:", "; ")
     >>> "".join(span.text for span in template.render([Example("1", "2")], "5"))
@@ -61,13 +76,28 @@ class PromptTemplate:
     separator: str = "\n"
     stop: tuple[str, ...] | None = None
     instruction_separator: str | None = None
+    special_tokens: SpecialTokens | str = "text"
+
+    def __post_init__(self) -> None:
+        known = get_args(SpecialTokens)
+        check_choice("special_tokens", self.special_tokens, known, error=PromptError)
 
     @property
     def stops(self) -> tuple[str, ...]:
-        """What ends an answer (``stop``, else the source prefix, else the separator)."""
+        """What ends an answer: ``stop``, else source prefix and blank line, else the separator."""
         if self.stop is not None:
             return self.stop
-        return tuple(s for s in (self.source_prefix.strip() or self.separator,) if s)
+        found = self.source_prefix.strip(), BLANK_LINE if BLANK_LINE in self.separator else ""
+        return tuple(s for s in found if s) or tuple(s for s in (self.separator,) if s)
+
+    @property
+    def cue(self) -> str:
+        """What the query ends in: the target prefix without the spaces at its end."""
+        return self.target_prefix.rstrip(" ")
+
+    def answer(self, target: str) -> str:
+        """A target as it continues a prompt: behind the spaces that the target prefix ends in."""
+        return self.target_prefix[len(self.cue) :] + target
 
     def without_instruction(self) -> "PromptTemplate":
         """The same layout with no instruction in the prompt."""
@@ -92,7 +122,7 @@ class PromptTemplate:
         spans += [
             Span(self.source_prefix, Segment.QUERY, Part.DELIMITER),
             Span(query, Segment.QUERY, Part.SOURCE),
-            Span(self.target_prefix, Segment.QUERY, Part.DELIMITER),
+            Span(self.cue, Segment.QUERY, Part.DELIMITER),
         ]
         return [span for span in spans if span.text]
 

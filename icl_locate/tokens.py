@@ -13,8 +13,16 @@ from transformers import PreTrainedTokenizerBase
 
 from icl_locate._types import Part, Segment
 from icl_locate.arguments import refuse
+from icl_locate.encoding import encode_spans, encode_target
 from icl_locate.errors import ModelError, PromptError
-from icl_locate.prompts import Choice, Example, PromptTemplate, Span, choose_examples
+from icl_locate.prompts import (
+    Choice,
+    Example,
+    PromptTemplate,
+    Span,
+    SpecialTokens,
+    choose_examples,
+)
 from icl_locate.reprs import short_repr
 from icl_locate.words import number_words
 
@@ -30,13 +38,19 @@ class TokenizedModel(Protocol):
 @short_repr("tokens")
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """One prompt's tokens, each with its segment, part, shot and word; no padding."""
+    """One prompt's text and tokens, each with its segment, part, shot and word; no padding."""
 
+    text: str
     tokens: list[int]
     segments: list[Segment]
     parts: list[Part]
     shots: list[int]
     words: list[int]
+
+    @property
+    def body(self) -> list[int]:
+        """The tokens without BOS."""
+        return self.tokens[self.segments.count(Segment.BOS) :]
 
 
 @short_repr("tokens", "template")
@@ -71,6 +85,12 @@ class Prompts:
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    @property
+    def bodies(self) -> list[list[int]]:
+        """Each prompt's tokens without padding and BOS."""
+        real = (self.segments != Segment.PAD) & (self.segments != Segment.BOS)
+        return [row[some].tolist() for row, some in zip(self.tokens, real, strict=True)]
 
     def __getitem__(self, index: slice) -> "Prompts":
         """The prompts of a slice, with the padding that all of them share cut off."""
@@ -126,7 +146,8 @@ def build_prompts(
     Raises:
         ModelError: a model without tokenizer and configuration, such as a name.
         PromptError: no queries; too few examples; an empty source or target; a prompt that exceeds
-            the model's context; a tokenizer without offsets, padding token or (if asked for) BOS.
+            the model's context; control tokens in a source or target that the template refuses;
+            a tokenizer without offsets, padding token or (if asked for) BOS.
     """
     if not isinstance(model, TokenizedModel):
         hint = "icl_locate.load_model(NAME_OR_DIRECTORY) gives one"
@@ -137,21 +158,21 @@ def build_prompts(
         raise PromptError("no queries were given: expected at least one Example")
     rows: list[TokenizedPrompt] = []
     targets: list[list[int]] = []
-    texts: list[str] = []
     for query in queries:
         shots = choose_examples(query, examples, n_shots, seed=seed, choice=choice)
         for example in (query, *shots):
             _check_example(example)
         spans = template.render(shots, query.source)
-        rows.append(align(tokenizer, spans, prepend_bos=prepend_bos))
-        texts.append("".join(span.text for span in spans))
-        targets.append(continue_prompt(tokenizer, texts[-1], query.target))
+        special = template.special_tokens
+        row = align(tokenizer, spans, prepend_bos=prepend_bos, special_tokens=special)
+        rows.append(row)
+        targets.append(continue_prompt(tokenizer, row.text, row.body, query.target, template))
     _check_length(model, rows, targets)
     return _pad(
         rows,
         int(tokenizer.pad_token_id),
         target_tokens=targets,
-        texts=texts,
+        texts=[row.text for row in rows],
         sources=[query.source for query in queries],
         targets=[query.target for query in queries],
         template=template,
@@ -180,7 +201,11 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedToke
 
 
 def align(
-    tokenizer: PreTrainedTokenizerBase, spans: Sequence[Span], *, prepend_bos: bool | None = None
+    tokenizer: PreTrainedTokenizerBase,
+    spans: Sequence[Span],
+    *,
+    prepend_bos: bool | None = None,
+    special_tokens: SpecialTokens | str = "text",
 ) -> TokenizedPrompt:
     """Tokenise the whole prompt once and give each token the span it belongs to.
 
@@ -189,7 +214,7 @@ def align(
     """
     text = "".join(span.text for span in spans)
     ends = list(accumulate(len(span.text) for span in spans))
-    encoding = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+    encoding = encode_spans(tokenizer, spans, special_tokens)
     ids, special = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])
     n_before = next((i for i, flag in enumerate(special) if not flag), len(special))
     n_after = next((i for i, flag in enumerate(reversed(special)) if not flag), 0)
@@ -224,22 +249,26 @@ def align(
         parts.append(span.part)
         shots.append(span.shot)
     words = [-1] * len(bos) + number_words(text, firsts)
-    return TokenizedPrompt(tokens, segments, parts, shots, words)
+    return TokenizedPrompt(text, tokens, segments, parts, shots, words)
 
 
-def continue_prompt(tokenizer: PreTrainedTokenizerBase, prompt: str, target: str) -> list[int]:
-    """The target's tokens, as they continue the prompt's.
+def continue_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    body: Sequence[int],
+    target: str,
+    template: PromptTemplate,
+) -> list[int]:
+    """A target's tokens, as they continue a prompt's.
 
-    They come from one tokenisation of both where that keeps the prompt's tokens, else (a merge
-    across the border) from the target on its own.
+    Args:
+        prompt, body: the prompt's text, and its tokens without BOS.
+        target: the wanted output; the template says what stands before it.
+
+    Raises:
+        PromptError: if it holds control tokens that the template refuses.
     """
-    alone, both, separate = (
-        list[int](tokenizer(text, add_special_tokens=False)["input_ids"])
-        for text in (prompt, prompt + target, target)
-    )
-    if both[: len(alone)] == alone and len(both) > len(alone):
-        return both[len(alone) :]
-    return separate
+    return encode_target(tokenizer, prompt, body, template.answer(target), template.special_tokens)
 
 
 def _check_example(example: Example) -> None:

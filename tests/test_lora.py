@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from peft import PeftModel
+from tokenizers import processors
 from transformers import AutoModelForCausalLM
 
 import icl_locate as icl
@@ -17,7 +18,7 @@ from icl_locate.cli import main
 from icl_locate.embedded.tokenizer import build_tokenizer
 from icl_locate.errors import ModelError, NumericalError, PromptError, ResultError, TaskError
 from icl_locate.lora import PRESETS, LoraConfig, LoraResult, lora_by_layer
-from icl_locate.lora.data import IGNORED, encode, pad, prompt_tokens
+from icl_locate.lora.data import IGNORED, encode, pad, tokenize_prompt
 from icl_locate.lora.projections import output_projections
 from icl_locate.lora.results import _spearman
 
@@ -202,14 +203,15 @@ def test_a_prompt_that_does_not_fit(directory, tmp_path):
 
 
 def test_an_eos_behind_every_text_is_no_part_of_a_prompt():
-    class Closing:
-        eos_token_id = 2
-
-        def __call__(self, text):
-            return {"input_ids": [1, *map(ord, text), 2]}
-
-    assert prompt_tokens(Closing(), "ab") == [1, 97, 98]
-    assert prompt_tokens(build_tokenizer(), "sort")[-1] != build_tokenizer().eos_token_id
+    closing, plain = build_tokenizer(), build_tokenizer()
+    closing.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    assert closing("sort")["input_ids"][-1] == closing.eos_token_id == 2
+    template = TEMPLATE.without_instruction()
+    for tokenizer in (closing, plain):
+        found = tokenize_prompt(tokenizer, template, "sort").tokens
+        assert found == plain("Q:sortA:")["input_ids"] and 2 not in found
 
 
 def test_early_stopping(directory, tmp_path):

@@ -91,7 +91,11 @@ def label_tokens(
     """
     tokenizer = check_tokenizer(model.tokenizer)
     found = [
-        [continue_prompt(tokenizer, text, label) for text in prompts.texts] for label in labels
+        [
+            continue_prompt(tokenizer, text, body, label, prompts.template)
+            for text, body in zip(prompts.texts, prompts.bodies, strict=True)
+        ]
+        for label in labels
     ]
     limit = getattr(model.cfg, "n_ctx", None)
     lengths = prompts.attention_mask.sum(dim=1).tolist()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from icl_locate.errors import TaskError
 from icl_locate.prompts import Example, PromptTemplate
-from icl_locate.tokens import continue_prompt
+from icl_locate.tokens import TokenizedPrompt, align, continue_prompt
 
 IGNORED = -100
 
@@ -27,15 +27,9 @@ class Batch:
     labels: Int[Tensor, "batch pos"]
 
 
-def prompt_of(template: PromptTemplate, source: str) -> str:
-    """The text that a target follows."""
-    return "".join(span.text for span in template.render([], source))
-
-
-def prompt_tokens(tokenizer: Any, prompt: str) -> list[int]:
-    """A prompt's tokens, without the EOS that some tokenizers put behind every text."""
-    tokens = list[int](tokenizer(prompt)["input_ids"])
-    return tokens[:-1] if tokens[-1:] == [tokenizer.eos_token_id] else tokens
+def tokenize_prompt(tokenizer: Any, template: PromptTemplate, source: str) -> TokenizedPrompt:
+    """The prompt that a source makes without examples."""
+    return align(tokenizer, template.render([], source), special_tokens=template.special_tokens)
 
 
 def encode(
@@ -50,11 +44,11 @@ def encode(
         raise TaskError(
             "the tokenizer has no EOS token, which the adapter learns to write: set one"
         )
-    rows = []
+    rows, eos = [], int(tokenizer.eos_token_id)
     for pair in pairs:
-        prompt = prompt_of(template, pair.source)
-        before = prompt_tokens(tokenizer, prompt)
-        after = [*continue_prompt(tokenizer, prompt, pair.target), int(tokenizer.eos_token_id)]
+        prompt = tokenize_prompt(tokenizer, template, pair.source)
+        before = prompt.tokens
+        after = [*continue_prompt(tokenizer, prompt.text, prompt.body, pair.target, template), eos]
         asked = [IGNORED] * len(before) if loss == "target" else before
         rows.append((before + after, asked + after))
     return rows

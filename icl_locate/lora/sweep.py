@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 from icl_locate.engine.decoding import cut_at_stop
 from icl_locate.errors import ModelError, PromptError, TaskError
 from icl_locate.lora.config import PRESETS, LoraConfig
-from icl_locate.lora.data import encode, prompt_of, prompt_tokens
+from icl_locate.lora.data import encode, tokenize_prompt
 from icl_locate.lora.projections import output_projections
 from icl_locate.lora.results import LoraResult
 from icl_locate.lora.train import train_adapter
@@ -233,7 +233,7 @@ def _generate(
         eos_token_id=sorted(ends),
     )
     answers: list[str] = []
-    rows = [prompt_tokens(tokenizer, prompt_of(template, query.source)) for query in queries]
+    rows = [tokenize_prompt(tokenizer, template, query.source).tokens for query in queries]
     limit = getattr(model.config, "max_position_embeddings", None)
     longest = max(map(len, rows))
     if limit is not None and longest + max_new_tokens > limit:

@@ -24,6 +24,7 @@ CODE_TEMPLATE = PromptTemplate(
     stop=("Q:",),
     instruction_separator="\n\n",
 )
+"""The prompt of Sia et al. (2024) for code; without instruction its first line is left out."""
 
 
 def human_eval_task(

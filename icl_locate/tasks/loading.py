@@ -13,7 +13,7 @@ from icl_locate.tasks.code import human_eval_task
 from icl_locate.tasks.files import read_placed
 from icl_locate.tasks.patterns import PATTERN_TASKS, pattern_task
 from icl_locate.tasks.pseudo import CODE, TRANSLATION, pseudo_task
-from icl_locate.tasks.task import Task
+from icl_locate.tasks.task import DEFAULT_TEMPLATE, Task
 from icl_locate.tasks.translation import flores_task
 
 SPLITS = ("train", "test")
@@ -27,7 +27,7 @@ def load_task(
     metric: str | None = None,
     data: str | Path | None = None,
 ) -> Task:
-    """Load a task by name or from a file.
+    r"""Load a task by name or from a file.
 
     A file's records, the objects of a JSONL file or the rows of a CSV file with a header, have a
     "source" and a "target", or a "text" and a "label" (classification, laid out as such), and
@@ -40,7 +40,9 @@ def load_task(
             "humaneval/docstring", whose prompts hold no signature), a pattern task ("repetition",
             "recursion", "centre-embedding", "f_a_f_p/2", "f_a_f_p/4", "v_v_b_i/2", "v_v_b_i/4"),
             the path of a .jsonl or .csv file, or a `Task`, which is returned as it is.
-        template: the prompt layout; the default is the task's own.
+        template: the prompt layout; the default is the task's own. That of a file is
+            "Q: {source}\nA: {target}" with a blank line behind it, or with "Input" and "Label" for
+            "text" and "label"; the query ends in "A:", and an answer at the next blank line.
         metric: the metric; the default is the task's own, "exact_match" for a file.
         data: for "flores" and "humaneval" the directory of their files in the published formats;
             ``None`` loads them from the Hugging Face Hub.
@@ -67,7 +69,9 @@ def load_task(
         return pseudo_task(name)
     else:
         found = _file_task(Path(task))
-    return replace(found, template=template or found.template, metric=metric or found.metric)
+    if template is not None:
+        found = replace(found, template=template, bare_template=None)
+    return replace(found, metric=metric or found.metric)
 
 
 def _file_task(path: Path) -> Task:
@@ -80,7 +84,7 @@ def _file_task(path: Path) -> Task:
     if not path.is_file():
         raise TaskError(f"there is no task file {path}")
     splits, columns = read_examples(path)
-    template = LABEL_TEMPLATE if columns == LABELLED else PromptTemplate()
+    template = LABEL_TEMPLATE if columns == LABELLED else DEFAULT_TEMPLATE
     return Task(path.stem, splits["train"], splits["test"], template, "exact_match")
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from icl_locate.prompts import Choice, Example, PromptTemplate
 from icl_locate.reprs import short_repr
 
+# the query ends in "A:": the space behind it belongs to the answer's first word
+DEFAULT_TEMPLATE = PromptTemplate(source_prefix="Q: ", target_prefix="\nA: ", separator="\n\n")
+
 
 @short_repr("name", "train", "test", "metric", "template")
 @dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """Translation: two parallel files, FLORES in its own layout, or FLORES+ from the Hub."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from icl_locate.errors import TaskError
 from icl_locate.prompts import Example, PromptTemplate
 from icl_locate.tasks.files import read_dataset, read_lines
-from icl_locate.tasks.task import Task
+from icl_locate.tasks.task import DEFAULT_TEMPLATE, Task
 
 FLORES_PLUS = "openlanguagedata/flores_plus"
 N_BANK = 200  # the last dev lines, from which examples are drawn (Sia et al. 2024)
@@ -50,7 +51,7 @@ _TOKENIZERS = {"zh": "zh", "ja": "ja-mecab", "ko": "ko-mecab"}
 
 
 def translation_template(source: str, target: str) -> PromptTemplate:
-    r"""The prompt of Sia et al. (2024) for two languages, by name.
+    r"""The prompt of Sia et al. (2024) for two languages, by name, with the instruction.
 
     >>> template = translation_template("English", "French")
     >>> "".join(span.text for span in template.render([Example("a", "b")], "c"))
@@ -64,6 +65,17 @@ def translation_template(source: str, target: str) -> PromptTemplate:
         stop=("Q:",),
         instruction_separator="\n",
     )
+
+
+def bare_translation_template() -> PromptTemplate:
+    r"""Their prompt without instruction, where an answer stands on a line of its own.
+
+    >>> template = bare_translation_template()
+    >>> "".join(span.text for span in template.render([Example("a", "b")], "c"))
+    'Q:a\nA:b \nQ:c\nA:'
+    """
+    template = translation_template("", "").without_instruction()
+    return replace(template, target_prefix="\nA:")
 
 
 def parallel_examples(source: Path, target: Path) -> tuple[Example, ...]:
@@ -94,6 +106,7 @@ def parallel_task(
     Args:
         train: the bank from which examples are drawn.
         test: the queries.
+        template: the layout; the default is that of `load_task`.
 
     Raises:
         TaskError: as `parallel_examples` does.
@@ -102,7 +115,7 @@ def parallel_task(
         name=name,
         train=parallel_examples(Path(train[0]), Path(train[1])),
         test=parallel_examples(Path(test[0]), Path(test[1])),
-        template=template or PromptTemplate(stop=("\n",)),
+        template=template or replace(DEFAULT_TEMPLATE, stop=("\n",)),
         metric=metric,
     )
 
@@ -139,6 +152,7 @@ def flores_task(direction: str, path: str | Path | None = None) -> Task:
         test=splits["devtest"],
         template=template,
         metric=f"bleu:{tokenizer}" if tokenizer else "bleu",
+        bare_template=bare_translation_template(),
     )
 
 
