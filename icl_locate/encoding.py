@@ -11,10 +11,12 @@ from itertools import accumulate
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from icl_locate._types import Part
+from icl_locate.arguments import show
 from icl_locate.errors import PromptError
 from icl_locate.prompts import Span, SpecialTokens
 
 _OF_TASK = (Part.SOURCE, Part.TARGET)
+_UNSPELLABLE = ", and cannot encode as text"
 
 Range = tuple[int, int]
 """Characters ``[from, till)`` of a text."""
@@ -47,18 +49,16 @@ def encode_spans(
     if not intruders:
         return found
     (start, end), span = intruders[0]
-    what = f"the {span.part.name.lower()} {span.text[:60]!r} holds"
+    what = span.part.name.lower(), span.text, text[start:end]
     if special_tokens == "refuse":
-        raise _refusal(f"{what} {text[start:end]!r}")
+        raise _refusal(*what)
     own = [t for t in held if not any(_meet(t, place) for place, _ in ranges)]
     if own:
-        theirs = f"{text[slice(*own[0])]!r}"
-        why = f", and the template itself uses control tokens ({theirs})"
-        raise _refusal(f"{what} {text[start:end]!r}{why}")
+        theirs = text[own[0][0] : own[0][1]]
+        raise _refusal(*what, f", and the template itself uses such tokens ({theirs!r})")
     plain = _encode(tokenizer, text, plain=True)
     if control_tokens(tokenizer, text, plain):
-        why = ", and cannot encode as text"
-        raise _refusal(f"{what} {text[start:end]!r}", why)
+        raise _refusal(*what, _UNSPELLABLE)
     return plain
 
 
@@ -98,8 +98,8 @@ def encode_target(
     if not held:
         return []  # nothing but characters that this tokenizer drops
     start, end = held[0]
-    why = ", and cannot encode as text" if special_tokens == "text" else ""
-    raise _refusal(f"the target {target.strip()[:60]!r} holds {target[start:end]!r}", why)
+    why = _UNSPELLABLE if special_tokens == "text" else ""
+    raise _refusal("target", target, target[start:end], why)
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str, *, plain: bool = False) -> int:
@@ -155,9 +155,9 @@ def _meet(one: Range, other: Range) -> bool:
     return one[0] < other[1] and other[0] < one[1]
 
 
-def _refusal(what: str, why: str = "") -> PromptError:
+def _refusal(part: str, text: str, held: str, why: str = "") -> PromptError:
     return PromptError(
-        f"{what}, which this tokenizer reads as a control token{why}: take it out of the text, or "
-        "choose the template's special_tokens ('text': encode it as text where that can be done; "
-        "'control': let it act)"
+        f"the {part} {show(text.strip())} holds {held!r}, which this tokenizer reads as a control "
+        f"token{why}: take it out of the text, or choose the template's special_tokens ('text': "
+        "encode it as text where that can be done; 'control': let it act)"
     )

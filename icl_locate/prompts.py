@@ -114,8 +114,8 @@ class PromptTemplate:
             pieces = (
                 (self.source_prefix, Part.DELIMITER),
                 (example.source, Part.SOURCE),
-                (self.target_prefix, Part.DELIMITER),
-                (example.target, Part.TARGET),
+                (self.cue, Part.DELIMITER),
+                (self.answer(example.target), Part.TARGET),
                 (self.separator, Part.DELIMITER),
             )
             spans += [Span(text, Segment.EXAMPLES, part, shot) for text, part in pieces]

@@ -1,5 +1,6 @@
 """Prompts as text."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -35,3 +36,22 @@ def test_stop_strings():
     assert icl.PromptTemplate(source_prefix=" ", separator="##").stops == ("##",)
     assert icl.PromptTemplate(stop=("END",)).stops == ("END",)
     assert icl.PromptTemplate("Do it.").without_instruction().instruction is None
+
+
+@pytest.mark.parametrize("prefix", ["A: ", "\nAnswer:  ", "A:", "\n", " ", ""])
+def test_spaces_before_an_answer_belong_to_it(prefix):
+    """The query ends before them, and the answer begins with them: no text is lost."""
+    template = icl.PromptTemplate(target_prefix=prefix)
+    query = template.render([], "a cat")
+    shown = template.render([icl.Example("a cat", "un chat")], "a dog")
+    text = "".join(span.text for span in query)
+    assert not text.endswith(" ") and text == "Q:a cat" + prefix.rstrip(" ")
+    together = text + template.answer("un chat")
+    assert "".join(s.text for s in shown).startswith(together + template.separator)
+
+
+def test_answers_end_at_the_next_example_or_at_a_blank_line():
+    assert icl.PromptTemplate(separator="\n\n").stops == ("Q:", "\n\n")
+    assert icl.PromptTemplate(source_prefix="", separator="\n\n").stops == ("\n\n",)
+    assert icl.PromptTemplate(source_prefix="", separator="").stops == ()
+    assert icl.PromptTemplate(separator="\n\n", stop=("END",)).stops == ("END",)

@@ -98,6 +98,22 @@ def test_the_papers_prompt():
     assert template.stops == ("Q:",)
 
 
+def test_the_papers_prompts_without_instruction(tmp_path):
+    """Both end in an answer's delimiter on a line of its own."""
+    flores = flores_task("en-fr", write_flores(tmp_path))
+    write_code(tmp_path)
+    code = human_eval_task(tmp_path)
+    shots = [icl.Example("a", "b"), icl.Example("c", "d")]
+    for task in (flores, code):
+        template = task.template_for(instruction=False)
+        text = "".join(span.text for span in template.render(shots, "e"))
+        assert text == "Q:a\nA:b \nQ:c\nA:d \nQ:e\nA:"
+        assert template.stops == ("Q:",)
+    own = icl.PromptTemplate("Do:", separator="; ")
+    task = icl.load_task("flores/en-fr", data=tmp_path, template=own)
+    assert task.template_for(instruction=False) == own.without_instruction()
+
+
 PROBLEM = {
     "task_id": "HumanEval/0",
     "prompt": "import math\n\ndef helper(x):\n    return x\n\n\n"

@@ -156,6 +156,32 @@ def test_labels_may_be_numbered_and_columns_are_named(tmp_path):
         icl.load_task(write(tmp_path / "a.csv", ["text,label,split", "x,1,dev"]))
 
 
+@pytest.mark.parametrize(
+    ("columns", "text"),
+    [
+        (("source", "target"), "Q: a\nA: b\n\nQ: c\nA:"),
+        (("text", "label"), "Input: a\nLabel: b\n\nInput: c\nLabel:"),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_the_layout_of_a_task_of_ones_own(tmp_path, columns, text, suffix):
+    """The space before an answer is the answer's, as GPT-2's and Llama's tokenizers have it."""
+    rows = [("a", "b"), ("c", "d")]
+    lines = [",".join(columns), *map(",".join, rows)]
+    if suffix == "jsonl":
+        lines = [json.dumps(dict(zip(columns, row, strict=True))) for row in rows]
+    task = icl.load_task(write(tmp_path / f"mine.{suffix}", lines))
+    spans = task.template.render(task.train[:1], "c")
+    assert "".join(span.text for span in spans) == text
+    assert task.template.answer("d") == " d" and "\n\n" in task.template.stops
+    assert task.template.instruction is None
+
+
+def test_the_embedded_tasks_keep_the_layout_that_their_model_was_trained_on():
+    spans = icl.load_task("pseudo-translation").template.render([icl.Example("a", "b")], "c")
+    assert "".join(span.text for span in spans).endswith(":\nQ:aA:b\nQ:cA:")
+
+
 GOOD = '{"source": "a", "target": "b"}'
 
 

@@ -15,6 +15,7 @@ import icl_locate as icl
 from icl_locate import Part, Segment
 from icl_locate.embedded.tokenizer import build_tokenizer
 from icl_locate.errors import PromptError
+from icl_locate.tasks.task import DEFAULT_TEMPLATE
 from icl_locate.tokens import align
 
 GPT2 = Path(__file__).parents[2] / "shared" / "data" / "gpt2_tokenizer"
@@ -29,10 +30,10 @@ def wrap(backend, **extra):
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", **extra)
 
 
-def byte_level():
+def byte_level(words=False):
+    """By default without a regex: merges run across spaces, prefixes and line breaks."""
     backend = Tokenizer(models.BPE())
-    # no regex: merges run across spaces, prefixes and line breaks
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=words)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=400,
@@ -44,9 +45,9 @@ def byte_level():
     return wrap(backend)
 
 
-def sentencepiece_like():
+def sentencepiece_like(words=False):
     backend = Tokenizer(models.Unigram())
-    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=False)
+    backend.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first", split=words)
     backend.decoder = decoders.Metaspace()
     trainer = trainers.UnigramTrainer(
         vocab_size=150,
@@ -211,6 +212,22 @@ def test_target_tokens_continue_the_prompt(name):
     if whole[: prompts.tokens.shape[1]] == prompts.tokens[0].tolist():
         assert joined == whole
     assert "chien" in tokenizer.decode(joined) or "<unk>" in tokenizer.decode(joined)
+
+
+@pytest.mark.parametrize("name", ["GPT-2", "byte-level of words", "sentencepiece of words"])
+def test_an_answer_is_the_same_tokens_in_an_example_and_behind_the_query(name):
+    """With the space in front, in the layout of a task of one's own."""
+    ours = {"byte-level of words": byte_level, "sentencepiece of words": sentencepiece_like}
+    tokenizer = ours[name](words=True) if name in ours else get_tokenizer(name)
+    bank = [icl.Example("the cat", "le"), icl.Example("the dog", "le")]
+    prompts = icl.build_prompts(
+        model_with(tokenizer), bank[:1], examples=bank, n_shots=1, template=DEFAULT_TEMPLATE
+    )
+    tokens, parts = prompts.tokens[0].tolist(), prompts.parts[0].tolist()
+    answer = [t for t, part in zip(tokens, parts, strict=True) if part == Part.TARGET]
+    assert answer == prompts.target_tokens[0]
+    assert tokenizer.decode(tokens).endswith("A:")
+    assert tokenizer.decode(tokens + answer).endswith("A: le")
 
 
 def test_bos_can_be_forced_or_left_out():

@@ -76,13 +76,15 @@ class SweepConfig:
     """Instruction that opens the prompts of a task in a file. Default: none."""
 
     source_prefix: str | None = None
-    """What stands before a source in the prompts of a task in a file. Default: "Q:"."""
+    """What stands before a source in the prompts of a task in a file. Default: "Q: ", or "Input: "
+    for a text with a label."""
 
     target_prefix: str | None = None
-    """What stands before a target in the prompts of a task in a file. Default: "A:"."""
+    """What stands before a target in the prompts of a task in a file; spaces at its end become the
+    answer's. Default: a line break and "A: ", or "Label: " for a text with a label."""
 
     separator: str | None = None
-    """What stands after an example in the prompts of a task in a file. Default: a line break."""
+    """What stands after an example in the prompts of a task in a file. Default: a blank line."""
 
     prepend_bos: bool | None = None
     """Whether prompts start with BOS. Default: as the model's tokenizer does."""

@@ -63,8 +63,15 @@ def _load_task(config: SweepConfig) -> Any:
     import icl_locate as icl
 
     names = ("instruction", "source_prefix", "target_prefix", "separator")
-    given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
-    template = icl.PromptTemplate(**given) if given else None
+    given: dict[str, Any] = {
+        name: getattr(config, name) for name in names if getattr(config, name) is not None
+    }
+    task = icl.load_task(config.task, data=config.data)
+    if not given:
+        return task
+    if {"source_prefix", "separator"} & set(given):
+        given["stop"] = None  # what ends an answer follows from them
+    template = replace(task.template, **given)
     return icl.load_task(config.task, template=template, data=config.data)
 
 
