@@ -77,13 +77,26 @@ def check_model(model: Any) -> TransformerBridge:
     """
     if not isinstance(model, TransformerBridge):
         raise ModelError(_not_a_bridge(model))
-    inner = model.original_model
-    if model.training or any(module.training for module in inner.modules()):
+    if _is_training(model):
         raise ModelError(
             "the model is in training mode, or a part of it is, so that dropout would make its "
             "numbers random: call model.eval() first (transformers' Trainer leaves a model so)"
         )
     return model
+
+
+def _is_training(model: TransformerBridge) -> bool:
+    """Whether any module is in training mode; the bridge's own flag says nothing of the others."""
+    waiting: list[nn.Module] = [model, model.original_model]
+    seen: set[int] = set()
+    while waiting:
+        module = waiting.pop()
+        if module.training:
+            return True
+        inside = [part for part in module._modules.values() if part is not None]
+        waiting += [part for part in inside if id(part) not in seen]
+        seen.update(map(id, inside))
+    return False
 
 
 def _not_a_bridge(model: Any) -> str:

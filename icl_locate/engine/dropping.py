@@ -17,6 +17,8 @@ from icl_locate.engine.replay import BlockCall, first, replaced_blocks, with_fir
 from icl_locate.engine.shared import can_drop
 from icl_locate.engine.streams import CutMask, Rows
 from icl_locate.errors import MaskError, ModelError
+from icl_locate.hooks import hold
+from icl_locate.hooks.padding import runs_of
 from icl_locate.masks import extend_segments
 from icl_locate.models import check_model
 from icl_locate.tokens import Prompts
@@ -67,7 +69,7 @@ def drop_context(
             "with a ContextMask, which gives the same answers without the savings"
         )
     dropper = ContextDropper(n_layers, prompts.segments.to(model.cfg.device), from_layer, drop)
-    with replaced_blocks(model, dropper):
+    with hold(model, runs_of(prompts)), replaced_blocks(model, dropper):
         yield dropper
 
 

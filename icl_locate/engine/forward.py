@@ -1,7 +1,7 @@
 """What every run of a model under a mask shares."""
 
 import inspect
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 from jaxtyping import Float
 from torch import Tensor
@@ -9,9 +9,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.ablation import HeadAblation
 from icl_locate.errors import NumericalError
-from icl_locate.hooks import ablate_heads, mask_attention
+from icl_locate.hooks import ablate_heads, hold, mask_attention
+from icl_locate.hooks.padding import runs_of
 from icl_locate.masks import Mask
-from icl_locate.models import check_model
 from icl_locate.tokens import Prompts
 
 Intervention = Mask | HeadAblation
@@ -20,15 +20,16 @@ Intervention = Mask | HeadAblation
 def masked(
     model: TransformerBridge, prompts: Prompts, mask: Intervention | None
 ) -> AbstractContextManager[object]:
-    """The context of a mask or an ablation; of nothing if there is none.
+    """The context of a mask or an ablation; if there is none, that of holding the model.
 
     Raises:
         ModelError: if the model is in training mode: dropout would make its answers random.
     """
-    check_model(model)
     if isinstance(mask, HeadAblation):
         return ablate_heads(model, mask, prompts=prompts)
-    return nullcontext() if mask is None else mask_attention(model, prompts, mask)
+    if mask is None:
+        return hold(model, runs_of(prompts))
+    return mask_attention(model, prompts, mask)
 
 
 def keep_logits(model: TransformerBridge, n_last: int) -> dict[str, int]:

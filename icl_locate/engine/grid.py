@@ -18,7 +18,7 @@ from icl_locate.engine.shared import can_drop, score_many
 from icl_locate.engine.shared_decoding import generate_many
 from icl_locate.engine.streams import NotSharedError, plan_streams
 from icl_locate.errors import ModelError, PromptError
-from icl_locate.hooks import find_route
+from icl_locate.hooks import find_route, hold
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.layers import from_layer
 from icl_locate.masks import ContextMask, Mask, resolve
@@ -55,7 +55,12 @@ def why_not_shared(model: TransformerBridge) -> str:
 
     On a model's first use its numbers are compared with the hooks engine's on a few random tokens.
     """
-    find_route(model)
+    with hold(model):
+        find_route(model)
+        return _why_not_shared(model)
+
+
+def _why_not_shared(model: TransformerBridge) -> str:
     if len({parameter.device for parameter in model.original_model.parameters()}) > 1:
         return "the model is spread over several devices"
     if any(_foreign_hooks(point) for point in model.hook_dict.values()):

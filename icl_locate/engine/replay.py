@@ -12,6 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from icl_locate.engine.streams import CutMask, NotSharedError
+from icl_locate.hooks.holding import hold, own
 from icl_locate.hooks.routes import built_in_mask, hooks_of_empty_rows
 
 Forward = Callable[..., Any]
@@ -22,7 +23,8 @@ BlockRunner = Callable[["BlockCall"], Any]
 @contextmanager
 def replaced_blocks(model: TransformerBridge, run: BlockRunner) -> Iterator[None]:
     """Let ``run`` stand for the forward pass of every block, inside a ``with``."""
-    with ExitStack() as stack:
+    run = own(run)
+    with hold(model), ExitStack() as stack:
         for layer, block in enumerate(model.blocks):
             forward = block.forward
 

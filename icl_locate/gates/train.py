@@ -20,7 +20,7 @@ from icl_locate.errors import NumericalError, TaskError
 from icl_locate.gates.config import GateConfig
 from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_gates
 from icl_locate.gates.results import GatesResult
-from icl_locate.hooks import scale_heads
+from icl_locate.hooks import hold, scale_heads
 from icl_locate.metrics import Metric, TextScore
 from icl_locate.models import check_model, fingerprint
 from icl_locate.recipes import describe_model, prompts_digest
@@ -148,15 +148,16 @@ def train_gates(
 
 @contextmanager
 def frozen(model: TransformerBridge) -> Iterator[None]:
-    """No weight of the model takes gradients, inside a ``with``."""
-    taking = [weights for weights in model.original_model.parameters() if weights.requires_grad]
-    try:
-        for weights in taking:
-            weights.requires_grad_(False)
-        yield
-    finally:
-        for weights in taking:
-            weights.requires_grad_(True)
+    """No weight of the model takes gradients, inside a ``with`` that holds it."""
+    with hold(model):
+        taking = [weights for weights in model.original_model.parameters() if weights.requires_grad]
+        try:
+            for weights in taking:
+                weights.requires_grad_(False)
+            yield
+        finally:
+            for weights in taking:
+                weights.requires_grad_(True)
 
 
 @dataclass

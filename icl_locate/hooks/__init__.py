@@ -2,6 +2,7 @@
 
 from icl_locate.hooks.context import attention_hooks, mask_attention
 from icl_locate.hooks.heads import ablate_heads, replace_inputs, scale_heads, watch_attention
+from icl_locate.hooks.holding import hold
 from icl_locate.hooks.probe import Route, find_route
 
 __all__ = [
@@ -9,6 +10,7 @@ __all__ = [
     "ablate_heads",
     "attention_hooks",
     "find_route",
+    "hold",
     "mask_attention",
     "replace_inputs",
     "scale_heads",

@@ -8,6 +8,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.edges import Positions
 from icl_locate.errors import ModelError
 from icl_locate.hooks.cells import CellTracker, NamedHook
+from icl_locate.hooks.holding import hold, owned
+from icl_locate.hooks.padding import PaddingCheck, runs_of
 from icl_locate.hooks.probe import Route, apply_route, find_route
 from icl_locate.hooks.routes import ScoresEdit
 from icl_locate.masks import Mask, check_segments, parts_of, resolve
@@ -18,9 +20,11 @@ from icl_locate.tokens import Prompts
 def attention_hooks(model: TransformerBridge, prompts: Prompts, mask: Mask) -> list[NamedHook]:
     """The mask as (hook name, function) pairs on the model's attention scores and patterns.
 
-    For ``model.run_with_hooks(prompts.tokens, fwd_hooks=...)`` and ``model.hooks(fwd_hooks=...)``;
-    they hold through cached generation too. The functions keep count of positions: use a fresh list
-    for each run that does not start with the whole prompt.
+    For ``model.run_with_hooks(prompts.tokens, attention_mask=prompts.attention_mask,
+    fwd_hooks=...)`` and ``model.hooks(fwd_hooks=...)``; they hold through cached generation too.
+    The functions keep count of positions: use a fresh list for each run that does not start with
+    the whole prompt, and run it in the thread that made it. A run of padded prompts without their
+    attention mask raises a MaskError.
 
     Raises:
         ModelError: on an architecture that discards such edits; use `mask_attention` there.
@@ -34,7 +38,8 @@ def attention_hooks(model: TransformerBridge, prompts: Prompts, mask: Mask) -> l
         )
     tracker = _track(model, prompts, mask)
     edits = [ScoresEdit(tracker, layer) for layer in tracker.layers]
-    return [*tracker.named_hooks(), *(hook for edit in edits for hook in edit.named_hooks())]
+    hooks = [*PaddingCheck(prompts).named_hooks(), *tracker.named_hooks()]
+    return owned([*hooks, *(hook for edit in edits for hook in edit.named_hooks())])
 
 
 @contextmanager
@@ -43,18 +48,20 @@ def mask_attention(
 ) -> Iterator[TransformerBridge]:
     """Mask the model's attention, by the route that works on its architecture, inside a ``with``.
 
-    Everything that runs inside must run on ``prompts.tokens`` (with ``prompts.attention_mask``):
-    a forward pass, or generation with or without a cache. Contexts nest: the union is hidden. The
-    model is restored at the end, after an exception too.
+    Everything that runs inside must run on ``prompts.tokens`` with ``prompts.attention_mask`` (a
+    run of padded prompts without it raises a MaskError): a forward pass, or generation with or
+    without a cache. Contexts nest: the union is hidden. Other threads that use this model wait
+    until the end. The model is restored then, after an exception too.
 
     Raises:
         ModelError: if this model's attention cannot be masked.
         MaskError: if the mask fits neither the model nor the prompts.
     """
     check_model(model)
-    route = find_route(model, per_head=_names_heads(mask))
-    with apply_route(model, _track(model, prompts, mask), route):
-        yield model
+    with hold(model, runs_of(prompts)):
+        route = find_route(model, per_head=_names_heads(mask))
+        with apply_route(model, _track(model, prompts, mask), route):
+            yield model
 
 
 def _names_heads(mask: Mask) -> bool:

@@ -13,6 +13,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.ablation import HeadAblation, HeadReference, Method
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.cells import NamedHook
+from icl_locate.hooks.holding import hold, owned
+from icl_locate.hooks.padding import no_padding, runs_of
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.layers import as_pairs
 from icl_locate.models import check_model, fingerprint
@@ -41,13 +43,13 @@ def ablate_heads(
         heads: (layer, head) pairs, or a `HeadAblation`, which brings its own method.
         method: "zero", "mean_z", "mean_input" or "resample", as `HeadAblation` says.
         reference: what `head_reference` gave; every method but "zero" asks for one.
-        prompts: the prompts that the model is run on; they say where padding ends. ``None`` means
-            that there is no padding.
+        prompts: the prompts that the model is run on, with their attention mask; they say where
+            padding ends. ``None`` means that there is no padding.
         seed: of the draws of "resample".
 
     Raises:
         MaskError: heads that the model does not have; a method without its reference; a run on
-            other prompts.
+            other prompts, or without their attention mask.
         ModelError: if replacing heads' outputs has no effect on this model.
     """
     check_model(model)
@@ -60,15 +62,17 @@ def ablate_heads(
             f"the reference was measured on another model ({reference.provenance.get('model')}, or "
             "other weights or another dtype of it): make it with this one, by head_reference"
         )
-    check_outputs(model)
     n_heads = int(model.cfg.n_heads)
     layers = ablation.by_layer(int(model.cfg.n_layers), n_heads)
     rows = _RowTracker(prompts)
     hooks: list[NamedHook] = [("embed.hook_in", rows.see)]
     for layer, chosen in layers.items():
         hooks.append((f"blocks.{layer}.attn.hook_z", _replacement(ablation, layer, chosen, rows)))
-    with model.hooks(fwd_hooks=hooks):
-        yield model
+    check = no_padding if ablation.method != "zero" else None
+    with hold(model, check if prompts is None else runs_of(prompts)):
+        check_outputs(model)
+        with model.hooks(fwd_hooks=owned(hooks)):
+            yield model
 
 
 @contextmanager
@@ -98,7 +102,7 @@ def watch_attention(
 
     chosen = range(int(model.cfg.n_layers)) if layers is None else layers
     hooks = [(f"blocks.{layer}.attn.{point}", show(layer)) for layer in chosen]
-    with model.hooks(fwd_hooks=hooks):
+    with hold(model), model.hooks(fwd_hooks=owned(hooks)):
         yield
     unseen = sorted(set(chosen) - shown)
     if unseen:
@@ -119,7 +123,7 @@ def replace_inputs(
         return lambda old, hook: value.to(old.dtype)  # noqa: ARG005
 
     hooks = [(f"blocks.{layer}.attn.hook_in", give(value)) for layer, value in inputs.items()]
-    with model.hooks(fwd_hooks=hooks):
+    with hold(model), model.hooks(fwd_hooks=owned(hooks)):
         yield
 
 
@@ -133,14 +137,15 @@ def scale_heads(
         ModelError: if replacing heads' outputs has no effect on this model.
     """
     check_model(model)
-    check_outputs(model)
 
     def scale(layer: int) -> Callable[..., Tensor]:
         return lambda z, hook: z * gates[layer].to(z.device, z.dtype)[:, None]  # noqa: ARG005
 
     hooks = [(f"blocks.{layer}.attn.hook_z", scale(layer)) for layer in range(len(gates))]
-    with model.hooks(fwd_hooks=hooks):
-        yield model
+    with hold(model):
+        check_outputs(model)
+        with model.hooks(fwd_hooks=owned(hooks)):
+            yield model
 
 
 def check_outputs(model: TransformerBridge) -> None:

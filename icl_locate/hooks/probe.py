@@ -17,9 +17,9 @@ from icl_locate._types import Segment
 from icl_locate.edges import Positions
 from icl_locate.errors import ModelError
 from icl_locate.hooks.cells import CellTracker
+from icl_locate.hooks.holding import hold, own, owned
 from icl_locate.hooks.routes import MaskEdit, ScoresEdit
 from icl_locate.masks import ContextMask, resolve
-from icl_locate.models import check_model
 from icl_locate.prompts import PromptTemplate
 from icl_locate.tokens import Prompts
 
@@ -49,10 +49,10 @@ def apply_route(model: TransformerBridge, tracker: CellTracker, route: Route) ->
             named += layer_edit.named_hooks()
             if isinstance(layer_edit, MaskEdit):
                 handle = model.blocks[layer].attn.register_forward_pre_hook(
-                    layer_edit.edit_mask, with_kwargs=True
+                    own(layer_edit.edit_mask), with_kwargs=True
                 )
                 stack.callback(handle.remove)
-        stack.enter_context(model.hooks(fwd_hooks=named))
+        stack.enter_context(model.hooks(fwd_hooks=owned(named)))
         yield
 
 
@@ -71,15 +71,15 @@ def find_route(model: TransformerBridge, *, per_head: bool = False) -> Route:
             attention (state-space hybrids), an encoder-decoder, attention that ignores its mask; or
             if the model is in training mode.
     """
-    check_model(model)
-    if model not in _routes:
-        _check_blocks(model)
-        _routes[model] = _choose_route(model)
-    route = _routes[model]
-    if per_head and model not in _per_head:
-        every = product(range(int(model.cfg.n_layers)), range(int(model.cfg.n_heads)))
-        outcome = _try_route(model, route, heads=set(every))
-        _per_head[model] = outcome if isinstance(outcome, str) else None
+    with hold(model):
+        if model not in _routes:
+            _check_blocks(model)
+            _routes[model] = _choose_route(model)
+        route = _routes[model]
+        if per_head and model not in _per_head:
+            every = product(range(int(model.cfg.n_layers)), range(int(model.cfg.n_heads)))
+            outcome = _try_route(model, route, heads=set(every))
+            _per_head[model] = outcome if isinstance(outcome, str) else None
     if per_head and _per_head[model] is not None:
         raise ModelError(
             f"this {model.cfg.architecture} cannot be masked head by head ({_per_head[model]}): "

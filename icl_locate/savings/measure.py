@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,8 @@ from icl_locate.engine.dropping import drop_context
 from icl_locate.engine.forward import keep_logits
 from icl_locate.engine.generation import generate
 from icl_locate.errors import MaskError, TaskError
+from icl_locate.hooks import hold
+from icl_locate.hooks.padding import runs_of
 from icl_locate.memory import peak_bytes
 from icl_locate.metrics import Metric, TextScore, generates
 from icl_locate.models import check_model
@@ -260,7 +262,7 @@ class Runs:
 
     def _context(self, batch: Prompts) -> AbstractContextManager[object]:
         if self.start == int(self.model.cfg.n_layers):
-            return nullcontext()
+            return hold(self.model, runs_of(batch))
         return drop_context(self.model, batch, self.start)
 
     def _now(self) -> float:

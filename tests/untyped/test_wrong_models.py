@@ -78,6 +78,21 @@ def test_sweeps_say_what_a_task_is(task):
             function("gpt2", task)
 
 
+@pytest.fixture(scope="module")
+def left_by_a_trainer():
+    """A bridge whose own flag says nothing: a part of the model inside is in training mode."""
+    model = tiny.boot_fresh("gpt2")
+    model.blocks[1].mlp.train()
+    assert not model.training and not model.original_model.training
+    return model
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_function_refuses_a_part_in_training_mode(name, left_by_a_trainer):
+    with pytest.raises(ModelError, match=r"training mode.*call model\.eval\(\) first"):
+        FUNCTIONS[name](left_by_a_trainer)
+
+
 def test_load_model_takes_names_and_bridges_alone(hugging_face):
     for model in (hugging_face, HookedTransformer(), 7):
         with pytest.raises(ModelError, match="^model is a"):

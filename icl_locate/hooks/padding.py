@@ -1,0 +1,94 @@
+"""Runs of padded prompts bring the prompts' attention mask, or they are refused.
+
+Without it padding counts as text: every number would be wrong, and nothing would say so.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from icl_locate.errors import MaskError
+from icl_locate.hooks.cells import NamedHook
+from icl_locate.hooks.holding import RunCheck
+from icl_locate.tokens import Prompts
+
+_ASK = (
+    "pass attention_mask=prompts.attention_mask, with a 1 behind it for each token that follows "
+    "the prompts"
+)
+
+
+def runs_of(prompts: Prompts) -> RunCheck:
+    """The check, for `hold`, that runs of some prompts bring the prompts' attention mask.
+
+    Prompts without padding ask for none, but take no other one. Runs of other sizes pass: whoever
+    counts their positions refuses them.
+    """
+    real: Bool[Tensor, "batch pos"] = prompts.attention_mask
+    n_prompts, width = real.shape
+    padded = not bool(real.all())
+
+    def check(tokens: Tensor | None, given: Any) -> None:
+        if tokens is None or len(tokens) != n_prompts:
+            return
+        if given is None:
+            if padded:
+                raise MaskError(f"padded prompts were run without their attention mask: {_ASK}")
+            return
+        if not isinstance(given, Tensor) or given.ndim != 2:
+            return  # a mask of single cells is its owner's own business
+        if given.shape[1] < width and 1 < tokens.shape[1] == given.shape[1]:
+            return
+        if not torch.equal(given[:, :width].bool().cpu(), real):
+            raise MaskError(
+                "prompts were run with another attention mask than theirs, which takes padding for "
+                f"text or text for padding: {_ASK}"
+            )
+
+    return check
+
+
+def no_padding(tokens: Tensor | None, given: Any) -> None:  # noqa: ARG001
+    """The check, for `hold`, that runs have no padding, where no prompts say where it is."""
+    if isinstance(given, Tensor) and given.ndim == 2 and not given.all():
+        raise MaskError(
+            "padded prompts were run, but the heads' stand-ins were made for rows without padding: "
+            "say ablate_heads(..., prompts=prompts)"
+        )
+
+
+class PaddingCheck:
+    """Looks at the lowest layer's attention scores whether padding is hidden.
+
+    For hooks that are handed over: they see no attention mask, only what it did.
+    """
+
+    def __init__(self, prompts: Prompts) -> None:
+        self._real = prompts.attention_mask
+        self._seen = 0
+
+    def named_hooks(self) -> list[NamedHook]:
+        """The hook, where there is padding."""
+        padded = not bool(self._real.all())
+        return [("blocks.0.attn.hook_attn_scores", self._look)] if padded else []
+
+    def _look(
+        self,
+        scores: Float[Tensor, "batch head query_pos key_pos"],
+        hook: object,  # noqa: ARG002
+    ) -> Float[Tensor, "batch head query_pos key_pos"]:
+        n_queries, n_keys = scores.shape[-2:]
+        whole = n_queries == n_keys
+        total = n_queries if whole else max(n_keys, self._seen + n_queries)
+        self._seen = total
+        n_prompts, width = self._real.shape
+        if len(scores) == n_prompts and total >= width:
+            behind = total - width
+            real = torch.nn.functional.pad(self._real, (0, behind), value=True).to(scores.device)
+            rows, keys = real[:, total - n_queries :, None], real[:, None, total - n_keys :]
+            visible = scores[:, 0] > torch.finfo(scores.dtype).min / 2
+            if (visible & rows & ~keys).any():
+                raise MaskError(f"padded prompts were run without their attention mask: {_ASK}")
+        return scores
