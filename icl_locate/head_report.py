@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from icl_locate import plots
 from icl_locate.induction import AblationResult, Comparison, HeadEffects, HeadScores
+from icl_locate.induction.scores import INDUCTION
 from icl_locate.plots.frame import to_html
 from icl_locate.report import align_table, html_table, write_page
 
@@ -45,8 +46,9 @@ def write_head_report(
     how = "not measured" if effects is None else effects.method
     body = f"""<p>A head's induction score is the attention that it pays, on repeated random tokens,
 to what followed the same token before, less what it pays to the same places where nothing repeats;
-the least over lengths {", ".join(map(str, scores.lengths))}. Framed: the heads that were taken out.
-A score is no effect: the table shows both.</p>
+the least over all lengths. Framed: the heads that were taken out. A score is no effect: the table
+shows both. {scored_on(scores)}</p>
+<p><b>{found_heads(scores)}</b></p>
 {first}
 <h2>Scores and causal effects</h2>
 <p>Lost without it: the log-probability of the targets (nats) that is lost when this head alone is
@@ -56,6 +58,41 @@ ablated ({how}), with its 95 % interval.</p>
 {"".join(others)}
 {html_table(_HEADERS, comparison_rows(comparisons))}"""
     return write_page(path, title, body, result.provenance)
+
+
+def found_heads(scores: HeadScores) -> str:
+    """What the scores say of the model, in one sentence: how many induction heads, or none.
+
+    A head counts from `INDUCTION` on.
+    """
+    found = scores.induction
+    best = float(found.max())
+    layer, head = divmod(int(found.argmax()), found.shape[1])
+    where = f"layer {layer}, head {head}"
+    n_found = int((found >= INDUCTION).sum())
+    if not n_found:
+        return (
+            f"No head of this model is an induction head: the best score is {best:.3f} ({where}), "
+            f"less than {INDUCTION}, a tenth of its attention."
+        )
+    verb = "scores" if n_found == 1 else "score"
+    return (
+        f"{n_found} of {found.numel()} heads {verb} {INDUCTION} or more; the best is {where}: "
+        f"{best:.3f}."
+    )
+
+
+def scored_on(scores: HeadScores) -> str:
+    """Which token sequences the scores were measured on, in one sentence."""
+    *others, last = map(str, scores.lengths)
+    lengths = f"{', '.join(others)} and {last}" if others else last
+    n_copies, n_tokens = (scores.provenance.get(name, "?") for name in ("n_copies", "n_tokens"))
+    source = {
+        "vocabulary": f"drawn from the vocabulary's {n_tokens} tokens that ordinary texts hold",
+        "tokens": f"drawn from {n_tokens} given tokens",
+        "sequences": f"the first of given sequences of {n_tokens} different tokens",
+    }.get(str(scores.provenance.get("drawn_from")), "from a source that is not known")
+    return f"Scored on {n_copies} copies of {lengths} tokens, {source}."
 
 
 def head_rows(table: "pd.DataFrame") -> list[tuple[str, ...]]:
@@ -77,7 +114,7 @@ def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
     return [
         (
             found.intervention,
-            f"{found.fraction:.3g}",
+            found.share,
             str(found.n_shots),
             *(_with_interval(score) for score in (found.full, found.induction, found.random)),
             _with_interval(found.difference),

@@ -46,23 +46,32 @@ TASK = icl.Task(
 """What each key is worth stands in the examples alone: only induction can tell."""
 
 
-def build() -> GPT2LMHeadModel:
-    """The model."""
+DEAD = (
+    *(f"<0x{byte:02X}>" for byte in range(60)),
+    *(f"[unused{i}]" for i in range(12)),
+    *(f"<|reserved_special_token_{i}|>" for i in range(12)),
+    *(f"<extra_id_{i}>" for i in range(12)),
+)
+"""Tokens that no text holds: 60 % of a vocabulary, if they stand behind the words."""
+
+
+def build(n_dead: int = 0, n_ctx: int = N_CTX) -> GPT2LMHeadModel:
+    """The model; tokens behind the words are dead: their embeddings tell none from another."""
     config = GPT2Config(
-        vocab_size=D, n_embd=4 * D, n_layer=2, n_head=4, n_positions=N_CTX, n_inner=8,
+        vocab_size=D + n_dead, n_embd=4 * D, n_layer=2, n_head=4, n_positions=n_ctx, n_inner=8,
         tie_word_embeddings=False, attn_pdrop=0.0, embd_pdrop=0.0, resid_pdrop=0.0,
         pad_token_id=0, bos_token_id=1, eos_token_id=2,
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     frequencies = torch.rand(D // 4, generator=generator) * torch.pi
-    angles = torch.arange(N_CTX)[:, None] * frequencies
+    angles = torch.arange(n_ctx)[:, None] * frequencies
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(0)
         model = GPT2LMHeadModel(config).eval()
         for name, weights in model.named_parameters():
             if "ln" not in name:
                 weights.zero_()
-        model.transformer.wte.weight[:, TOKEN] = 4 * torch.eye(D)
+        model.transformer.wte.weight[:D, TOKEN] = 4 * torch.eye(D)
         circle = torch.cat([angles.cos(), angles.sin()], dim=1)
         model.transformer.wpe.weight[:, PLACE] = torch.cat([circle, -circle], dim=1)
         for block in model.transformer.h:  # heads that do a little of anything
@@ -83,7 +92,7 @@ def build() -> GPT2LMHeadModel:
         _set(model, INDUCTION_HEAD, "q", TOKEN, 6 * torch.eye(D))
         _set(model, INDUCTION_HEAD, "k", BEFORE, 6 * torch.eye(D))
         _write(model, INDUCTION_HEAD, NEXT)
-        model.lm_head.weight[:, NEXT] = 4 * torch.eye(D)
+        model.lm_head.weight[:D, NEXT] = 4 * torch.eye(D)
     return model
 
 
@@ -115,9 +124,9 @@ def _write(model, head, part) -> None:
     model.transformer.h[head[0]].attn.c_proj.weight[_columns(head, "q"), part] = torch.eye(D)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word."""
-    words = ["<pad>", "<s>", "</s>", *(f"w{i}" for i in range(N_WORDS))]
+def tokenizer(dead: tuple[str, ...] = (), n_words: int = N_WORDS) -> PreTrainedTokenizerFast:
+    """One token a word, and dead ones behind them."""
+    words = ["<pad>", "<s>", "</s>", *(f"w{i}" for i in range(n_words)), *dead]
     backend = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="</s>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(
@@ -137,15 +146,19 @@ def write_task(path: Path) -> Path:
 
 
 @cache
-def boot() -> TransformerBridge:
+def boot(
+    dead: tuple[str, ...] = (), n_ctx: int = N_CTX, n_words: int = N_WORDS
+) -> TransformerBridge:
     """The model as a bridge, booted once a process."""
     with TemporaryDirectory() as directory:
-        save(Path(directory))
+        save(Path(directory), dead, n_ctx, n_words)
         return TransformerBridge.boot_transformers(directory, device="cpu").eval()
 
 
-def save(directory: Path) -> Path:
+def save(
+    directory: Path, dead: tuple[str, ...] = (), n_ctx: int = N_CTX, n_words: int = N_WORDS
+) -> Path:
     """Write the model and its tokenizer."""
-    build().save_pretrained(directory)
-    tokenizer().save_pretrained(directory)
+    build(len(dead), n_ctx).save_pretrained(directory)
+    tokenizer(dead, n_words).save_pretrained(directory)
     return directory

@@ -1,9 +1,14 @@
 """Scores, selections and controls of induction heads."""
 
+import re
+from itertools import combinations
+
 import planted_induction as planted
 import pytest
 import tiny
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformer_lens.head_detector import (
     compute_head_attention_similarity_score,
     detect_head,
@@ -13,6 +18,9 @@ from transformer_lens.head_detector import (
 import icl_locate as icl
 from icl_locate import induction
 from icl_locate.errors import MaskError, ModelError, PromptError
+from icl_locate.head_report import found_heads, scored_on
+from icl_locate.induction.scores import INDUCTION, matching_cells
+from icl_locate.induction.sequences import Sequences, fit_lengths
 from icl_locate.memory import peak_bytes
 from icl_locate.random_tokens import random_tokens, usable_tokens
 
@@ -145,11 +153,14 @@ def values_and_output(plain, layer, entering):
     return values, projection.unflatten(0, (tiny.N_HEADS, d_head))
 
 
+@pytest.mark.parametrize("own", [None, [[50, 60, 70, 60, 80], [90, 90, 100, 110, 90]]])
 @pytest.mark.parametrize("architecture", ["gpt2", "gpt_neo", "llama", "qwen2"])
-def test_copying_equals_a_loop_over_the_weights(architecture):
+def test_copying_equals_a_loop_over_the_weights(architecture, own):
     model, plain = tiny.boot(architecture), tiny.build(architecture)
     length, n_sequences = 5, 2
     tokens = random_tokens(model, n_sequences, 1 + length, seed=3)
+    if own is not None:
+        tokens[:, 1:] = torch.tensor(own)
     norm = plain.model.norm if hasattr(plain, "model") else plain.transformer.ln_f
     naive = torch.zeros(tiny.N_LAYERS, tiny.N_HEADS)
     with torch.no_grad():
@@ -162,14 +173,17 @@ def test_copying_equals_a_loop_over_the_weights(architecture):
                         paid = run.attentions[layer][text, head, i, 1:]
                         j = 1 + int(paid.argmax())
                         written = values[text, j, head] @ projection[head]
-                        chances = plain.lm_head(norm(written)).softmax(-1)[tokens[text, 1:]]
-                        raised = (chances - chances.mean()).relu()
-                        naive[layer, head] += raised[j - 1] / raised.sum()
+                        chances = plain.lm_head(norm(written)).softmax(-1)
+                        words = dict.fromkeys(tokens[text, 1:].tolist())  # each counts once
+                        mean = sum(chances[word] for word in words) / len(words)
+                        raised = {word: (chances[word] - mean).relu() for word in words}
+                        naive[layer, head] += raised[int(tokens[text, j])] / sum(raised.values())
     naive /= n_sequences * length
     for batch_size in (1, 8):
         ours = induction.copying_scores(
-            model, length=length, n_sequences=n_sequences, seed=3, batch_size=batch_size
-        )
+            model, length=length, n_sequences=n_sequences, seed=3, batch_size=batch_size,
+            sequences=own,
+        )  # fmt: skip
         assert torch.allclose(ours, naive, atol=1e-4)
 
 
@@ -187,9 +201,10 @@ def test_scores_agree_with_the_head_detector_of_transformer_lens(embedded):
             if (i - 1) % length == length - 1 or i == j:  # pairs across a copy's end, itself
                 wanted[i, j] = 0
     theirs = detect_head(embedded, text, wanted)
-    from icl_locate.induction.scores import _match_prefixes
+    from icl_locate.induction.scores import _attention_to, matching_cells
 
-    ours = _match_prefixes(embedded, tokens, length, 3, 1).raw
+    cells = matching_cells(1, length, 3)
+    ours = _attention_to(embedded, tokens, *cells, 2 * (length - 1), 1).raw
     n_rows = 2 * (length - 1)
     assert torch.allclose(ours, theirs * tokens.shape[1] / n_rows, atol=1e-5)
 
@@ -254,12 +269,96 @@ def test_nothing_stands_before_a_text_where_the_tokenizer_prepends_nothing(witho
     assert icl.score_targets(without_bos, repeated).isfinite().all()
 
 
-def test_small_contexts_and_vocabularies(circuit):
+def test_other_lengths(circuit):
     scores = induction.head_scores(circuit, lengths=9)
     assert scores.lengths == (9,) and best(scores.induction) == planted.INDUCTION_HEAD
     assert best(scores.copying) == planted.INDUCTION_HEAD
     with pytest.raises(PromptError, match="no lengths were given"):
         induction.head_scores(circuit, lengths=())
+
+
+@given(st.integers(0, 80), st.integers(2, 8))
+def test_no_fixed_offset_fits_two_default_lengths(most, n_copies):
+    found = fit_lengths(most, n_copies)
+    if most >= 50:
+        assert found == (50, 37, 29), "the published length, wherever it fits"
+    assert found or most < (7 if n_copies <= 4 else 16)
+    assert all(4 <= length <= most for length in found) and len(found) in (0, 3)
+    offsets = [
+        {
+            int(row - column)
+            for row, column in zip(*matching_cells(1, length, n_copies), strict=True)
+        }
+        for length in found
+    ]
+    for one, other in combinations(offsets, 2):
+        assert not one & other
+
+
+@pytest.mark.parametrize(
+    ("sizes", "lengths", "n_copies"),
+    [
+        ({"n_ctx": 201}, (50, 37, 29), 4),
+        ({"n_ctx": 200}, (49, 36, 28), 4),
+        ({"n_ctx": 128}, (31, 23, 18), 4),
+        ({"n_ctx": 64}, (15, 11, 9), 4),
+        ({"n_ctx": 32}, (7, 5, 4), 4),
+        ({"n_ctx": 22}, (7, 5, 4), 3),
+        ({"n_ctx": 20}, (9, 7, 5), 2),
+        ({"n_words": 30}, (30, 22, 17), 4),
+    ],
+)
+def test_default_lengths_fit_small_contexts_and_vocabularies(sizes, lengths, n_copies):
+    model = planted.boot(**sizes)
+    scores = induction.head_scores(model)
+    assert scores.lengths == lengths and scores.provenance["n_copies"] == n_copies
+    assert best(scores.induction) == planted.INDUCTION_HEAD
+    assert scores.induction[planted.INDUCTION_HEAD] > 0.8
+    others = torch.ones(2, 4, dtype=torch.bool)
+    others[planted.INDUCTION_HEAD] = False
+    assert scores.induction[others].abs().max() < 0.1
+    assert torch.equal(scores.induction, induction.prefix_matching_scores(model))
+    assert torch.equal(scores.copying, induction.copying_scores(model, length=lengths[0]))
+    longest = min(50, sizes.get("n_words", 50), sizes.get("n_ctx", 256) - 1)
+    by_hand = induction.previous_token_scores(model, length=longest)
+    assert torch.equal(induction.previous_token_scores(model), by_hand)
+    prompts = induction.repeated_prompts(model, n_sequences=2)
+    n_target = len(prompts.target_tokens[0])
+    assert prompts.tokens.shape[1] == n_target + 3 and n_target >= 8
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "message"),
+    [
+        ({"n_ctx": 64}, {"lengths": (50, 37, 29)}, "4 copies of 50 tokens take 201 positions"),
+        ({"n_ctx": 64}, {"lengths": 20}, "the model's context holds 64.*at most 15 tokens"),
+        ({"n_ctx": 64}, {"lengths": (40,), "n_copies": 3}, "3 copies of 40 tokens"),
+        ({"n_words": 30}, {"lengths": (31, 20)}, "expected 2 to 30 distinct tokens"),
+        ({"n_words": 30}, {"lengths": 9, "tokens": range(5, 13)}, "only 8 different tokens were"),
+        ({}, {"lengths": 9, "sequences": [range(5, 13)] * 2}, "the shortest of .* has 8 tokens"),
+    ],
+)
+def test_lengths_that_do_not_fit_are_told_lengths_that_do(sizes, options, message):
+    model = planted.boot(**sizes)
+    for speech, form in (("python", r"lengths=\(([\d, ]+)\)"), ("command", r"--lengths ([\d ]+)")):
+        with pytest.raises(PromptError, match=message) as caught:
+            Sequences.fit(model, **options, speech=speech)
+        offered = re.search(form, str(caught.value)).group(1).replace(",", " ").split()
+        fitting = tuple(map(int, offered))
+        assert len(set(fitting)) == 3
+        assert Sequences.fit(model, **options | {"lengths": fitting}).lengths == fitting
+
+
+def test_models_too_small_for_three_lengths():
+    for sizes, options in (({"n_ctx": 14}, {}), ({}, {"tokens": range(9, 15)})):
+        with pytest.raises(PromptError, match="2 copies of 7, 5 and 4 tokens do not fit.*lengths="):
+            induction.prefix_matching_scores(planted.boot(**sizes), **options)
+        small = induction.prefix_matching_scores(
+            planted.boot(**sizes), lengths=(3,), n_copies=2, **options
+        )
+        assert small.shape == (2, 4)
+    with pytest.raises(PromptError, match=r"lengths is \(9, 9\): expected .* each once"):
+        induction.head_scores(planted.boot(), lengths=(9, 9))
 
 
 def test_normalized_scores_and_their_control(circuit):
@@ -356,13 +455,120 @@ def test_random_tokens():
         random_tokens(model, 0, 5)
 
 
+def test_induction_on_words_is_found_among_tokens_that_no_text_holds():
+    """Of 160 tokens 96 are bytes and reserved: drawing from all of them hides the head."""
+    model = planted.boot(planted.DEAD)
+    scores = induction.head_scores(model)
+    assert scores.provenance["n_tokens"] == 58 and scores.provenance["drawn_from"] == "vocabulary"
+    assert best(scores.induction) == planted.INDUCTION_HEAD
+    assert scores.induction[planted.INDUCTION_HEAD] > 0.9
+    assert best(scores.copying) == planted.INDUCTION_HEAD
+    everything = induction.head_scores(model, tokens=range(6, 154))
+    assert everything.induction[planted.INDUCTION_HEAD] < 0.4, "what drawing from all says"
+    assert everything.provenance["n_tokens"] == 148
+    assert "drawn from the vocabulary's 58 tokens" in scored_on(scores)
+    assert "4 copies of 50, 37 and 29 tokens, drawn from 148 given" in scored_on(everything)
+    prompts = induction.repeated_prompts(model)
+    assert not (prompts.tokens >= planted.D).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "usable"),
+    [
+        ("<0x0A>", False), ("<0xff>", False), ("<0x0A", True), ("0x0A", True),
+        ("[unused1]", False), ("<unused99>", False), ("<extra_id_0>", False), ("<pad>", False),
+        ("[PAD]", False), ("[CLS]", False), ("<mask_1>", False), ("<|im_start|>", False),
+        ("<|reserved_special_token_7|>", False), ("<reserved_106>", False), ("▁<s>", False),
+        ("<SPECIAL_12>", False), ("[control_8]", False), ("<dummy00007>", False),
+        ("madeupword0001", False), ("<|placeholder3|>", False),
+        ("Ċ", True), ("Ġ", True), ("Ġspecial", True), ("▁reserved", True), ("<", True),
+        ("<div>", True), ("[0]", True), ("[i", True), ("<=", True), ("|>", True), ("Q:", True),
+    ],
+)  # fmt: skip
+def test_names_of_tokens_that_no_text_holds(name, usable):
+    from icl_locate.random_tokens import _may_stand_in_text
+
+    assert _may_stand_in_text(name) == usable
+
+
+def test_a_byte_level_vocabulary_keeps_its_single_bytes():
+    """Added tokens and ids that the tokenizer does not know are left out."""
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    characters = pre_tokenizers.ByteLevel.alphabet()
+    ids = {character: i for i, character in enumerate(sorted(characters))}
+    backend = Tokenizer(models.BPE(vocab=ids, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_tokens([AddedToken("  "), AddedToken("<|end|>", special=True)])
+    model = tiny.boot_fresh("llama")
+    model.tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<|end|>", eos_token="<|end|>", padding_side="left"
+    )
+    model.cfg.d_vocab = tiny.VOCABULARY  # a new tokenizer changes it, but not the embeddings
+    rare = round(0.04 * tiny.VOCABULARY)
+    assert usable_tokens(model).tolist() == list(range(rare, 256))
+    assert induction.head_scores(model).provenance["n_tokens"] == 256 - rare
+
+
+def test_tokens_and_sequences_of_ones_own(circuit):
+    own = induction.task_tokens(circuit, planted.TASK)
+    words = {f"w{i}" for i in (*range(30, 50), *range(10, 14), *range(20, 24))}
+    assert set(circuit.tokenizer.convert_ids_to_tokens(own.tolist())) == words
+    scores = induction.head_scores(circuit, tokens=own)
+    assert scores.provenance["n_tokens"] == 28 and scores.provenance["drawn_from"] == "tokens"
+    assert scores.lengths == (28, 21, 16), "as many as there are tokens"
+    assert best(scores.induction) == planted.INDUCTION_HEAD
+
+    rows = [[9, 4, 30, 12, 4, 51, 7, 20], [40, 41, 5, 6, 13, 14, 15, 16, 17]]
+    ran = []
+
+    def watch(tokens, hook):
+        ran.append(tokens)
+
+    with circuit.hooks(fwd_hooks=[("embed.hook_in", watch)]):
+        found = induction.head_scores(circuit, sequences=rows, lengths=(8, 5))
+    copies = [torch.tensor([[1, *row[:n] * 4] for row in rows]) for n in (8, 5)]
+    assert torch.equal(ran[0], copies[0]) and torch.equal(ran[2], copies[1])
+    known = {token for row in rows for token in row[:8]}
+    for control in (ran[1], ran[3]):
+        assert set(control[:, 1:].flatten().tolist()) <= known
+    assert found.provenance["n_tokens"] == len(known) == 15
+    assert found.provenance["drawn_from"] == "sequences" and found.provenance["n_sequences"] == 2
+    assert "the first of given sequences of 15 different tokens" in scored_on(found)
+    whole = induction.head_scores(circuit, sequences=torch.arange(4, 62)[None])
+    assert whole.lengths == (58, 43, 34), "the whole sequence, and two shorter"
+    assert best(whole.induction) == planted.INDUCTION_HEAD
+    prompts = induction.repeated_prompts(circuit, sequences=rows)
+    assert prompts.tokens[:, 1:].tolist() == [[*row[:8], row[0]] for row in rows]
+    for options, message in (
+        ({"tokens": [5]}, "two different token ids or more"),
+        ({"tokens": [5, 64]}, r"tokens\[1\] is 64: expected a whole number from 0 to 63"),
+        ({"sequences": [[5, 6], [7]]}, "each of two or more"),
+        ({"sequences": []}, "sequences of token ids"),
+    ):
+        with pytest.raises(PromptError, match=message):
+            induction.prefix_matching_scores(circuit, **options)
+
+
+def test_what_the_scores_say_in_words(circuit):
+    said = found_heads(induction.head_scores(circuit))
+    assert said == "1 of 8 heads scores 0.1 or more; the best is layer 1, head 1: 0.975."
+    random = induction.head_scores(tiny.boot("llama"))
+    assert found_heads(random).startswith("No head of this model is an induction head: the")
+    for architecture in ("llama", "gpt2", "gpt_neox"):
+        shortest = induction.head_scores(tiny.boot(architecture), lengths=(7, 5, 4))
+        assert shortest.induction.max() < INDUCTION / 5, "chance is far below the threshold"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"lengths": ()}, "no lengths were given"),
         ({"lengths": (1,)}, "length is 1"),
         ({"lengths": 70}, "4 copies of 70 tokens take 281 positions.*lengths=.63,"),
-        ({"lengths": (5,), "n_sequences": 0}, "n_sequences 0"),
+        ({"lengths": (5,), "n_sequences": 0}, "n_sequences is 0"),
         ({"lengths": (5,), "n_copies": 1}, "n_copies is 1"),
     ],
 )

@@ -1,7 +1,9 @@
 """The ablation study: selections against random controls, its statistics, figures and command."""
 
 import json
+import re
 from dataclasses import replace
+from html import unescape
 from itertools import product
 
 import numpy as np
@@ -13,6 +15,7 @@ import icl_locate as icl
 from icl_locate import induction, plots
 from icl_locate.cli import main
 from icl_locate.errors import MaskError, ResultError, TaskError
+from icl_locate.head_report import comparison_table
 from icl_locate.induction import AblationResult, Arm
 from icl_locate.induction.results import permutation_p_value
 from icl_locate.metrics import METRICS, get_metric
@@ -64,6 +67,34 @@ def test_a_given_set_of_heads_takes_the_place_of_fractions(circuit):
     )
     only = alone.compare()[0]
     assert np.isnan(only.random).all() and np.isnan(only.p_value) and only.induction[0] < 0.6
+
+
+def test_fractions_that_choose_the_same_heads_are_one_arm(circuit, tmp_path):
+    """1 % and 3 % of 8 heads are one head; 20 % are two."""
+    scores = induction.head_scores(circuit)
+    options = OPTIONS | {"interventions": ("zero", "knockout"), "controls": 2}
+    found = induction.ablation_study(
+        circuit, planted.TASK, scores, fractions=(0.01, 0.03, 0.2), **options
+    )
+    chosen = [arm for arm in found.arms if arm.kind == "induction"]
+    assert [(arm.fraction, arm.share) for arm in chosen] == [(0.03, "1 %, 3 %"), (0.2, "20 %")] * 2
+    assert len(found.arms) == 1 + 2 * 2 * 3
+    comparisons = found.compare()
+    assert [c.share for c in comparisons] == ["1 %, 3 %", "20 %"] * 2
+    alone = induction.ablation_study(circuit, planted.TASK, scores, fractions=0.01, **options)
+    for one, other in zip(comparisons[::2], alone.compare(), strict=True):
+        assert replace(other, fraction=0.03, fractions=(0.01, 0.03)) == one
+    table = comparison_table(comparisons, found.metric)
+    assert table.count("1 %, 3 %") == 2 and table.count("knockout") == 2
+    assert set(found.to_dataframe()["share"]) == {"0 %", "1 %, 3 %", "20 %"}
+    assert "1 %, 3 % of heads" in plots.ablation_bars(found, comparisons).data[0].x[0]
+    again = AblationResult.load(found.save(tmp_path / "merged"))
+    assert again.arms == found.arms and again.compare() == comparisons
+    assert again.provenance["head_scores"]["lengths"] == [50, 37, 29]
+    assert again.provenance["head_scores"]["n_tokens"] == 58
+    by_default = induction.ablation_study(circuit, planted.TASK, fractions=0.01, **options)
+    assert by_default.provenance["head_scores"]["n_copies"] == 4
+    assert torch.equal(by_default.scores, alone.scores)
 
 
 def test_arms_are_what_their_names_say(circuit, result):
@@ -316,9 +347,13 @@ def test_the_command(tmp_path, capsys):
     assert main(command.split()) == 0
     printed = capsys.readouterr().out
     assert "mean_z" in printed and "knockout" in printed and "label_accuracy:" in printed
+    said = "1 of 8 heads scores 0.1 or more; the best is layer 1, head 1"
+    assert said in printed and "4 copies of 50, 37 and 29 tokens" in printed
+    assert "drawn from the vocabulary's 58 tokens" in printed
     for name in ("ablation.safetensors", "reference.json", "heads.csv", "ablation.csv"):
         assert (output / name).is_file()
     page = (output / "induction.html").read_text("utf-8")
+    assert said in page and "drawn from the vocabulary's 58 tokens" in unescape(page)
     assert "Scores and causal effects" in page and "vocabulary_sha256" in page
     assert "http" not in page.split("<h2>Recipe")[0].rsplit("</script>", 1)[-1]
     assert AblationResult.load(output / "ablation").shots == (6,)
@@ -336,3 +371,26 @@ def test_the_command(tmp_path, capsys):
     ):
         assert main(wrong.split()) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_command_on_a_small_model(tmp_path, capsys):
+    """A context of 64 tokens: default lengths fit it, others are refused in the command's words."""
+    directory = planted.save(tmp_path / "model", n_ctx=64)
+    task = planted.write_task(tmp_path / "recall.jsonl")
+    command = (
+        f"induction {task} --model {directory} --output {tmp_path}/found --shots 6 --seeds 0 "
+        "--n-queries 4 --controls 1 --interventions zero --metric label_accuracy --n-effects 0 "
+        "--quiet --device cpu"
+    )
+    assert main(command.split()) == 0
+    printed = capsys.readouterr().out
+    assert "4 copies of 15, 11 and 9 tokens" in printed
+    assert printed.count("1 %, 3 %") == 1, "one row: both are one head of eight"
+    for wrong, message in (
+        ("--lengths 20 17", "at most 15 tokens, such as --lengths 15 11 9\n"),
+        ("--tokens task --lengths 99", r"length is 99.*only \d+ different tokens were given"),
+        ("--lengths 0", "length is 0"),
+        ("--lengths 9 9", "each once"),
+    ):
+        assert main(f"{command} {wrong}".split()) == 2
+        assert re.search(message, capsys.readouterr().err)

@@ -140,8 +140,13 @@ class InductionConfig:
     data: Path | None = None
     """Directory of FLORES's or HumanEval's files. Default: they come from the Hugging Face Hub."""
 
-    lengths: tuple[int, ...] = (50, 37, 29)
-    """Lengths of the random sequences on which heads are scored."""
+    lengths: tuple[int, ...] = ()
+    """Lengths of the random sequences on which heads are scored. Default: 50 37 29, or three
+    shorter ones where the model's context or vocabulary is small."""
+
+    tokens: Literal["vocabulary", "task"] = "vocabulary"
+    """What these sequences are drawn from: the vocabulary's tokens that ordinary texts hold, or the
+    task's own tokens."""
 
     fractions: tuple[float, ...] = (0.01, 0.03)
     """Shares of all heads to take out, those of the highest induction scores."""

@@ -12,9 +12,12 @@ def run_induction(config: InductionConfig) -> None:
     """Score all heads, take the best out, and write what was found."""
     import icl_locate as icl
     from icl_locate import induction
+    from icl_locate.induction.sequences import Sequences, check_lengths
     from icl_locate.location import check_confidence
 
     check_confidence(config.confidence)
+    if config.lengths:
+        check_lengths(config.lengths)
     check_output(config.output)
     task, metric = load_scored_task(config)
     if config.n_effects < 0:
@@ -23,11 +26,15 @@ def run_induction(config: InductionConfig) -> None:
     if config.reference is not None:
         reference = induction.HeadReference.load(config.reference)
     model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
-    scores = induction.head_scores(model, lengths=config.lengths)
+    own = None if config.tokens == "vocabulary" else induction.task_tokens(model, task)
+    fitted = Sequences.fit(model, config.lengths or None, tokens=own, speech="command")
+    scores = induction.head_scores(
+        model, lengths=fitted.lengths, n_copies=fitted.n_copies, tokens=own
+    )
     result = induction.ablation_study(
         model,
         task,
-        scores.induction,
+        scores,
         config.controls,
         config.fractions,
         config.shots,
@@ -81,7 +88,13 @@ def _write_rest(
     config: InductionConfig, scores: Any, result: Any, effects: Any, written: list[Path]
 ) -> None:
     from icl_locate import plots
-    from icl_locate.head_report import comparison_table, head_table, write_head_report
+    from icl_locate.head_report import (
+        comparison_table,
+        found_heads,
+        head_table,
+        scored_on,
+        write_head_report,
+    )
 
     output = config.output
     comparisons = result.compare(confidence=config.confidence)
@@ -99,6 +112,6 @@ def _write_rest(
     }
     problem = write_pngs(figures, output, written)
     print(head_table(table.head(10)))
-    print()
+    print(f"\n{scored_on(scores)}\n{found_heads(scores)}\n")
     print(comparison_table(comparisons, result.metric))
     say_written(written, problem)

@@ -18,6 +18,7 @@ from icl_locate.induction.scores import (
 )
 from icl_locate.induction.selection import knockout, random_heads, select_heads
 from icl_locate.induction.study import ablation_study
+from icl_locate.random_tokens import task_tokens
 from icl_locate.references import head_reference
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "random_heads",
     "repeated_prompts",
     "select_heads",
+    "task_tokens",
 ]

@@ -10,10 +10,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.engine.forward import require_numbers
 from icl_locate.engine.replay import BlockCall, replaced_blocks, with_first
 from icl_locate.engine.shared import read_out
-from icl_locate.errors import PromptError
 from icl_locate.hooks import watch_attention
-from icl_locate.models import check_model
-from icl_locate.random_tokens import opening_tokens, random_tokens, usable_tokens
+from icl_locate.induction.sequences import Sequences, TokenRows
+from icl_locate.random_tokens import TokenIds
 
 _READ_AT_ONCE = 256  # rows whose logits over the whole vocabulary exist at once
 
@@ -22,9 +21,11 @@ _READ_AT_ONCE = 256  # rows whose logits over the whole vocabulary exist at once
 def copying_scores(
     model: TransformerBridge,
     *,
-    length: int = 50,
+    length: int | None = None,
     n_sequences: int = 5,
     seed: int = 0,
+    tokens: TokenIds | None = None,
+    sequences: TokenRows | None = None,
     batch_size: int = 8,
 ) -> Float[Tensor, "layer head"]:
     """How much of what each head writes is the token that it attends to, in [0, 1].
@@ -36,14 +37,25 @@ def copying_scores(
     taken. The mean over rows and sequences (Bansal et al. 2023, section 4.1).
 
     Args:
-        length, n_sequences, seed: of the random tokens.
+        length: of a sequence; ``None`` means 50, or as many as context and vocabulary hold.
+        n_sequences, seed, tokens, sequences: as `head_scores` says.
         batch_size: sequences that run at once.
 
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
     """
-    check_model(model)
-    tokens = _check(model, length, n_sequences, seed)
+    chosen = Sequences.fit(
+        model, length, n_lengths=1, n_copies=1, n_sequences=n_sequences, seed=seed, tokens=tokens,
+        sequences=sequences,
+    )  # fmt: skip
+    n = chosen.lengths[0]
+    return copied_share(model, chosen.repeated(n), n, batch_size)
+
+
+def copied_share(
+    model: TransformerBridge, tokens: Int[Tensor, "sequence pos"], length: int, batch_size: int
+) -> Float[Tensor, "layer head"]:
+    """The copying score on sequences whose last ``length`` tokens count."""
     n_layers = int(model.cfg.n_layers)
     totals: list[Tensor] = [torch.zeros(int(model.cfg.n_heads), dtype=torch.double)] * n_layers
     for batch in torch.split(tokens.to(model.cfg.device), batch_size):
@@ -52,21 +64,6 @@ def copying_scores(
             shares = _shares(model, layer, values[layer], attended[layer], output, batch, length)
             totals[layer] = totals[layer] + shares
     return (torch.stack(totals) / (length * len(tokens))).float()
-
-
-def _check(
-    model: TransformerBridge, length: int, n_sequences: int, seed: int
-) -> Int[Tensor, "sequence pos"]:
-    check_model(model)
-    n_opening = len(opening_tokens(model))
-    limit, n_usable = getattr(model.cfg, "n_ctx", None), len(usable_tokens(model))
-    most = min(n_usable, n_usable if limit is None else int(limit) - n_opening)
-    if not 2 <= length <= most or n_sequences < 1:
-        raise PromptError(
-            f"length is {length}, n_sequences {n_sequences}: expected 2 to {most} distinct tokens "
-            "(context and vocabulary hold no more), and 1 or more sequences"
-        )
-    return random_tokens(model, n_sequences, n_opening + length, seed=seed)
 
 
 def _run(
@@ -141,7 +138,9 @@ def _share_of_attended(
     attended: Int[Tensor, "row"],
 ) -> Float[Tensor, "row"]:
     probabilities = read_out(model, output)[:, 0].float().softmax(dim=-1).gather(1, words)
-    raised = (probabilities - probabilities.mean(dim=1, keepdim=True)).relu()
-    total = require_numbers(raised.sum(dim=1))
+    shares = 1 / (words[:, :, None] == words[:, None, :]).sum(dim=-1)  # each token counts once
+    mean = (probabilities * shares).sum(dim=1, keepdim=True) / shares.sum(dim=1, keepdim=True)
+    raised = (probabilities - mean).relu()
+    total = require_numbers((raised * shares).sum(dim=1))
     share = raised.gather(1, attended[:, None])[:, 0] / total
     return share.masked_fill(total == 0, 0.0)  # nothing raised: nothing copied

@@ -16,11 +16,12 @@ from icl_locate.ablation import HeadAblation, HeadReference, Method
 from icl_locate.bootstrap import percentile_interval
 from icl_locate.engine.scoring import score_targets
 from icl_locate.errors import PromptError
+from icl_locate.induction.sequences import Sequences, TokenRows
 from icl_locate.layers import as_pairs, check_heads
 from icl_locate.location import check_confidence
 from icl_locate.models import check_model
 from icl_locate.prompts import PromptTemplate
-from icl_locate.random_tokens import opening_tokens, random_tokens, usable_tokens
+from icl_locate.random_tokens import TokenIds
 from icl_locate.reprs import short_repr
 from icl_locate.tokens import Prompts
 
@@ -123,7 +124,13 @@ def head_effects(
 
 
 def repeated_prompts(
-    model: TransformerBridge, *, length: int = 50, n_sequences: int = 8, seed: int = 0
+    model: TransformerBridge,
+    *,
+    length: int | None = None,
+    n_sequences: int = 8,
+    seed: int = 0,
+    tokens: TokenIds | None = None,
+    sequences: TokenRows | None = None,
 ) -> Prompts:
     """Prompts that only repetition can answer: random tokens, then the same again as the target.
 
@@ -131,21 +138,20 @@ def repeated_prompts(
     (the query); its target is the rest of the second copy.
 
     Args:
-        length: tokens of a copy, 2 or more.
+        length: tokens of a copy, 2 or more; ``None`` means 50, or as many as context and vocabulary
+            hold.
+        n_sequences, seed, tokens, sequences: as `head_scores` says.
 
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context.
     """
-    check_model(model)
-    n_opening, n_usable = len(opening_tokens(model)), len(usable_tokens(model))
-    limit = getattr(model.cfg, "n_ctx", None)
-    most = n_usable if limit is None else min(n_usable, (int(limit) - n_opening) // 2)
-    if not 2 <= length <= most:
-        raise PromptError(
-            f"length is {length}: expected 2 to {most} distinct tokens (the vocabulary, and twice "
-            "as many in the context, hold no more)"
-        )
-    tokens = random_tokens(model, n_sequences, n_opening + length, seed=seed)
+    chosen = Sequences.fit(
+        model, length, n_lengths=1, n_copies=2, n_sequences=n_sequences, seed=seed, tokens=tokens,
+        sequences=sequences,
+    )  # fmt: skip
+    length, n_sequences = chosen.lengths[0], chosen.n_sequences
+    shown = chosen.repeated(length, 1)
+    n_opening = shown.shape[1] - length
     first = [Segment.BOS] * n_opening
     segments = torch.tensor(
         [[*first, *[Segment.EXAMPLES] * length, Segment.QUERY]] * n_sequences, dtype=torch.int8
@@ -153,13 +159,13 @@ def repeated_prompts(
     nothing = torch.zeros_like(segments)
     names = [f"random tokens {seed}/{i}" for i in range(n_sequences)]
     return Prompts(
-        tokens=torch.cat([tokens, tokens[:, n_opening : n_opening + 1]], dim=1),
+        tokens=torch.cat([shown, shown[:, n_opening : n_opening + 1]], dim=1),
         attention_mask=segments != Segment.PAD,
         segments=segments,
         parts=nothing,
         shots=nothing.long(),
         words=nothing.long() - 1,
-        target_tokens=tokens[:, n_opening + 1 :].tolist(),
+        target_tokens=shown[:, n_opening + 1 :].tolist(),
         texts=names,
         sources=names,
         targets=[""] * n_sequences,

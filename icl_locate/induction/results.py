@@ -1,7 +1,7 @@
 """What an ablation study found: scores with and without some heads, and how they compare."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -35,9 +35,10 @@ class Arm:
     Attributes:
         intervention: what was done to the heads; "none" for the whole model.
         kind: "full", "induction" (the selection) or "random" (a control).
-        fraction: of all heads.
+        fraction: of all heads; where several choose the same heads, the greatest of them.
         control: the number of the control, from 0.
         heads: the (layer, head) pairs.
+        fractions: all fractions that choose these heads; () for the whole model.
     """
 
     intervention: str
@@ -45,6 +46,16 @@ class Arm:
     fraction: float
     control: int
     heads: tuple[tuple[int, int], ...]
+    fractions: tuple[float, ...] = ()
+
+    @property
+    def share(self) -> str:
+        """The fractions as a table says them.
+
+        >>> Arm("zero", "induction", 0.03, 0, ((0, 0),), (0.01, 0.03)).share
+        '1 %, 3 %'
+        """
+        return say_shares(self.fractions or (self.fraction,))
 
 
 @dataclass(frozen=True)
@@ -55,6 +66,7 @@ class Comparison:
     bootstrap over items and seeds (NaN for a single item).
 
     Attributes:
+        fraction, fractions: as `Arm` says.
         full, induction, random: the scores of the whole model, without the selection, without the
             controls.
         difference: random minus induction: what the selection is worth beyond other heads. Its
@@ -75,6 +87,17 @@ class Comparison:
     difference: tuple[float, float, float]
     p_value: float
     rank_p: float
+    fractions: tuple[float, ...] = ()
+
+    @property
+    def share(self) -> str:
+        """The fractions as a table says them, such as "1 %, 3 %"."""
+        return say_shares(self.fractions or (self.fraction,))
+
+
+def say_shares(fractions: Sequence[float]) -> str:
+    """Fractions in per cent."""
+    return ", ".join(f"{100 * fraction:.3g} %" for fraction in fractions)
 
 
 @short_repr("model", "task", "metric", "arms", "shots", "seeds", "scores")
@@ -157,6 +180,7 @@ class AblationResult:
                 Comparison(
                     intervention=arm.intervention,
                     fraction=arm.fraction,
+                    fractions=arm.fractions,
                     n_shots=n_shots,
                     full=interval(means[:, 0, i]),
                     induction=interval(means[:, place, i]),
@@ -169,7 +193,10 @@ class AblationResult:
         return found
 
     def to_dataframe(self) -> "pd.DataFrame":
-        """One row a run: intervention, kind, fraction, control, n_heads, shots, seed, score."""
+        """One row a run: intervention, kind, fraction, control, n_heads, shots, seed, score.
+
+        ``share`` says all fractions that choose the same heads, such as "1 %, 3 %".
+        """
         import pandas as pd
 
         return pd.DataFrame(
@@ -178,6 +205,7 @@ class AblationResult:
                     "intervention": arm.intervention,
                     "kind": arm.kind,
                     "fraction": arm.fraction,
+                    "share": arm.share,
                     "control": arm.control,
                     "n_heads": len(arm.heads),
                     "shots": n_shots,
@@ -211,7 +239,13 @@ class AblationResult:
         """
         tensors, rest = load_tensors(path, _FORM, ("statistics", "scores"), _LABELS)
         arms = [
-            Arm(**arm | {"heads": tuple((layer, head) for layer, head in arm["heads"])})
+            Arm(
+                **arm
+                | {
+                    "heads": tuple((layer, head) for layer, head in arm["heads"]),
+                    "fractions": tuple(arm.get("fractions", ())),
+                }
+            )
             for arm in rest["arms"]
         ]
         return cls(

@@ -1,8 +1,8 @@
 """What a head attends to on random tokens: to what followed the same token, to the one before."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,18 +11,22 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import PromptError
 from icl_locate.hooks import watch_attention
-from icl_locate.induction.copying import copying_scores
+from icl_locate.induction.copying import copied_share
 from icl_locate.induction.effects import HeadEffects
-from icl_locate.induction.sequences import check_lengths, repeated, unrepeated
+from icl_locate.induction.sequences import Sequences, TokenRows
 from icl_locate.models import check_model
-from icl_locate.random_tokens import opening_tokens
+from icl_locate.random_tokens import TokenIds, opening_tokens
+from icl_locate.recipes import describe_model
 from icl_locate.reprs import short_repr
 
 if TYPE_CHECKING:
     import pandas as pd
 
-LENGTHS = (50, 37, 29)
-"""Lengths whose copies lie at different distances: no fixed offset fits two of them."""
+INDUCTION = 0.1
+"""A head that scores less is no induction head: not a tenth of its attention follows the pattern.
+
+No head of the random models that were tried scored more than 0.02, at the shortest lengths.
+"""
 
 
 @short_repr("lengths", "induction", "copying", "previous_token")
@@ -39,6 +43,9 @@ class HeadScores:
             near 1 where the attention itself is near 0.
         previous_token: attention paid to the token before, on tokens that do not repeat.
         copying: as `copying_scores` says.
+        provenance: model, versions, and the sequences: ``n_copies``, ``n_sequences``, ``seed``;
+            ``drawn_from`` is "vocabulary", "tokens" or "sequences", ``n_tokens`` how many different
+            tokens there were to draw from.
     """
 
     lengths: tuple[int, ...]
@@ -47,6 +54,7 @@ class HeadScores:
     normalized: Float[Tensor, "length layer head"]
     previous_token: Float[Tensor, "layer head"]
     copying: Float[Tensor, "layer head"]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def induction(self) -> Float[Tensor, "layer head"]:
@@ -87,10 +95,12 @@ class HeadScores:
 def head_scores(
     model: TransformerBridge,
     *,
-    lengths: int | Sequence[int] = LENGTHS,
-    n_copies: int = 4,
+    lengths: int | Sequence[int] | None = None,
+    n_copies: int | None = None,
     n_sequences: int = 5,
     seed: int = 0,
+    tokens: TokenIds | None = None,
+    sequences: TokenRows | None = None,
     batch_size: int = 8,
 ) -> HeadScores:
     """All scores of every head: prefix matching with its control, previous token, copying.
@@ -99,33 +109,40 @@ def head_scores(
 
     Args:
         lengths: of the sequences of distinct random tokens that are repeated; copying and previous
-            tokens are measured on the greatest.
-        n_copies: how often each stands there, behind BOS.
-        n_sequences: how many of each length.
+            tokens are measured on the greatest. ``None`` means 50, 37 and 29, or three shorter ones
+            where a small context or vocabulary asks for them.
+        n_copies: how often each stands there, behind BOS; ``None`` means 4, or fewer if the
+            context holds no four copies of three lengths.
+        n_sequences: how many random ones of each length.
         seed: of the tokens.
+        tokens: ids to draw from, such as `task_tokens`; ``None`` means what ordinary texts hold:
+            no rare, special, added or reserved tokens, and no bytes that stand in for characters.
+        sequences: token ids to be repeated in place of random ones; each length takes the first of
+            them, and the control draws from their tokens.
         batch_size: sequences that run at once.
 
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
     """
-    check_model(model)
-    lengths = check_lengths(lengths)
+    chosen = Sequences.fit(
+        model, lengths, n_copies=n_copies, n_sequences=n_sequences, seed=seed, tokens=tokens,
+        sequences=sequences,
+    )  # fmt: skip
     raw, control, normalized = [], [], []
-    for length in lengths:
-        sizes = length, n_copies, n_sequences, seed
-        found = _match_prefixes(model, repeated(model, *sizes), length, n_copies, batch_size)
+    for length in chosen.lengths:
+        found = _match_prefixes(chosen, length, batch_size, repeats=True)
         raw.append(found.raw)
         normalized.append(found.normalized)
-        other = _match_prefixes(model, unrepeated(model, *sizes), length, n_copies, batch_size)
-        control.append(other.raw)
-    options = {"n_sequences": n_sequences, "seed": seed, "batch_size": batch_size}
+        control.append(_match_prefixes(chosen, length, batch_size, repeats=False).raw)
+    longest = chosen.repeated(max(chosen.lengths), 1)
     return HeadScores(
-        lengths=lengths,
+        lengths=chosen.lengths,
         prefix_matching=torch.stack(raw),
         control=torch.stack(control),
         normalized=torch.stack(normalized),
-        previous_token=previous_token_scores(model, length=max(lengths), **options),
-        copying=copying_scores(model, length=max(lengths), **options),
+        previous_token=_previous_token(model, longest, max(chosen.lengths), batch_size),
+        copying=copied_share(model, longest, max(chosen.lengths), batch_size),
+        provenance={**describe_model(model), **chosen.recipe},
     )
 
 
@@ -133,10 +150,12 @@ def head_scores(
 def prefix_matching_scores(
     model: TransformerBridge,
     *,
-    lengths: int | Sequence[int] = LENGTHS,
-    n_copies: int = 4,
+    lengths: int | Sequence[int] | None = None,
+    n_copies: int | None = None,
     n_sequences: int = 5,
     seed: int = 0,
+    tokens: TokenIds | None = None,
+    sequences: TokenRows | None = None,
     control: bool = True,
     normalize: bool = False,
     batch_size: int = 8,
@@ -152,24 +171,26 @@ def prefix_matching_scores(
     ``lengths=(50,), control=False`` is the score of Crosbie and Shutova (2024, section 3.1).
 
     Args:
-        lengths, n_copies, n_sequences, seed, batch_size: as `head_scores` says.
+        lengths, n_copies, n_sequences, seed, tokens, sequences, batch_size: as `head_scores` says.
         control: whether to subtract the attention to the same cells on unrepeated tokens.
         normalize: whether to take the share of what a row does not pay to BOS.
 
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
     """
-    check_model(model)
-    scores = []
-    for length in check_lengths(lengths):
-        sizes = length, n_copies, n_sequences, seed
-        found = _match_prefixes(model, repeated(model, *sizes), length, n_copies, batch_size)
-        score = found.normalized if normalize else found.raw
-        if control:
-            tokens = unrepeated(model, *sizes)
-            other = _match_prefixes(model, tokens, length, n_copies, batch_size)
-            score = score - (other.normalized if normalize else other.raw)
-        scores.append(score)
+    chosen = Sequences.fit(
+        model, lengths, n_copies=n_copies, n_sequences=n_sequences, seed=seed, tokens=tokens,
+        sequences=sequences,
+    )  # fmt: skip
+
+    def score(length: int, *, repeats: bool) -> Tensor:
+        found = _match_prefixes(chosen, length, batch_size, repeats=repeats)
+        return found.normalized if normalize else found.raw
+
+    scores = [
+        score(length, repeats=True) - (score(length, repeats=False) if control else 0)
+        for length in chosen.lengths
+    ]
     return torch.stack(scores).amin(dim=0)
 
 
@@ -177,22 +198,36 @@ def prefix_matching_scores(
 def previous_token_scores(
     model: TransformerBridge,
     *,
-    length: int = 50,
+    length: int | None = None,
     n_sequences: int = 5,
     seed: int = 0,
+    tokens: TokenIds | None = None,
+    sequences: TokenRows | None = None,
     batch_size: int = 8,
 ) -> Float[Tensor, "layer head"]:
     """How much attention each head pays to the token before, in [0, 1], on distinct random tokens.
 
     The mean over rows from the second token behind BOS on, and over sequences.
 
+    Args:
+        length: of a sequence; ``None`` means 50, or as many as context and vocabulary hold.
+        n_sequences, seed, tokens, sequences, batch_size: as `head_scores` says.
+
     Raises:
         PromptError: if the sizes are out of range, or exceed the model's context or vocabulary.
     """
-    check_model(model)
-    tokens = unrepeated(model, length, 1, n_sequences, seed)
-    first = tokens.shape[1] - length + 1
-    rows = torch.arange(first, tokens.shape[1])
+    chosen = Sequences.fit(
+        model, length, n_lengths=1, n_copies=1, n_sequences=n_sequences, seed=seed, tokens=tokens,
+        sequences=sequences,
+    )  # fmt: skip
+    n = chosen.lengths[0]
+    return _previous_token(model, chosen.repeated(n), n, batch_size)
+
+
+def _previous_token(
+    model: TransformerBridge, tokens: Int[Tensor, "sequence pos"], length: int, batch_size: int
+) -> Float[Tensor, "layer head"]:
+    rows = torch.arange(tokens.shape[1] - length + 1, tokens.shape[1])
     return _attention_to(model, tokens, rows, rows - 1, len(rows), batch_size).raw
 
 
@@ -234,16 +269,29 @@ class _Attention:
 
 
 def _match_prefixes(
-    model: TransformerBridge,
-    tokens: Int[Tensor, "sequence pos"],
-    length: int,
-    n_copies: int,
-    batch_size: int,
+    chosen: Sequences, length: int, batch_size: int, *, repeats: bool
 ) -> _Attention:
-    """The attention to the cells that would follow an earlier occurrence in repeated copies."""
+    """The attention to the cells that follow an earlier occurrence in repeated copies.
+
+    Without repeats: to the same cells of tokens that do not repeat.
+    """
+    n_copies = chosen.n_copies
     if n_copies < 2:
         raise PromptError(f"n_copies is {n_copies}: expected 2 or more, or nothing repeats")
-    first = tokens.shape[1] - n_copies * length
+    tokens = chosen.repeated(length) if repeats else chosen.unrepeated(length)
+    rows, columns = matching_cells(tokens.shape[1] - n_copies * length, length, n_copies)
+    n_rows = (n_copies - 1) * (length - 1)
+    return _attention_to(chosen.model, tokens, rows, columns, n_rows, batch_size)
+
+
+def matching_cells(
+    first: int, length: int, n_copies: int
+) -> tuple[Int[Tensor, "cell"], Int[Tensor, "cell"]]:
+    """Rows of copies 2 and later, and the columns that follow their tokens' earlier occurrences.
+
+    Args:
+        first: where the first copy begins.
+    """
     cells = [
         (first + copy * length + place, first + earlier * length + place + 1)
         for copy in range(1, n_copies)
@@ -251,7 +299,7 @@ def _match_prefixes(
         for earlier in range(copy)
     ]
     rows, columns = torch.tensor(cells).T
-    return _attention_to(model, tokens, rows, columns, (n_copies - 1) * (length - 1), batch_size)
+    return rows, columns
 
 
 def _attention_to(

@@ -20,8 +20,9 @@ from icl_locate.engine.hooked import run_cell
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.head_sets import HeadSet
 from icl_locate.induction.results import AblationResult, Arm
-from icl_locate.induction.scores import prefix_matching_scores
+from icl_locate.induction.scores import HeadScores, prefix_matching_scores
 from icl_locate.induction.selection import knockout, random_heads, select_heads
+from icl_locate.induction.sequences import Sequences
 from icl_locate.layers import as_pairs
 from icl_locate.metrics import (
     LabelAccuracy,
@@ -44,7 +45,8 @@ from icl_locate.tokens import Prompts, build_prompts
 
 INTERVENTIONS = (*METHODS, "knockout")
 
-Heads = Float[Tensor, "layer head"] | np.ndarray | Collection[Sequence[int]]
+Heads = HeadScores | Float[Tensor, "layer head"] | np.ndarray | Collection[Sequence[int]]
+Selections = dict[tuple[float, ...], HeadSet]
 
 
 def ablation_study(
@@ -74,12 +76,13 @@ def ablation_study(
     heads and on each random control, so that all comparisons are paired.
 
     Args:
-        heads: a score for every head, of which each fraction takes the best (``None`` means
-            `prefix_matching_scores`); or a set of (layer, head) pairs, in whose place no fractions
-            are taken.
+        heads: what `head_scores` gave, or any score for every head, of which each fraction takes
+            the best (``None`` means `prefix_matching_scores`); or a set of (layer, head) pairs, in
+            whose place no fractions are taken.
         controls: random selections beside each, with as many heads in each layer and none in
             common with it.
-        fractions: shares of all heads; a single one may stand alone.
+        fractions: shares of all heads; a single one may stand alone. Those that choose the same
+            heads, as 1 % and 3 % of few heads do, are one arm.
         shots: numbers of examples in a prompt, or a single one.
         seeds: each, or a single one, draws other examples for the same queries.
         interventions: any of "zero", "mean_z", "mean_input", "resample" (`HeadAblation`) and
@@ -107,6 +110,7 @@ def ablation_study(
     how = choice or task.choice
     scored = choose_metric(task, metric, n_queries)
     shares = [float(fraction) for fraction in _several(fractions)]
+    heads, recipe = _score(model, heads)
     arms = _arms(_select(model, heads, shares), interventions, controls)
     if match is None:
         match = "word" if task.name.partition("/")[0] in WORD_PATTERNS else "token"
@@ -166,6 +170,7 @@ def ablation_study(
             "template": asdict(task.template),
             "n_queries": n_queries,
             "choice": how,
+            "head_scores": recipe,
             "match": match,
             "max_new_tokens": max_new_tokens,
             "signature": scored.signature,
@@ -198,20 +203,33 @@ def _check(
         )
 
 
-def _select(
-    model: TransformerBridge, heads: Heads | None, fractions: Sequence[float]
-) -> dict[float, HeadSet]:
-    """The selections by their share of all heads."""
-    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+def _score(
+    model: TransformerBridge, heads: Heads | None
+) -> tuple[Float[Tensor, "layer head"] | np.ndarray | Collection[Sequence[int]], Any]:
+    """The heads' scores, or the heads themselves; and how they were scored, where that is known."""
+    if isinstance(heads, HeadScores):
+        return heads.induction, dict(heads.provenance)
     if heads is None:
-        heads = prefix_matching_scores(model)
+        fitted = Sequences.fit(model)
+        scores = prefix_matching_scores(model, lengths=fitted.lengths, n_copies=fitted.n_copies)
+        return scores, fitted.recipe
+    return heads, None
+
+
+def _select(
+    model: TransformerBridge,
+    heads: Float[Tensor, "layer head"] | np.ndarray | Collection[Sequence[int]],
+    fractions: Sequence[float],
+) -> Selections:
+    """The selections by their shares of all heads; shares that choose the same heads stand once."""
+    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     if isinstance(heads, np.ndarray) and np.issubdtype(heads.dtype, np.floating):
         heads = torch.from_numpy(heads)
     if not isinstance(heads, Tensor):
         pairs = tuple(heads) if isinstance(heads, HeadSet) else tuple(sorted(as_pairs(heads)))
         if not pairs:
             raise MaskError("no heads were given: expected at least one, or scores")
-        return {len(pairs) / (n_layers * n_heads): HeadSet(pairs, n_layers, n_heads)}
+        return {(len(pairs) / (n_layers * n_heads),): HeadSet(pairs, n_layers, n_heads)}
     if heads.shape != (n_layers, n_heads):
         raise MaskError(
             f"the heads' scores are {tuple(heads.shape)}: expected (layer, head) = "
@@ -219,7 +237,12 @@ def _select(
         )
     if not fractions or len(set(fractions)) < len(fractions):
         raise MaskError(f"fractions are {list(fractions)}: expected at least one, each once")
-    return {fraction: select_heads(heads, fraction) for fraction in fractions}
+    found = [select_heads(heads, fraction) for fraction in fractions]
+    shares: dict[tuple[tuple[int, int], ...], list[float]] = {}
+    for fraction, chosen in zip(fractions, found, strict=True):
+        shares.setdefault(chosen.heads, []).append(fraction)
+    sets = {chosen.heads: chosen for chosen in found}
+    return {tuple(some): sets[pairs] for pairs, some in shares.items()}
 
 
 def _several(values: Any) -> tuple[Any, ...]:
@@ -228,14 +251,15 @@ def _several(values: Any) -> tuple[Any, ...]:
 
 
 def _arms(
-    selections: Mapping[float, HeadSet], interventions: Sequence[str], controls: int
+    selections: Mapping[tuple[float, ...], HeadSet], interventions: Sequence[str], controls: int
 ) -> tuple[Arm, ...]:
     """The whole model; then for each intervention every selection, its controls behind it."""
     arms = [Arm("none", "full", 0.0, 0, ())]
-    for name, (fraction, found) in product(interventions, selections.items()):
-        arms.append(Arm(name, "induction", fraction, 0, found.heads))
+    for name, (fractions, found) in product(interventions, selections.items()):
+        most = max(fractions)
+        arms.append(Arm(name, "induction", most, 0, found.heads, fractions))
         arms += [
-            Arm(name, "random", fraction, i, random_heads(found, seed=i).heads)
+            Arm(name, "random", most, i, random_heads(found, seed=i).heads, fractions)
             for i in range(controls)
         ]
     return tuple(arms)

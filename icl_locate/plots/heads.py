@@ -107,7 +107,7 @@ def ablation_bars(
         ResultError: if the result has no such number of shots.
     """
     chosen = _of_shots(result, comparisons, n_shots)
-    labels = [f"{_title(c.intervention)}<br>{c.fraction:.3g} of heads" for c in chosen]
+    labels = [f"{_title(c.intervention)}<br>{c.share} of heads" for c in chosen]
     figure = go.Figure()
     for kind in ("full", "induction", "random"):
         values = [getattr(c, kind) for c in chosen]
