@@ -2,7 +2,9 @@
 
 Their columns come from counts of tokens of header, examples and query, each tokenised on its own,
 and miss the segments' borders by a token or two. The prompts' segments are relabelled here: what
-they hide becomes EXAMPLES, all else QUERY.
+they hide becomes EXAMPLES, all else QUERY. Where columns reach beyond a prompt, its first generated
+tokens are hidden, too: how many is a matter of each prompt, since one whose tokens merge across the
+borders is shorter than the sum of its parts.
 """
 
 from dataclasses import replace
@@ -12,12 +14,52 @@ from transformers import PreTrainedTokenizerBase
 
 from icl_locate._types import Segment
 from icl_locate.conditions import Condition
+from icl_locate.encoding import count_tokens, is_plain
 from icl_locate.errors import MaskError
 from icl_locate.layers import LayerRange
 from icl_locate.masks import ContextMask
 from icl_locate.tokens import Prompts
 
 COMPAT = "sia2024"
+
+
+_THEIR_BOS = {
+    "GPTNeoForCausalLM": False,
+    "BloomForCausalLM": False,
+    "Starcoder2ForCausalLM": False,
+    "LlamaForCausalLM": True,
+}
+
+
+def sia2024_bos(architecture: str, prepend_bos: bool | None) -> bool:
+    """Whether prompts start with BOS in their code, which has other columns where they do.
+
+    Args:
+        prepend_bos: what was asked for; for an architecture that they did not run it decides.
+
+    Raises:
+        MaskError: if it contradicts their code, or is ``None`` where their code says nothing.
+    """
+    theirs = _THEIR_BOS.get(architecture)
+    if theirs is None:
+        if prepend_bos is None:
+            raise MaskError(
+                f"compat={COMPAT!r}: the authors ran no {architecture}, and their columns depend "
+                f"on BOS: say prepend_bos=True for the columns of {_names(bos=True)}, or "
+                f"prepend_bos=False for those of {_names(bos=False)}"
+            )
+        return prepend_bos
+    if prepend_bos not in (None, theirs):
+        raise MaskError(
+            f"prepend_bos is {prepend_bos}, but the authors' code runs {architecture} "
+            f"{'with' if theirs else 'without'} BOS: leave it out with compat={COMPAT!r}"
+        )
+    return theirs
+
+
+def _names(*, bos: bool) -> str:
+    names = [name for name, theirs in _THEIR_BOS.items() if theirs is bos]
+    return ", ".join(name.removesuffix("ForCausalLM") for name in names)
 
 
 def sia2024_columns(
@@ -57,25 +99,26 @@ def sia2024_columns(
 
 def sia2024_prompts(
     tokenizer: PreTrainedTokenizerBase, prompts: Prompts, condition: Condition
-) -> tuple[Prompts, int]:
+) -> tuple[Prompts, tuple[int, ...]]:
     """The prompts with what their code hides relabelled as EXAMPLES, all else as QUERY.
 
     Returns:
-        The prompts, and how many generated tokens their code hides, too.
+        The prompts, and how many generated tokens their code hides behind each.
     """
     segments = torch.where(prompts.attention_mask, int(Segment.QUERY), int(Segment.PAD))
-    width, beyond = segments.shape[1], 0
+    width, beyond = segments.shape[1], list[int]()
     for i in range(len(prompts)):
         bos = bool((prompts.segments[i] == Segment.BOS).any())
         header, context, query = _counts(tokenizer, prompts, i)
         hide = frozenset(condition.hide)
         start, till = sia2024_columns(header, context, query, hide, bos=bos)
-        first = width - int(prompts.attention_mask[i].sum())
+        n_real = int(prompts.attention_mask[i].sum())
+        first = width - n_real
         segments[i, first + start : first + till] = int(Segment.EXAMPLES)
         if bos:
             segments[i, first] = int(Segment.BOS)
-        beyond = max(0, till - (context + query + 1 + bos))  # by their counts, as the columns are
-    return replace(prompts, segments=segments.to(torch.int8)), beyond
+        beyond.append(max(0, till - n_real))
+    return replace(prompts, segments=segments.to(torch.int8)), tuple(beyond)
 
 
 def sia2024_mask(layers: LayerRange, beyond: int) -> ContextMask:
@@ -84,11 +127,11 @@ def sia2024_mask(layers: LayerRange, beyond: int) -> ContextMask:
 
 
 def _counts(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, i: int) -> tuple[int, int, int]:
-    template = prompts.template
+    template, text = prompts.template, prompts.texts[i]
     header = template.instruction or ""
-    query = f"{template.source_prefix}{prompts.sources[i]}{template.target_prefix}"
-    context = prompts.texts[i].removesuffix(query).removesuffix("\n")
-    texts = (header, context, query)
+    query = f"{template.source_prefix}{prompts.sources[i]}{template.cue}"
+    context = text.removesuffix(query).removesuffix("\n")
+    plain = is_plain(tokenizer, text, prompts.bodies[i])
     return tuple(  # type: ignore[return-value]
-        len(tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0 for text in texts
+        count_tokens(tokenizer, part, plain=plain) for part in (header, context, query)
     )

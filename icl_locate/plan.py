@@ -68,22 +68,39 @@ class Plan:
             return Shown(prompts)
         return Shown(*sia2024_prompts(self.model.tokenizer, prompts, condition))
 
-    def masks(self, condition: Condition, shown: "Shown") -> list[ContextMask]:
-        """The condition's masks at each point of the sweep."""
+    def masks(self, condition: Condition, n_hidden_generated: int = 0) -> list[ContextMask]:
+        """The condition's masks at each point of the sweep.
+
+        Args:
+            n_hidden_generated: how many generated tokens other code hides, too.
+        """
         layers = [
             masked_layers(self.scope, layer, int(self.model.cfg.n_layers)) for layer in self.layers
         ]
         if self.relabels(condition):
-            return [sia2024_mask(some, shown.n_hidden_generated) for some in layers]
+            return [sia2024_mask(some, n_hidden_generated) for some in layers]
         return [condition.mask(some) for some in layers]
 
 
 @dataclass(frozen=True)
 class Shown:
-    """Prompts that some conditions have in common, and what other code hides behind them."""
+    """Prompts that some conditions have in common.
+
+    ``hidden_generated`` says how many generated tokens other code hides behind each; empty: none.
+    """
 
     prompts: Prompts
-    n_hidden_generated: int = 0
+    hidden_generated: tuple[int, ...] = ()
+
+    def parts(self) -> list[tuple[int, list[int], Prompts]]:
+        """Prompts behind which equally many are hidden: how many, which they are, and they."""
+        if not self.hidden_generated:
+            return [(0, list(range(len(self.prompts))), self.prompts)]
+        found = []
+        for number in sorted(set(self.hidden_generated)):
+            items = [i for i, hidden in enumerate(self.hidden_generated) if hidden == number]
+            found.append((number, items, self.prompts.take(items)))
+        return found
 
 
 def choose_n_queries(task: Task, n_queries: int | None) -> int:
@@ -129,7 +146,7 @@ def build_all(plan: Plan) -> dict[tuple[str, int], Shown]:
                 found[key] = plan.shown(condition, seed)
                 if generates(plan.metric):
                     check_room(plan.model, found[key].prompts, plan.max_new_tokens)
-            check_segments(plan.masks(condition, found[key])[0], found[key].prompts.segments)
+            check_segments(plan.masks(condition)[0], found[key].prompts.segments)
     return found
 
 

@@ -1,6 +1,6 @@
 """Sweep a context mask over start layers, conditions and seeds."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,10 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
+from icl_locate.compat import sia2024_bos
 from icl_locate.conditions import Condition
 from icl_locate.engine.grid import Engine, choose_engine, run_grid
-from icl_locate.engine.hooked import Cell
+from icl_locate.engine.hooked import Cell, join_cells
 from icl_locate.errors import TaskError
 from icl_locate.metrics import (
     LabelAccuracy,
@@ -73,13 +74,16 @@ def sweep(
             `Metric`, or a function of (answer, target) that is averaged; ``None`` means the task's.
             "pass@1" runs generated programs (in the sandbox), and so must be asked for by name.
         choice: how examples are drawn, as `build_prompts` says; ``None`` means the task's way.
-        prepend_bos: whether prompts start with BOS; ``None`` follows the model's tokenizer.
+        prepend_bos: whether prompts start with BOS; ``None`` follows the model's tokenizer (or
+            ``compat``).
         max_new_tokens: length at which an answer ends if no stop string ended it before.
         scope: where a mask that starts at a layer acts: "from" it on, "only" there, or in a
             "window:W" of layers from it on. With the last two the curve shows what each layer's
             reading of the context is worth (`layer_importance`), and `locate` refuses it.
         compat: "sia2024" hides the columns that the authors' own code hides, which miss the
-            segments' borders by a token or two.
+            segments' borders by a token or two. Prompts then start with BOS as theirs do: on Llama,
+            not on GPT-Neo, BLOOM and StarCoder2; for other architectures ``prepend_bos`` says whose
+            columns are meant.
         batch_size: the most prompts that run at once.
         token_budget: the most tokens that the shared engine holds at once, over all its runs;
             ``None`` derives it from free memory.
@@ -114,27 +118,45 @@ def sweep(
     if isinstance(model, (str, Path)):
         model = load_model(model)
         plan = replace(plan, model=model)
+    if plan.compat is not None:
+        bos = sia2024_bos(str(model.cfg.architecture), prepend_bos)
+        plan = replace(plan, prepend_bos=bos)
     prompts = build_all(plan)
     chosen = choose_engine(model, engine)
+    options = {"batch_size": batch_size, "token_budget": token_budget}
     grid: dict[tuple[str, int, int], Cell] = {}
     total = len(plan.conditions) * len(plan.layers) * len(plan.seeds)
     with tqdm(total=total, unit="cell", desc=task.name, disable=not progress) as bar:
         for (group, seed), shown in prompts.items():
             conditions_shown = [c for c in plan.conditions if plan.group(c) == group]
-            cells = run_grid(
-                model,
-                shown.prompts,
-                [mask for condition in conditions_shown for mask in plan.masks(condition, shown)],
-                plan.metric,
-                engine=chosen,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-                token_budget=token_budget,
-                on_progress=bar.update,
-            )
+            cells = _run(plan, shown, conditions_shown, bar.update, engine=chosen, **options)
             places = [(c.name, layer, seed) for c in conditions_shown for layer in plan.layers]
             grid |= dict(zip(places, cells, strict=True))
     return _collect(plan, grid, prompts, chosen)
+
+
+def _run(
+    plan: Plan,
+    shown: Shown,
+    conditions: Sequence[Condition],
+    on_progress: Callable[[int], object],
+    **options: Any,
+) -> list[Cell]:
+    """The cells of the conditions that have some prompts in common, layer by layer."""
+    cells: list[tuple[list[int], list[Cell]]] = []
+    parts = shown.parts()
+    for number, (n_hidden_generated, items, prompts) in enumerate(parts, start=1):
+        found = run_grid(
+            plan.model,
+            prompts,
+            [mask for c in conditions for mask in plan.masks(c, n_hidden_generated)],
+            plan.metric,
+            max_new_tokens=plan.max_new_tokens,
+            on_progress=on_progress if number == len(parts) else lambda _: None,
+            **options,
+        )
+        cells.append((items, found))
+    return join_cells(cells)
 
 
 def choose_metric(task: Task, metric: str | Metric | TextScore | None, n_queries: int) -> Metric:

@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Int, Int8
@@ -96,12 +96,18 @@ class Prompts:
         """The prompts of a slice, with the padding that all of them share cut off."""
         if not isinstance(index, slice):
             raise PromptError(f"prompts[{index!r}]: expected a slice, such as prompts[0:1]")
-        chosen = {
-            field.name: getattr(self, field.name)[index]
-            for field in fields(self)
-            if field.name != "template"
-        }
-        width = int(chosen["attention_mask"].sum(dim=1).max()) if chosen["targets"] else 0
+        return self.take(range(len(self))[index])
+
+    def take(self, items: Sequence[int]) -> "Prompts":
+        """Some of the prompts, with the padding that all of them share cut off."""
+        chosen: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Tensor):
+                chosen[field.name] = value[list(items)]
+            elif isinstance(value, list):
+                chosen[field.name] = [value[i] for i in items]
+        width = int(chosen["attention_mask"].sum(dim=1).max()) if items else 0
         for name, value in chosen.items():
             if isinstance(value, Tensor):
                 chosen[name] = value[:, value.shape[1] - width :]

@@ -2,9 +2,12 @@
 
 from dataclasses import replace
 
+import oracle
 import pytest
 import tiny
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import icl_locate as icl
 from icl_locate import Segment
@@ -49,11 +52,7 @@ def test_every_column_is_theirs(name, bos):
     )
     assert not prompts.attention_mask.all(), "padding must not shift the columns"
     relabelled, beyond = sia2024_prompts(model.tokenizer, prompts, condition)
-    mask = sia2024_mask(icl.from_layer(0), beyond)
-    n_new = 3
-    hidden = hidden_keys(
-        mask, extend_segments(relabelled.segments, prompts.tokens.shape[1] + n_new)
-    )
+    segments = extend_segments(relabelled.segments, prompts.tokens.shape[1] + 3)
     for i in range(len(prompts)):
         query = f"Q:{prompts.sources[i]}A:"
         before = prompts.texts[i].removesuffix(query).removesuffix("\n")
@@ -64,9 +63,10 @@ def test_every_column_is_theirs(name, bos):
         )
         start, till = TABLE[name, bos](h, p, q)
         first = int((~prompts.attention_mask[i]).sum())
-        columns = hidden[i, first:].nonzero()[:, 0].tolist()
+        mask = sia2024_mask(icl.from_layer(0), beyond[i])
+        columns = hidden_keys(mask, segments)[i, first:].nonzero()[:, 0].tolist()
         assert columns == list(range(start, till))
-    assert beyond == (bos and name in ("query", "everything"))
+    assert beyond == (int(bos and name in ("query", "everything")),) * 3
 
 
 def test_their_code_has_no_other_condition():
@@ -74,6 +74,104 @@ def test_their_code_has_no_other_condition():
         sia2024_columns(1, 2, 3, frozenset({Segment.INSTRUCTIONS}), bos=False)
     with pytest.raises(TaskError, match="compat is 'sia2023'"):
         icl.sweep(tiny.boot("llama"), TASK, compat="sia2023", **SHORT)
+
+
+def merging():
+    """Byte-level BPE that has learnt tokens over the line's end, as Llama-3's has " \n"."""
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=tiny.VOCABULARY,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator([" \n", "ti \n"] * 9, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    )
+
+
+def answer_by_hand(model, tokens, till, start, layer, n_new):
+    """Greedy tokens of one prompt whose columns [start, till) are hidden from a layer on."""
+    tokens = list(tokens)
+    for _ in range(n_new):
+        n = len(tokens)
+        causal = torch.ones(n, n, dtype=torch.bool).tril()
+        columns = torch.tensor([start <= j < till for j in range(n)])
+        visible = [(causal & ~(columns & (at >= layer)))[None, None] for at in range(tiny.N_LAYERS)]
+        real = torch.ones(1, n, dtype=torch.bool)
+        found = oracle.logits(model, torch.tensor([tokens]), real, visible)
+        tokens.append(int(found[0, -1].argmax()))
+    return tokens[-n_new:]
+
+
+@pytest.mark.parametrize("name", ["query", "everything", "examples"])
+@pytest.mark.parametrize("engine", ["shared", "hooks"])
+def test_generation_hides_their_columns_prompt_by_prompt(name, engine, tmp_path):
+    """Merges over the borders make a prompt shorter than its parts, each prompt by its own."""
+    condition, n_new = PAPER[name], 6
+    merging().save_pretrained(tmp_path)
+    plain, bridge = tiny.build("llama"), tiny.boot_fresh("llama")
+    bridge.tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    pairs = [icl.Example(f"k{x}{y}", "ti" if x in "ace" else "o") for x in "abcdef" for y in "yz"]
+    template = translation_template("English", "French")
+    task = icl.Task("pairs", tuple(pairs), tuple(pairs[::2]), template, "token_accuracy")
+    options = {"n_shots": 2, "seeds": [0], "max_new_tokens": n_new}
+    found = icl.sweep(
+        bridge, task, conditions=[condition], compat="sia2024", engine=engine, **options
+    )
+    prompts = icl.build_prompts(
+        bridge,
+        task.test,
+        examples=task.train,
+        n_shots=2,
+        template=task.template_for(instruction=condition.instruction),
+        prepend_bos=True,
+    )
+    beyond = set()
+    for i, body in enumerate(prompts.bodies):
+        query = f"Q:{prompts.sources[i]}A:"
+        before = prompts.texts[i].removesuffix(query).removesuffix("\n")
+        header = prompts.template.instruction or ""
+        h, p, q = (
+            len(bridge.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else 0
+            for text in (header, before, query)
+        )
+        start, till = TABLE[name, True](h, p, q)
+        beyond.add(max(0, till - len(body) - 1))
+        for layer in range(tiny.N_LAYERS + 1):
+            by_hand = answer_by_hand(plain, [1, *body], till, start, layer, n_new)
+            by_hand = by_hand[: by_hand.index(2)] if 2 in by_hand else by_hand
+            text = bridge.tokenizer.decode(by_hand, skip_special_tokens=True).split("Q:")[0]
+            assert found.texts[0][layer][0][i] == text.strip(), (i, layer)
+    assert beyond == ({0} if name == "examples" else {2, 4})
+
+
+@pytest.mark.parametrize(
+    ("architecture", "bos"),
+    [("gpt_neo", False), ("bloom", False), ("starcoder2", False), ("llama", True)],
+)
+def test_compat_prepends_bos_as_they_do(architecture, bos):
+    model = tiny.boot(architecture)
+    options = SHORT | {"conditions": "examples", "metric": "log_prob", "compat": "sia2024"}
+    found = icl.sweep(model, TASK, **options)
+    assert found.provenance["bos"] is bos
+    told = icl.sweep(model, TASK, prepend_bos=bos, **options)
+    assert told.scores.equal(found.scores)
+    words = f"prepend_bos is {not bos}, but .* {'with' if bos else 'without'} BOS"
+    with pytest.raises(MaskError, match=words):
+        icl.sweep(model, TASK, prepend_bos=not bos, **options)
+
+
+def test_compat_asks_whose_columns_where_they_ran_no_such_model():
+    options = SHORT | {"conditions": "examples", "metric": "log_prob", "compat": "sia2024"}
+    with pytest.raises(MaskError, match="ran no GPT2LMHeadModel.*True for the columns of Llama"):
+        icl.sweep(tiny.boot("gpt2"), TASK, **options)
+    for bos in (True, False):
+        found = icl.sweep(tiny.boot("gpt2"), TASK, prepend_bos=bos, **options)
+        assert found.provenance["bos"] is bos
 
 
 def test_compat_changes_the_masks_alone_and_runs_on_both_engines():

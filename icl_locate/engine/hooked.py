@@ -1,7 +1,9 @@
 """The "hooks" engine: one hooked run for each cell of a sweep. Slow, plain, and the oracle."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.engine.decoding import generate
@@ -18,6 +20,21 @@ class Cell:
 
     statistics: Statistics
     texts: list[str]
+
+
+def join_cells(parts: Sequence[tuple[Sequence[int], Sequence[Cell]]]) -> list[Cell]:
+    """The cells of all items, from runs of some of them each.
+
+    Args:
+        parts: the numbers of a run's items, and its cells.
+    """
+    order = np.argsort([i for items, _ in parts for i in items])
+    joined = []
+    for cells in zip(*(cells for _, cells in parts), strict=True):
+        texts = [text for cell in cells for text in cell.texts]
+        statistics = np.concatenate([cell.statistics for cell in cells])
+        joined.append(Cell(statistics[order], [texts[i] for i in order]))
+    return joined
 
 
 def run_cell(
