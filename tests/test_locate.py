@@ -121,6 +121,15 @@ def test_a_difference_that_may_be_nothing_is_no_effect():
     assert found.layer is None and found.interval is None and found.recovery.isnan().all()
 
 
+def test_a_lucky_resample_makes_no_effect():
+    """Where the means say that there is none, no draw can: here every other one is above 0."""
+    values = np.zeros((1, 3, 1, 4))
+    values[0, -1, 0] = [-2.0, -1.0, 1.0, 2.0]
+    found = [icl.locate(result_with(values), n_resamples=1, seed=s)[0] for s in range(8)]
+    assert max(each.effect[1] for each in found) > 0
+    assert {each.layer for each in found} == {None}
+
+
 def test_the_interval_covers_the_planted_layer_at_its_level():
     curve = np.array([0, 0, 0.1, 0.5, 0.97, 1.0, 1.0])
     results = [result_of([curve], noise=0.25, n_items=32, seed=s) for s in range(60)]
@@ -177,6 +186,7 @@ def test_the_ends_of_the_interval_are_the_first_and_the_last_layer_that_resample
         ({"threshold": 0.0}, "threshold is 0.0"),
         ({"threshold": 1.5}, "threshold is 1.5"),
         ({"confidence": 1.0}, "confidence is 1.0"),
+        ({"confidence": 0.0}, "confidence is 0.0"),
         ({"n_resamples": 0}, "n_resamples is 0"),
     ],
 )

@@ -61,6 +61,8 @@ def test_heads_act_only_where_they_are_named(heads):
         (lambda: icl.only_layer(4), "out of range"),
         (lambda: icl.window(3, 2), "out of range"),
         (lambda: {1, 9}, "layer 9 is out of range"),
+        (lambda: {3, 4}, "layer 4 is out of range"),
+        (lambda: {0, -1}, "layer -1 is out of range"),
     ],
 )
 def test_layers_out_of_range(make, message):
@@ -68,9 +70,11 @@ def test_layers_out_of_range(make, message):
         resolve(icl.ContextMask({Segment.QUERY}, make()), n_layers=4, n_heads=2)
 
 
-def test_heads_out_of_range():
-    mask = icl.ContextMask({Segment.QUERY}, heads={(0, 2)})
-    with pytest.raises(MaskError, match="layer 0, head 2.*heads 0 to 1"):
+@pytest.mark.parametrize("head", [(0, 2), (4, 0), (-1, 0), (0, -1)])
+def test_heads_out_of_range(head):
+    mask = icl.ContextMask({Segment.QUERY}, heads={(0, 0), (3, 1), head})
+    message = f"layer {head[0]}, head {head[1]}.*layers 0 to 3 and heads 0 to 1"
+    with pytest.raises(MaskError, match=message):
         resolve(mask, n_layers=4, n_heads=2)
 
 

@@ -230,6 +230,48 @@ def test_an_answer_is_the_same_tokens_in_an_example_and_behind_the_query(name):
     assert tokenizer.decode(tokens + answer).endswith("A: le")
 
 
+@pytest.mark.parametrize(
+    ("name", "prefixes", "keeps_the_prompt"),
+    [
+        ("sentencepiece-like", ("A:", " A"), True),  # alone, the target would begin a word
+        ("byte-level BPE", ("Q:the ", " A:"), False),  # the prompt's last token takes its start
+    ],
+)
+def test_a_target_is_cut_from_the_whole_text_where_that_keeps_the_prompt(
+    name, prefixes, keeps_the_prompt
+):
+    def encode(text):
+        return TOKENIZERS[name](text, add_special_tokens=False)["input_ids"]
+
+    template = icl.PromptTemplate(None, *prefixes)
+    queries = [icl.Example("dog", "le chat")]
+    model = model_with(TOKENIZERS[name])
+    prompts = icl.build_prompts(model, queries, n_shots=0, template=template)
+    text = prompts.texts[0]
+    begun, whole, alone = encode(text), encode(text + "le chat"), encode("le chat")
+    assert (whole[: len(begun)] == begun) == keeps_the_prompt and begun + alone != whole
+    assert prompts.target_tokens == [whole[len(begun) :] if keeps_the_prompt else alone]
+
+
+def test_the_template_that_was_given_is_the_one_that_is_used():
+    template = icl.PromptTemplate("Do:", "X:", "Y:", "; ")
+    model = model_with(build_tokenizer())
+    prompts = icl.build_prompts(model, GOOD[:1], examples=GOOD, n_shots=1, template=template)
+    assert prompts.texts == ["Do:; X:thinY:dode; X:sortY:"] and prompts.template is template
+    plain = icl.build_prompts(model, GOOD[:1], n_shots=0)
+    assert plain.template == icl.PromptTemplate()
+    nothing = prompts[1:]
+    assert len(nothing) == 0 and nothing.tokens.shape == (0, 0) and nothing.texts == []
+
+
+def test_disjoint_examples_share_no_word_with_the_query():
+    bank = [icl.Example(text, "t") for text in ("ab ef", "ef cd", "abcd ef", "a b", "ef gh")]
+    drawn = icl.prompts.choose_examples(icl.Example("ab cd", "t"), bank, 3, choice="disjoint")
+    assert {example.source for example in drawn} == {"abcd ef", "a b", "ef gh"}
+    for choice in ("random", "balanced", "disjoint"):
+        assert icl.prompts.choose_examples(bank[0], [], 0, choice=choice) == []
+
+
 def test_bos_can_be_forced_or_left_out():
     queries = [icl.Example("zero", "rovu")]
     with_bos = model_with(build_tokenizer())
