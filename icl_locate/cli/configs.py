@@ -115,7 +115,7 @@ class SweepConfig:
     """Say what would run and what it would take, and stop; loads no weights."""
 
     quiet: bool = False
-    """No progress bar."""
+    """No progress bar, no first prompt."""
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class InductionConfig:
     """Of the intervals."""
 
     quiet: bool = False
-    """No progress bar."""
+    """No progress bar, no first prompt."""
 
 
 @dataclass(frozen=True)

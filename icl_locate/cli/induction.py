@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_locate.cli.configs import InductionConfig
+from icl_locate.cli.first_prompt import print_first_prompt
 from icl_locate.cli.writing import check_output, load_scored_task, say_written, write_pngs
 from icl_locate.errors import IclLocateError
 
@@ -25,6 +26,8 @@ def run_induction(config: InductionConfig) -> None:
     reference = None
     if config.reference is not None:
         reference = induction.HeadReference.load(config.reference)
+    if not config.quiet:
+        print_first_prompt(task, n_shots=config.shots[0], instruction=True, seed=config.seeds[0])
     model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
     own = None if config.tokens == "vocabulary" else induction.task_tokens(model, task)
     fitted = Sequences.fit(model, config.lengths or None, tokens=own, speech="command")

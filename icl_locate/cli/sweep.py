@@ -5,6 +5,7 @@ from typing import Any
 
 from icl_locate.cli.announce import announce
 from icl_locate.cli.configs import SweepConfig
+from icl_locate.cli.first_prompt import print_first_prompt
 from icl_locate.cli.writing import check_code, check_output, write_result, write_shots
 from icl_locate.errors import IclLocateError
 
@@ -28,6 +29,14 @@ def run_sweep(config: SweepConfig) -> None:
     if config.preset is not None:
         n_queries = min(n_queries, len(task.test))
     max_new_tokens = 50 if config.max_new_tokens is None else config.max_new_tokens
+    if config.dry_run or not config.quiet:
+        print_first_prompt(
+            task,
+            n_shots=shots[0],
+            instruction=any(c.instruction for c in conditions),
+            seed=config.seeds[0] if config.seeds else 0,
+            choice=config.choice,
+        )
     if config.preset or config.dry_run:
         announce(config, task, conditions, n_queries, shots, max_new_tokens)
     if config.dry_run:

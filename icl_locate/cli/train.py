@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from icl_locate.cli.first_prompt import print_first_prompt
 from icl_locate.cli.train_configs import GatesConfig, LoraByLayerConfig
 from icl_locate.cli.writing import check_output, load_scored_task, say_written, write_pngs
 from icl_locate.errors import IclLocateError
@@ -25,6 +26,10 @@ def run_gates(config: GatesConfig) -> None:
     )
     check_output(config.output)
     task, metric = load_scored_task(config)
+    if not config.quiet:
+        print_first_prompt(
+            task, n_shots=config.n_shots, instruction=config.instruction, seed=config.seed
+        )
     found = train_gates(
         icl.load_model(config.model, device=config.device, dtype=config.dtype),
         task,
@@ -71,6 +76,8 @@ def run_lora(config: LoraByLayerConfig) -> None:
     left = len(task.train) - how.n_train
     if config.n_dev is None and 0 < left < how.n_dev:
         how = replace(how, n_dev=left)  # a small task: what is left to stop by
+    if not config.quiet:
+        print_first_prompt(task, n_shots=0, instruction=False)
     found = lora_by_layer(
         config.model,
         task,

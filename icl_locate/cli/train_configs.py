@@ -85,7 +85,7 @@ class GatesConfig:
     """Of the model's weights."""
 
     quiet: bool = False
-    """No progress bar."""
+    """No progress bar, no first prompt."""
 
 
 @dataclass(frozen=True)
@@ -159,4 +159,4 @@ class LoraByLayerConfig:
     """Of the model's weights."""
 
     quiet: bool = False
-    """No progress bar."""
+    """No progress bar, no first prompt."""
