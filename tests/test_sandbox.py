@@ -201,7 +201,7 @@ def test_deep_and_closed_directories_are_removed(tmp_path, monkeypatch):
     closed = "import os\nos.mkdir('h', 0o300)\nopen('h/a', 'w').write('x')\n"
     many = "for i in range(20000): open(str(i), 'w').close()\n"
     for code in (deep, closed, many):
-        assert run(code + HONEST, timeout=5.0).status in ("passed", "disk", "error")
+        assert run(code + HONEST, timeout=30.0).status in ("passed", "disk", "error")
         assert list(tmp_path.iterdir()) == []
 
 

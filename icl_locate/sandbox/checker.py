@@ -2,65 +2,104 @@
 
 import ast
 import builtins
-import json
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
-import confine  # type: ignore[import-not-found]
-import wire  # type: ignore[import-not-found]
+from icl_locate.sandbox import wire
 
 
 def used_names(tests: str, entry_point: str) -> list[str]:
     """The names that tests use, which the code may define.
 
     One that shadows a builtin would change what the tests do, so it must be what they test: the
-    entry point, or where none is named the only one that they use.
+    entry point, or where none is named the only name that they use.
     """
     used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
-    return sorted(name for name in used if not hasattr(builtins, name) or name == entry_point)
+    if not entry_point and len(used) == 1:
+        (entry_point,) = used
+    return sorted(
+        name
+        for name in used
+        if name == entry_point
+        or not (hasattr(builtins, name) or (name.startswith("__") and name.endswith("__")))
+    )
 
 
-def only_shadow(tests: str, defined: list[str]) -> str:
-    """The one builtin's name that the code defines and the tests use, if they use no other name."""
-    used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
-    found = used.intersection(defined)
-    return found.pop() if len(found) == 1 else ""
+def verdict_of(error: BaseException | None) -> tuple[str, str]:
+    """Status and message of tests that ended so."""
+    if error is None:
+        return "passed", ""
+    status = "failed" if isinstance(error, AssertionError) else "error"
+    return status, f"{type(error).__name__}: {error}"
 
 
 def check(peer: Any, code: str, tests: str, entry_point: str) -> tuple[str, str]:
     """Load the code, run its tests; returns status and message."""
+    ended: BaseException | None = None
     try:
         code_side = wire.Reference(peer, 0, None)
-        defined = code_side("load", code)
-        entry_point = entry_point or only_shadow(tests, defined)
-        space = {"__name__": "tests", **code_side("take", used_names(tests, entry_point))}
+        code_side("load", code)
+        names = used_names(tests, entry_point)
+        taken = code_side("take", names)
+        if type(taken) is not dict:
+            raise wire.GoneError("it sent no names")
+        # no more than was asked for, whatever came; and nothing of it decides what builtins are
+        space = {name: taken[name] for name in names if name in taken}
+        space |= {"__name__": "tests", "__builtins__": builtins}
         exec(compile(tests, "<tests>", "exec", optimize=0), space)  # noqa: S102
-    except wire.GoneError as error:
-        return "exited", f"the code's process did not stay until its tests had run: {error}"
-    except AssertionError as error:
-        status, message = "failed", f"AssertionError: {error}"
     except BaseException as error:
-        status, message = "error", f"{type(error).__name__}: {error}"
-    else:
-        status, message = "passed", ""
-    if peer.is_gone:  # tests may have caught that
-        return "exited", "the code's process did not stay until its tests had run"
+        ended = error
+    if peer.is_gone or isinstance(ended, wire.GoneError):  # tests may have caught that
+        why = f": {ended}" if isinstance(ended, wire.GoneError) else ""
+        return "exited", f"the code's process did not stay until its tests had run{why}"
+    status, message = verdict_of(ended)
+    doubts = [] if ended is None else doubts_about(peer, tests, ended)
+    if doubts:
+        return "unjudged", f"{message}\nnot to be judged across processes: {'; '.join(doubts)}"
     return status, message
 
 
-def main() -> None:
-    """Read code and tests, and write the verdict."""
-    *arguments, task = sys.argv[1:]
-    given = json.loads(Path(task).read_text("utf-8"))
-    verdict, read_fd, write_fd = confine.main(arguments)[0]
-    status, message = check(wire.Peer(read_fd, write_fd, trusting=False), *given)
-    os.write(verdict, json.dumps([status, message[:4000]]).encode())
-    os._exit(0)
+def doubts_about(peer: Any, tests: str, ended: BaseException) -> list[str]:
+    """Why tests that ended with an error might have passed in one process with the code."""
+    found = sorted(peer.doubts)
+    seen = _Questions()
+    seen.visit(ast.parse(tests))
+    if peer.has_objects and ended is not peer.raised and not isinstance(ended, AssertionError):
+        found.append("the tests used an object of the code in a way that is not forwarded")
+    if peer.has_objects and seen.may_hide:
+        found.append("the tests may have caught what an object of the code cannot do from here")
+    if seen.identity:
+        found.append("the tests ask whether two things are one")
+    if peer.has_changed_copies():
+        found.append("the tests changed what the code had returned")
+    return found
 
 
-if __name__ == "__main__":
-    main()
+class _Questions(ast.NodeVisitor):
+    """What tests ask that the wall answers otherwise than one process would."""
+
+    def __init__(self) -> None:
+        self.identity = False
+        self.may_hide = False
+
+    def visit_Compare(self, node: ast.Compare) -> None:  # noqa: N802
+        """``x is y``, unless one side is a constant or a builtin."""
+        sides = [node.left, *node.comparators]
+        for i, operator in enumerate(node.ops):
+            if isinstance(operator, (ast.Is, ast.IsNot)):
+                self.identity |= not any(map(_is_fixed, sides[i : i + 2]))
+        self.generic_visit(node)
+
+    def visit_Try(self, node: ast.Try) -> None:  # noqa: N802
+        """Errors that are caught."""
+        self.may_hide = True
+        self.generic_visit(node)
+
+    def visit_Name(self, node: ast.Name) -> None:  # noqa: N802
+        """Types that are asked for, and a framework that catches errors."""
+        self.may_hide |= node.id in ("type", "unittest")
+
+
+def _is_fixed(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) or (
+        isinstance(node, ast.Name) and hasattr(builtins, node.id)
+    )

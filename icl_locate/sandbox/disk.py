@@ -20,12 +20,14 @@ def is_over(directory: Path, limit: int) -> bool:
         except OSError:
             return True
         n_entries += len(entries)
+        if n_entries > MAX_ENTRIES or depth > MAX_DEPTH:
+            return True
         for entry in entries:
             if entry.is_dir(follow_symlinks=False):
                 waiting.append((entry.path, depth + 1))
             with suppress(OSError):
                 total += entry.stat(follow_symlinks=False).st_blocks * 512
-        if total > limit or n_entries > MAX_ENTRIES or depth > MAX_DEPTH:
+        if total > limit:
             return True
     return False
 

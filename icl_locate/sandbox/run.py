@@ -1,29 +1,17 @@
 """Run generated Python against tests, without trusting it."""
 
-import json
-import os
-import selectors
-import signal
-import subprocess
-import sys
-import tempfile
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
+from icl_locate.arguments import check_choice
 from icl_locate.errors import SandboxError
-from icl_locate.sandbox.disk import is_over, remove
+from icl_locate.sandbox.processes import Status, Task, Verdict, Wall, run_once
+from icl_locate.sandbox.turned import turned_tests
 
-Status = Literal["passed", "failed", "error", "exited", "timeout", "output", "disk"]
-
-_HERE = Path(__file__).parent
-_LOOK_EVERY = 0.1  # seconds between looks at the disk
-_DISK_BYTES = 1 << 26
+WALLS = ("auto", "sealed", "shared")
 _LONGEST = 86_400  # seconds
 _SMALLEST = 1 << 26  # bytes that Python itself takes
+_TURNED = 4  # so many times do the tests run with a wrong answer in them
 
 
 @dataclass(frozen=True)
@@ -32,17 +20,21 @@ class SandboxResult:
 
     Attributes:
         passed: whether it loaded, and all its tests ran to their end.
-        status: "passed"; "failed" (an assertion), "error" (another exception), "exited" (its
-            process ended before its tests), "timeout", "output" or "disk" (it wrote too much).
+        status: "passed"; "failed" (an assertion), "error" (another exception), "unjudged" (no
+            verdict: see `run_python`), "exited" (its process ended before its tests), "timeout",
+            "output" or "disk" (it wrote too much).
         output: what it printed, and the error's message.
         protection: what held the code: "files" and "network and processes" where the kernel
-            enforces it, else "audit hooks"; limits of time, memory and output hold always.
+            enforces them; "by seccomp alone" where it has no second lock; else "audit hooks".
+            Limits of time, memory and output hold always.
+        wall: what the verdict was reached by: "sealed" (two processes) or "shared" (one).
     """
 
     passed: bool
     status: Status
     output: str
     protection: tuple[str, ...]
+    wall: Wall = "sealed"
 
 
 def run_python(
@@ -53,26 +45,39 @@ def run_python(
     memory: int = 1 << 30,
     max_output: int = 1 << 16,
     entry_point: str = "",
+    wall: Literal["auto", "sealed", "shared"] | str = "auto",
 ) -> SandboxResult:
-    """Run Python code, then its tests, in two processes that are confined.
+    """Run Python code, then its tests, in processes that are confined.
 
-    The code gets a process of its own: no network, no further processes, no signals to others, no
-    environment, no packages beyond the standard library, files only in a temporary directory. The
-    tests run in another one: they call the code's functions there, and see copies of the data that
-    these return. So nothing that the code does to its interpreter can make a test pass.
+    The code has no network, no further processes, no signals to others, no environment, no packages
+    beyond the standard library, and files only in a temporary directory. What judges it is chosen:
+
+    - "sealed": the tests run in a process of their own. They call the code's functions across a
+      wall, and see copies of the data that these return. Nothing that the code does to its
+      interpreter makes a test pass, and no object of its own equals plain data. Tests that use such
+      objects as the wall does not forward get no verdict but "unjudged".
+    - "shared": one process runs the code, then the tests in a namespace of their own, with builtins
+      and the standard library as they were before. So do the published harnesses. Code that means
+      to deceive can reach the tests, and pass.
+    - "auto": "sealed"; where that gives "unjudged", "shared". A pass then counts only if the code
+      fails the tests when the answers in them are made wrong, one at a time, up to four: code that
+      passes whatever is asked, or reads its answers off the tests, passes these too, and is
+      "unjudged".
 
     Args:
         code: a module's source.
         tests: source that runs after it and raises if the code is wrong; it sees the code's names.
-        timeout: seconds, wall time, for both together.
+        timeout: seconds, wall time, for one run of both; "auto" makes one run, or up to six.
         memory: bytes of address space of each process.
         max_output: characters of output that may be printed.
         entry_point: the name that the tests test; only it may shadow a builtin.
+        wall: "auto", "sealed" or "shared".
 
     Raises:
-        SandboxError: if ``timeout`` or ``memory`` is out of range, the tests are no Python, or the
-            sandbox could not be set up.
+        SandboxError: if an argument is out of range, the tests are no Python, or the sandbox could
+            not be set up.
     """
+    check_choice("wall", wall, WALLS, error=SandboxError)
     if not 0 < timeout < _LONGEST:
         raise SandboxError(f"timeout is {timeout}: expected seconds above 0, below {_LONGEST}")
     if memory < _SMALLEST:
@@ -81,122 +86,27 @@ def run_python(
         compile(tests, "<tests>", "exec")
     except (SyntaxError, ValueError) as error:
         raise SandboxError(f"the tests are no Python: {error}") from error
-    with (
-        _temporary_directory() as home,
-        _Processes(home, [code, tests, entry_point], timeout, memory) as running,
-    ):
-        return running.watch(max_output)
+    task = Task(code, tests, entry_point, timeout, memory, max_output)
+    if wall != "shared":
+        verdict = run_once(task, "sealed")
+        if wall == "sealed" or verdict.status != "unjudged":
+            return _result(verdict, "sealed")
+    verdict = run_once(task, "shared")
+    if wall == "auto" and verdict.status == "passed":
+        verdict = _doubted(task, verdict)
+    return _result(verdict, "shared")
 
 
-class _Processes:
-    """The two processes, and the pipes between them and to us."""
-
-    def __init__(self, home: Path, given: list[str], timeout: float, memory: int) -> None:
-        self._home = home
-        self._deadline = time.monotonic() + timeout
-        self._next_look = 0.0
-        self._limits = [str(timeout), str(memory)]
-        task = home / "task.json"
-        task.write_text(json.dumps(given), encoding="utf-8")
-        to_solver, to_checker, verdict, report, output = (os.pipe() for _ in range(5))
-        self._read = {"verdict": verdict[0], "report": report[0], "output": output[0]}
-        theirs = [*to_solver, *to_checker, verdict[1], report[1], output[1]]
-        try:
-            self._processes = [
-                self._start("solver", [report[1], to_solver[0], to_checker[1]], output[1]),
-                self._start("checker", [verdict[1], to_checker[0], to_solver[1]], output[1], task),
-            ]
-        finally:
-            for descriptor in theirs:
-                os.close(descriptor)
-
-    def __enter__(self) -> "_Processes":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._end()
-        for descriptor in self._read.values():
-            os.close(descriptor)
-
-    def _end(self) -> None:
-        for process in self._processes:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-    def _start(
-        self, script: str, pipes: list[int], output: int, *more: Path
-    ) -> "subprocess.Popen[bytes]":
-        home = self._home / script
-        home.mkdir()
-        command = [sys.executable, "-I", "-S", "-B", "-u", str(_HERE / f"{script}.py"), str(home)]
-        return subprocess.Popen(  # noqa: S603 - our own scripts
-            [*command, *self._limits, *map(str, pipes), *map(str, more)],
-            env={},
-            cwd=home,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=pipes,
-            start_new_session=True,
-        )
-
-    def watch(self, max_output: int) -> SandboxResult:
-        """Wait for the verdict, or for a limit."""
-        received = {"verdict": bytearray(), "report": bytearray(), "output": bytearray()}
-        status: Status | None = None
-        with selectors.DefaultSelector() as selector:
-            for name, descriptor in self._read.items():
-                selector.register(descriptor, selectors.EVENT_READ, name)
-            while status is None and self._read["verdict"] in selector.get_map():
-                for key, _ in selector.select(_LOOK_EVERY):
-                    some = os.read(key.fd, 1 << 16)
-                    received[key.data] += some
-                    if not some:
-                        selector.unregister(key.fd)
-                if len(received["output"]) > max_output:
-                    status = "output"
-                elif self._is_full():
-                    status = "disk"
-                elif time.monotonic() > self._deadline:
-                    status = "timeout"
-        if status is None and b'"exited"' in received["verdict"]:
-            self._processes[0].wait()  # to learn how it ended
-        self._end()
-        while len(received["output"]) <= max_output and (
-            some := os.read(self._read["output"], 4096)
-        ):
-            received["output"] += some
-        return self._result(status, received, max_output)
-
-    def _is_full(self) -> bool:
-        """Whether too much was written; looks only now and then."""
-        if time.monotonic() < self._next_look:
-            return False
-        self._next_look = time.monotonic() + _LOOK_EVERY
-        return is_over(self._home, _DISK_BYTES)
-
-    def _result(
-        self, status: Status | None, received: dict[str, bytearray], max_output: int
-    ) -> SandboxResult:
-        message = ""
-        if status is None and received["verdict"]:
-            status, message = json.loads(received["verdict"])
-            if status == "exited" and self._processes[0].returncode == -signal.SIGXCPU:
-                status = "timeout"
-        printed = received["output"].decode(errors="replace")
-        if not received["report"]:
-            raise SandboxError(f"the sandbox did not start: {printed[-2000:] or 'no word from it'}")
-        protection = tuple(received["report"].decode().strip().split(", "))
-        output = "\n".join(text for text in (printed[:max_output], message) if text)
-        found: Status = status or "exited"
-        return SandboxResult(found == "passed", found, output, protection)
+def _result(verdict: Verdict, wall: Wall) -> SandboxResult:
+    passed = verdict.status == "passed"
+    return SandboxResult(passed, verdict.status, verdict.output, verdict.protection, wall)
 
 
-@contextmanager
-def _temporary_directory() -> Iterator[Path]:
-    home = Path(tempfile.mkdtemp(prefix="icl_sandbox_"))
-    try:
-        yield home
-    finally:
-        remove(home)
+def _doubted(task: Task, verdict: Verdict) -> Verdict:
+    """A pass in one process, unless the code passes with wrong answers in its tests, too."""
+    for tests in turned_tests(task.tests, _TURNED, seed=task.code):
+        turned = run_once(replace(task, tests=tests), "shared")
+        if turned.status == "passed":
+            why = "it passes with a wrong answer in its tests, too: so passing them says nothing"
+            return replace(verdict, status="unjudged", output=f"{verdict.output}\n{why}".strip())
+    return verdict

@@ -11,12 +11,10 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from types import BuiltinFunctionType, FunctionType
+from typing import Any, NoReturn, Protocol, runtime_checkable
 
-if TYPE_CHECKING or __package__:
-    from icl_locate.sandbox.standard import GoneError, is_harmless, standard, standard_name
-else:  # in the sandbox's processes, which have this directory alone
-    from standard import GoneError, is_harmless, standard, standard_name
+from icl_locate.sandbox.standard import GoneError, is_harmless, standard, standard_name
 
 _SEQUENCES = {kind.__name__: kind for kind in (list, tuple, set, frozenset, deque)}
 _MAPPINGS = {kind.__name__: kind for kind in (dict, OrderedDict, Counter)}
@@ -27,12 +25,15 @@ _VIEWS: dict[str, Callable[[list[Any]], Any]] = {
     "dict_values": lambda items: dict(enumerate(items)).values(),
     "dict_items": lambda items: dict(items).items(),
 }
-MUTABLE = (list, dict, set, bytearray, deque, OrderedDict, Counter)
+_SINGLETONS = {"Ellipsis": ..., "NotImplemented": NotImplemented}
+_BYTES = {kind.__name__: kind for kind in (bytes, bytearray, memoryview)}
+_FUNCTIONS = (FunctionType, BuiltinFunctionType)
+MUTABLE = (list, dict, set, bytearray, deque, OrderedDict, Counter, defaultdict)
 HARMLESS: dict[str, Callable[..., Any]] = {"iter": iter, "next": next}
 APPLY: dict[str, Callable[..., Any]] = HARMLESS | {
     f.__name__: f
     for f in (
-        *(getattr, setattr, len, bool, str, repr, isinstance),
+        *(getattr, setattr, len, bool, str, repr, hash, isinstance),
         *(operator.getitem, operator.setitem, operator.delitem),
         *(operator.eq, operator.lt, operator.le, operator.gt, operator.ge),
         *(operator.add, operator.sub, operator.mul, operator.truediv),
@@ -52,11 +53,26 @@ class Reference:
     """A thing of the other process. Two of its things may be compared or added there.
 
     It never equals plain data, unless it is a subclass's instance such as a named tuple: then its
-    data decides, here.
+    data decides, here. What is not written down here is not forwarded.
     """
 
+    __slots__ = ("_data", "_number", "_peer")
+
     def __init__(self, peer: Asks, number: int, data: Any) -> None:
-        self.__dict__.update(_peer=peer, _number=number, _data=data)
+        for name, value in (("_peer", peer), ("_number", number), ("_data", data)):
+            object.__setattr__(self, name, value)
+
+    @property
+    def __class__(self) -> Any:
+        return self._ask("getattr", "__class__") if self._data is None else type(self._data)
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("a thing of another process cannot be copied")
+
+    def __contains__(self, item: Any) -> bool:
+        if self._data is None:
+            raise TypeError("a thing of another process is not searched")
+        return item in self._data
 
     def _ask(self, name: str, *rest: Any) -> Any:
         return self._peer.ask("apply", name, self, *rest)
@@ -103,7 +119,7 @@ class Reference:
         return str(self._ask("repr"))
 
     def __hash__(self) -> int:
-        return hash(self._number) if self._data is None else hash(self._data)
+        return int(self._ask("hash")) if self._data is None else hash(self._data)
 
     def __instancecheck__(self, instance: Any) -> bool:
         return isinstance(instance, Reference) and bool(
@@ -139,11 +155,19 @@ class Reference:
 
 
 class Values:
-    """The values that one end of the line has given, and knows of the other."""
+    """The values that one end of the line has given, and knows of the other.
+
+    Attributes:
+        has_objects: whether it was given a thing that is neither plain data nor a function.
+        doubts: what may look otherwise from here than it would in one process.
+    """
 
     def __init__(self, *, trusting: bool) -> None:
+        self.has_objects = False
+        self.doubts: set[str] = set()
         self._trusting = trusting
         self._given: dict[int, Any] = {}
+        self._known: dict[int, Reference] = {}
         self._classes: dict[int, type] = {}
         sys.set_int_max_str_digits(0)
 
@@ -158,34 +182,47 @@ class Values:
             return value
         if kind is Reference and value._peer is self:
             return ["yours", value._number]
-        if kind in self._classes.values():
-            return ["yours", next(n for n, known in self._classes.items() if known is value)]
-        name = "dict" if kind is defaultdict else kind.__name__
+        name = kind.__name__
         if kind in _SEQUENCES.values() or name in _VIEWS:
             return [name, *map(self.encode, value)]
-        if kind in (*_MAPPINGS.values(), defaultdict):
+        if kind in _MAPPINGS.values():
             return [name, *([self.encode(k), self.encode(v)] for k, v in value.items())]
-        if kind in (bytes, bytearray):
-            return [name, value.hex()]
+        if kind is defaultdict:
+            return [name, self.encode(value.default_factory), self.encode(dict(value))]
+        if kind in _BYTES.values():
+            return [name, bytes(value).hex()]
         if kind in _IN_TEXT.values():
             return [name, str(value)]
         if kind in _DATES.values():
             return [name, value.isoformat()]
         if kind is dt.timedelta:
             return [name, value.days, value.seconds, value.microseconds]
-        if kind is range:
-            return [name, value.start, value.stop, value.step]
+        if kind in (range, slice):
+            return [name, *map(self.encode, (value.start, value.stop, value.step))]
+        if value is Ellipsis or value is NotImplemented:
+            return ["singleton", str(value)]
+        return self._reference(value)
+
+    def _reference(self, value: Any) -> list[Any]:
+        known = next((n for n, found in self._classes.items() if found is value), None)
+        if known is not None:
+            return ["yours", known]
         named = standard_name(value)
         if named and (is_harmless(*named) or not self._trusting):
             return ["standard", *named]  # to a side that does not trust, only what it takes
         self._given[id(value)] = value
         if isinstance(value, type) and issubclass(value, BaseException):
             return ["exception", id(value), value.__name__, _builtin_base(value).__name__]
-        return ["mine", id(value), self._data(value)]
+        is_function = isinstance(value, _FUNCTIONS)
+        if not is_function:
+            self.doubts.add("an object of the tests went to the code")
+        return ["mine", id(value), self._data(value), is_function]
 
     def decode(self, encoded: Any) -> Any:
         """What the other side's `encode` stands for."""
         if not isinstance(encoded, list):
+            if isinstance(encoded, dict):
+                raise GoneError("it sent a JSON object, which is no value")
             return encoded
         name, *rest = encoded
         if name in _SEQUENCES:
@@ -194,16 +231,23 @@ class Values:
             return _VIEWS[name]([self.decode(item) for item in rest])
         if name in _MAPPINGS:
             return _MAPPINGS[name]({self.decode(k): self.decode(v) for k, v in rest})
-        if name in ("bytes", "bytearray"):
-            data = bytes.fromhex(rest[0])
-            return data if name == "bytes" else bytearray(data)
+        if name in _BYTES:
+            return _BYTES[name](bytes.fromhex(rest[0]))
         if name in _IN_TEXT:
             return _IN_TEXT[name](rest[0])
         if name in _DATES:
             return _DATES[name].fromisoformat(rest[0])
-        if name in ("timedelta", "range"):
-            return {"timedelta": dt.timedelta, "range": range}[name](*rest)
         match name:
+            case "defaultdict":
+                return defaultdict(*map(self.decode, rest))
+            case "timedelta":
+                return dt.timedelta(*rest)
+            case "range":
+                return range(*rest)
+            case "slice":
+                return slice(*map(self.decode, rest))
+            case "singleton":
+                return _SINGLETONS[rest[0]]
             case "yours":
                 return self._given[rest[0]]
             case "standard":
@@ -213,8 +257,15 @@ class Values:
             case "exception":
                 return self._exception(*rest)
             case "mine":
-                return Reference(self, rest[0], self.decode(rest[1]))
+                return self._thing(*rest)
         raise GoneError(f"it sent {str(name)[:40]!r}, which is no value")
+
+    def _thing(self, number: int, data: Any, is_function: bool) -> Reference:
+        """The reference to a thing of the other side: one for each, so that ``is`` holds."""
+        self.has_objects |= not is_function
+        known = self._known.setdefault(number, Reference(self, number, None))
+        object.__setattr__(known, "_data", self.decode(data))
+        return known
 
     def _data(self, value: Any) -> Any:
         """The plain data of a subclass's instance, such as a named tuple."""
@@ -226,6 +277,7 @@ class Values:
 
     def _exception(self, number: int, name: str, base: str) -> type:
         """A class here that stands for an exception class there, so that tests can catch it."""
+        self.has_objects = True
         if number not in self._classes:
             found = getattr(builtins, base, None)
             if not (isinstance(found, type) and issubclass(found, BaseException)):

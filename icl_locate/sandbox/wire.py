@@ -6,17 +6,16 @@ The side that runs tests gives out no more than calls of the functions that its 
 import json
 import os
 import types
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections import deque
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
-if TYPE_CHECKING or __package__:
-    from icl_locate.sandbox.standard import GoneError
-    from icl_locate.sandbox.values import APPLY, HARMLESS, MUTABLE, Reference, Values
-else:  # in the sandbox's processes, which have this directory alone
-    from standard import GoneError
-    from values import APPLY, HARMLESS, MUTABLE, Reference, Values
+from icl_locate.sandbox.standard import GoneError
+from icl_locate.sandbox.values import APPLY, HARMLESS, MUTABLE, Reference, Values
 
 __all__ = ["GoneError", "Peer", "Reference"]
 MAX_BYTES = 1 << 26
+_COPIES = 256  # so many of the last are looked at
 
 
 class Peer(Values):
@@ -30,6 +29,8 @@ class Peer(Values):
     def __init__(self, read_fd: int, write_fd: int, *, trusting: bool) -> None:
         super().__init__(trusting=trusting)
         self.is_gone = False  # for good, whatever became of the error
+        self.raised: BaseException | None = None  # the last error that came from the other side
+        self._copies: deque[tuple[Any, Any]] = deque(maxlen=_COPIES)
         self._read_fd, self._write_fd = read_fd, write_fd
 
     def offer(self, number: int, value: Any) -> None:
@@ -41,13 +42,31 @@ class Peer(Values):
         self._send([operation, *map(self.encode, arguments)])
         while True:
             kind, *rest = self._receive()
-            if kind == "answer":
-                if operation == "call":
-                    self._write_back([*arguments[1], *arguments[2].values()], rest[1])
-                return self.decode(rest[0])
-            if kind == "error":
-                raise self._error(*rest)
-            self._send(self._answer(kind, rest))
+            if kind not in ("answer", "error"):
+                self._send(self._answer(kind, rest))
+                continue
+            passed = [*arguments[1], *arguments[2].values()] if operation == "call" else []
+            try:
+                if kind == "answer":
+                    return self._taken(passed, *rest)
+                self.raised = raised = self._error(*rest)
+            except GoneError as error:
+                self._lose(str(error))
+            except Exception as error:
+                self._lose(f"what it sent is no answer: {type(error).__name__}")
+            raise raised
+
+    def _taken(self, passed: list[Any], encoded: Any, changed: list[Any]) -> Any:
+        """An answer's value, and what the call did to what was passed."""
+        self._write_back(passed, changed)
+        value = self.decode(encoded)
+        if type(value) in MUTABLE:
+            self._copies.append((value, encoded))
+        return value
+
+    def has_changed_copies(self) -> bool:
+        """Whether a list, dict or set that came from the other side was changed on this one."""
+        return any(self.decode(encoded) != value for value, encoded in self._copies)
 
     def serve(self) -> None:
         """Answer requests until the other side is gone."""
@@ -82,11 +101,14 @@ class Peer(Values):
                 return APPLY[name](*rest)
         raise TypeError(f"{operation} of this is not for the other process")
 
-    def _write_back(self, passed: Any, changed: list[Any]) -> None:
+    def _write_back(self, passed: Iterable[Any], changed: list[Any]) -> None:
         """Let what a call did to its lists, dicts and sets show in the originals."""
         for original, encoded in zip(passed, changed, strict=False):
             new: Any = None if encoded is None else self.decode(encoded)
             if type(original) in MUTABLE and type(new) is type(original) and new != original:
+                inside = original.values() if isinstance(original, dict) else original
+                if any(type(item) in (*MUTABLE, tuple) for item in inside):
+                    self.doubts.add("the code changed what a list or dict of the tests holds")
                 original.clear()
                 if isinstance(original, (dict, set)):
                     original.update(new)
@@ -120,7 +142,7 @@ class Peer(Values):
             message = json.loads(self._read(size))
         except (ValueError, RecursionError):
             self._lose("what it sent is no message")
-        if not (isinstance(message, list) and message):
+        if not (isinstance(message, list) and message and isinstance(message[0], str)):
             self._lose("what it sent is no message")
         return message
 
