@@ -2,17 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from jaxtyping import Float
 from numpy import ndarray
 
+from icl_locate.arguments import check_choice, check_number
 from icl_locate.errors import TaskError
 from icl_locate.metrics.base import Statistics, mean_statistics
 from icl_locate.programs import CodeCheck, pass_at_k
 from icl_locate.prompts import Example
 from icl_locate.reprs import short_repr
-from icl_locate.sandbox import run_python
+from icl_locate.sandbox import SandboxResult, run_python
+from icl_locate.sandbox.run import WALLS
 
 _AT_ONCE = 2
 
@@ -25,17 +28,26 @@ class PassRate:
     Attributes:
         checks: for each target, what an answer must pass; bound by `bound_to`.
         timeout: seconds for each program and its tests.
+        wall: what judges a program, as `run_python` takes it: "auto" keeps program and tests apart,
+            but for tests that use a program's objects; `n_shared` says how many these were.
     """
 
     checks: Mapping[str, CodeCheck] = field(default_factory=dict, repr=False)
     timeout: float = 5.0
     name: str = "pass@1"
-    _verdicts: dict[tuple[str, str], bool] = field(default_factory=dict, repr=False, compare=False)
+    wall: Literal["auto", "sealed", "shared"] = "auto"
+    _verdicts: dict[tuple[str, str], SandboxResult | None] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        check_number("timeout", self.timeout, above=0.0, error=TaskError)
+        check_choice("wall", self.wall, WALLS, error=TaskError)
 
     @property
     def signature(self) -> str:
         """What it takes to compute the same number again."""
-        return f"pass@1|greedy|timeout:{self.timeout:g}s|tests in another process"
+        return f"pass@1|greedy|timeout:{self.timeout:g}s|wall:{self.wall}"
 
     def bound_to(self, examples: Sequence[Example]) -> "PassRate":
         """This metric for some queries.
@@ -54,7 +66,7 @@ class PassRate:
                 raise TaskError(
                     f"two queries have the target {example.target[:60]!r} but different tests"
                 )
-        return PassRate(checks, self.timeout)
+        return replace(self, checks=checks, _verdicts={})
 
     def statistics(self, answers: Sequence[str], targets: Sequence[str]) -> Statistics:
         """Columns: 1 if the item's program passed, and 1 to count it. Runs the programs."""
@@ -83,6 +95,11 @@ class PassRate:
         counts = [(len(some), sum(next(passed) for _ in some)) for some in samples]
         return sum(pass_at_k(n, c, k) for n, c in counts) / len(counts)
 
+    def n_shared(self, answers: Sequence[str], targets: Sequence[str]) -> int:
+        """How many of these answers, scored before, were judged in one process with their tests."""
+        found = (self._verdicts.get(pair) for pair in zip(answers, targets, strict=True))
+        return sum(verdict is not None and verdict.wall == "shared" for verdict in found)
+
     def _passed(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether each (answer, target) passes; equal ones run once."""
         unknown = next((target for _, target in pairs if target not in self.checks), None)
@@ -90,17 +107,20 @@ class PassRate:
             raise TaskError(f"pass@1 knows no tests for the target {unknown[:60]!r}")
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._verdicts]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            self._verdicts.update(zip(new, pool.map(self._passes, new), strict=True))
-        return [self._verdicts[pair] for pair in pairs]
+            self._verdicts.update(zip(new, pool.map(self._judge, new), strict=True))
+        verdicts = [self._verdicts[pair] for pair in pairs]
+        return [verdict is not None and verdict.passed for verdict in verdicts]
 
-    def _passes(self, pair: tuple[str, str]) -> bool:
+    def _judge(self, pair: tuple[str, str]) -> SandboxResult | None:
+        """The verdict on an answer; none where there is no answer."""
         answer, target = pair
         check = self.checks[target]
         if not answer.strip():
-            return False
+            return None
         return run_python(
             check.program(answer),
             tests=check.tests,
             timeout=self.timeout,
             entry_point=check.entry_point,
-        ).passed
+            wall=self.wall,
+        )

@@ -59,7 +59,12 @@ def check(peer: Any, code: str, tests: str, entry_point: str) -> tuple[str, str]
 
 
 def doubts_about(peer: Any, tests: str, ended: BaseException) -> list[str]:
-    """Why tests that ended with an error might have passed in one process with the code."""
+    """Why tests that ended with an error might have passed in one process with the code.
+
+    There is no doubt where they expected plain data, and an object of the code came.
+    """
+    if peer.expected_data:
+        return []
     found = sorted(peer.doubts)
     seen = _Questions()
     seen.visit(ast.parse(tests))
@@ -81,7 +86,7 @@ class _Questions(ast.NodeVisitor):
         self.identity = False
         self.may_hide = False
 
-    def visit_Compare(self, node: ast.Compare) -> None:  # noqa: N802
+    def visit_Compare(self, node: ast.Compare) -> None:
         """``x is y``, unless one side is a constant or a builtin."""
         sides = [node.left, *node.comparators]
         for i, operator in enumerate(node.ops):
@@ -89,12 +94,12 @@ class _Questions(ast.NodeVisitor):
                 self.identity |= not any(map(_is_fixed, sides[i : i + 2]))
         self.generic_visit(node)
 
-    def visit_Try(self, node: ast.Try) -> None:  # noqa: N802
+    def visit_Try(self, node: ast.Try) -> None:
         """Errors that are caught."""
         self.may_hide = True
         self.generic_visit(node)
 
-    def visit_Name(self, node: ast.Name) -> None:  # noqa: N802
+    def visit_Name(self, node: ast.Name) -> None:
         """Types that are asked for, and a framework that catches errors."""
         self.may_hide |= node.id in ("type", "unittest")
 

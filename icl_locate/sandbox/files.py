@@ -1,10 +1,14 @@
-"""The files that foreign code may read and write, by the kernel's Landlock. Standard library alone."""
+"""The files that foreign code may read and write, by the kernel's Landlock.
+
+Standard library alone.
+"""
 
 import ctypes
 import os
 import struct
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 PACKAGES = frozenset(["site-packages", "dist-packages"])
 _LEFT_OUT = PACKAGES | {"ensurepip"}  # which holds pip as a wheel
@@ -33,7 +37,7 @@ def restrict_files(libc: ctypes.CDLL, directory: str) -> int:
             opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except OSError:
             continue
-        if not os.path.isdir(path):
+        if not Path(path).is_dir():
             access &= ~_LIST
         libc.syscall(_ADD, rules, 1, struct.pack("=Qi", access & every, opened), 0)
         os.close(opened)
@@ -49,16 +53,16 @@ def _readable() -> Iterator[tuple[str, int]]:
     all that is below: so each entry gets its own.
     """
     for library in sys.path:
-        if os.path.isdir(library):
+        if Path(library).is_dir():
             yield library, _LIST
             for entry in os.scandir(library):
                 if entry.name not in _LEFT_OUT:
                     yield entry.path, _READ
     multiarch = getattr(sys.implementation, "_multiarch", "")
     for folder in ("/lib", "/lib64", "/usr/lib", "/usr/lib64", f"{sys.base_prefix}/lib"):
-        if multiarch and os.path.isdir(f"{folder}/{multiarch}"):
+        if multiarch and Path(folder, multiarch).is_dir():
             yield f"{folder}/{multiarch}", _READ
-        if os.path.isdir(folder):
+        if Path(folder).is_dir():
             for entry in os.scandir(folder):
                 if ".so" in entry.name:
                     yield entry.path, _READ

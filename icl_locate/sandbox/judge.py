@@ -49,7 +49,7 @@ def _import_what(tests: str) -> None:
 
 
 class _Interpreter:
-    """Builtins and loaded modules: their names, their classes' attributes, their functions' code."""
+    """What loaded modules hold: names, their classes' attributes, their functions' code."""
 
     def __init__(self) -> None:
         self._modules = dict(sys.modules)

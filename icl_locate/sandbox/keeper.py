@@ -112,10 +112,8 @@ class Run(NamedTuple):
             os._exit(1)
 
     def _confine(self, *, report: bool) -> None:
-        confine.limit_resources(
-            seconds=self.seconds, memory=self.memory, file_bytes=_FILE_BYTES
-        )
-        held_by = confine.confine(os.getcwd())
+        confine.limit_resources(seconds=self.seconds, memory=self.memory, file_bytes=_FILE_BYTES)
+        held_by = confine.confine(str(Path.cwd()))
         for name in [name for name in sys.modules if name.startswith("icl_locate")]:
             del sys.modules[name]
         sys.argv[:] = [""]
@@ -124,7 +122,7 @@ class Run(NamedTuple):
             os.close(self.report)
 
     def _given(self) -> list[str]:
-        with open(self.task, "rb") as file:
+        with os.fdopen(self.task, "rb") as file:
             given: list[str] = json.load(file)
         return given
 

@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from icl_locate.arguments import check_choice
+from icl_locate.arguments import check_choice, check_count, check_number, check_type
 from icl_locate.errors import SandboxError
 from icl_locate.sandbox.processes import Status, Task, Verdict, Wall, run_once
 from icl_locate.sandbox.turned import turned_tests
 
 WALLS = ("auto", "sealed", "shared")
-_LONGEST = 86_400  # seconds
+_LONGEST = 86_400.0  # seconds
 _SMALLEST = 1 << 26  # bytes that Python itself takes
 _TURNED = 4  # so many times do the tests run with a wrong answer in them
 
@@ -78,8 +78,11 @@ def run_python(
             not be set up.
     """
     check_choice("wall", wall, WALLS, error=SandboxError)
-    if not 0 < timeout < _LONGEST:
-        raise SandboxError(f"timeout is {timeout}: expected seconds above 0, below {_LONGEST}")
+    for name, text in (("code", code), ("tests", tests), ("entry_point", entry_point)):
+        check_type(name, text, str, expected="text", error=SandboxError)
+    timeout = check_number("timeout", timeout, above=0.0, below=_LONGEST, error=SandboxError)
+    max_output = check_count("max_output", max_output, least=0, error=SandboxError)
+    memory = check_count("memory", memory, error=SandboxError)
     if memory < _SMALLEST:
         raise SandboxError(f"memory is {memory} bytes: expected {_SMALLEST} or more")
     try:

@@ -7,10 +7,11 @@ then passes wrong ones as well, unless it knows which answers are right, and so 
 import ast
 import random
 from collections.abc import Iterator
+from typing import Any
 
 _CONSTRUCTORS = frozenset(
-    ["bytes", "complex", "dict", "float", "frozenset", "int", "list", "set", "sorted", "str"]
-    + ["tuple"]
+    kind.__name__
+    for kind in (bytes, complex, dict, float, frozenset, int, list, set, str, tuple, sorted)
 )
 _EQUAL = frozenset(["assertEqual", "assertEquals", "assertCountEqual", "assertListEqual"])
 _OPPOSITE = {"assertTrue": "assertFalse", "assertFalse": "assertTrue"}
@@ -129,7 +130,7 @@ def _spoil(answer: ast.AST, draw: random.Random) -> None:
             return
 
 
-def _another(value: object, draw: random.Random) -> object:
+def _another(value: Any, draw: random.Random) -> Any:
     """A value of the same kind that is not equal."""
     if isinstance(value, bool):
         return not value

@@ -43,7 +43,9 @@ APPLY: dict[str, Callable[..., Any]] = HARMLESS | {
 
 @runtime_checkable
 class Asks(Protocol):
-    """What can have the other process do something."""
+    """What can have the other process do something, and notes what was asked of its things."""
+
+    expected_data: bool
 
     def ask(self, operation: str, *arguments: Any) -> Any:
         """Have it done, and return what came of it."""
@@ -63,7 +65,7 @@ class Reference:
             object.__setattr__(self, name, value)
 
     @property
-    def __class__(self) -> Any:
+    def __class__(self) -> Any:  # type: ignore[misc] # so says `isinstance`, too
         return self._ask("getattr", "__class__") if self._data is None else type(self._data)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
@@ -80,6 +82,8 @@ class Reference:
     def _both(self, name: str, other: Any) -> Any:
         if isinstance(other, Reference):
             return self._ask(name, other)
+        if self._data is None and other is not None and name == "eq":
+            self._peer.expected_data = True
         return NotImplemented if self._data is None else APPLY[name](self._data, other)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
@@ -159,11 +163,12 @@ class Values:
 
     Attributes:
         has_objects: whether it was given a thing that is neither plain data nor a function.
+        expected_data: whether such a thing was compared with plain data, which it never equals.
         doubts: what may look otherwise from here than it would in one process.
     """
 
     def __init__(self, *, trusting: bool) -> None:
-        self.has_objects = False
+        self.has_objects = self.expected_data = False
         self.doubts: set[str] = set()
         self._trusting = trusting
         self._given: dict[int, Any] = {}
