@@ -24,6 +24,7 @@ from icl_locate.metrics import (
     TextScore,
     get_metric,
     is_known,
+    judged,
     score_totals,
 )
 from icl_locate.models import check_model, load_model
@@ -236,6 +237,7 @@ def _provenance(plan: Plan, shown: dict[tuple[str, int], Shown]) -> dict[str, An
         "bos": any(bool((p.segments == Segment.BOS).any()) for p in prompts),
         "max_new_tokens": plan.max_new_tokens,
         "signature": plan.metric.signature,
+        **judged(plan.metric),
         "metric_is_mean": isinstance(plan.metric, MeanMetric),
         "prompts_sha256": prompts_digest(prompts),
     }

@@ -17,8 +17,8 @@ from icl_locate.errors import PromptError, ResultError, TaskError
 from icl_locate.estimates import Shape, estimate_sweep, measure_speed
 from icl_locate.failures import failure_rates, is_copy, is_empty
 from icl_locate.importance import layer_importance
-from icl_locate.metrics import CorpusBleu, PassRate, first_sentence, get_metric
-from icl_locate.programs import pass_at_k
+from icl_locate.metrics import CorpusBleu, PassRate, first_sentence, get_metric, judged
+from icl_locate.programs import CodeCheck, pass_at_k
 from icl_locate.reference import SIA2024_TRANSLATION
 from icl_locate.shots import sweep_shots
 
@@ -134,6 +134,23 @@ def test_pass_at_k_of_sampled_answers():
         PassRate().bound_to([icl.Example("a", "b")])
 
 
+def test_pass_at_1_says_how_many_programs_were_judged_in_one_process():
+    pair = "class Pair(tuple): pass\ndef swap(x, y): return Pair((y, x))"
+    plain = "def swap(x, y): return (y, x)"
+    tests = "assert type(swap(1, 2)).__name__ in ('Pair', 'tuple') and swap(1, 2) == (2, 1)"
+    example = icl.Example("swap", pair, check=CodeCheck(tests, entry_point="swap"))
+    answers = [pair, plain, plain, ""]
+    for wall, n_passed, n_shared in (("auto", 3, 1), ("sealed", 2, 0), ("shared", 3, 2)):
+        metric = PassRate(timeout=20.0, wall=wall).bound_to([example])
+        assert metric.judged() == {"judged": 0, "judged_shared": 0}
+        assert metric.statistics(answers, [pair] * 4)[:, 0].sum() == n_passed
+        assert judged(metric) == {"judged": 2, "judged_shared": n_shared}
+        assert f"|wall:{wall}|" in metric.signature
+    assert judged(get_metric("bleu")) == {}
+    with pytest.raises(TaskError, match="wall is 'open': expected one of 'auto', 'sealed'"):
+        PassRate(wall="open")
+
+
 def test_pass_at_1_in_a_sweep_must_be_asked_for():
     model = tiny.boot("llama")
     code = replace(icl.load_task("pseudo-python"), metric="pass@1")
@@ -143,6 +160,8 @@ def test_pass_at_1_in_a_sweep_must_be_asked_for():
     result = icl.sweep(model, code, metric="pass@1", max_new_tokens=3, **options)
     assert result.metric == "pass@1" and (result.scores == 0).all()
     assert "tests in another process" in result.provenance["signature"]
+    assert "|wall:auto|" in result.provenance["signature"]
+    assert result.provenance["judged"] > 0 and result.provenance["judged_shared"] == 0
     assert icl.locate(result)[0].layer is None
 
 

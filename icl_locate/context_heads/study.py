@@ -19,7 +19,15 @@ from icl_locate.errors import MaskError, TaskError
 from icl_locate.head_sets import HeadSet
 from icl_locate.layers import as_pairs, check_heads
 from icl_locate.masks import ContextMask, Rows, check_segments
-from icl_locate.metrics import Metric, Statistics, TextScore, generates, is_known, score_totals
+from icl_locate.metrics import (
+    Metric,
+    Statistics,
+    TextScore,
+    generates,
+    is_known,
+    judged,
+    score_totals,
+)
 from icl_locate.models import check_model
 from icl_locate.prompts import Choice
 from icl_locate.recipes import describe_model, prompts_digest
@@ -251,6 +259,7 @@ class HeadStudy:
             "choice": str(self._choice),
             "max_new_tokens": self._max_new_tokens,
             "signature": self._metric.signature,
+            **judged(self._metric),
             "engine": self._engine,
             "prompts_sha256": prompts_digest(self._prompts),
         }

@@ -21,7 +21,7 @@ from icl_locate.gates.config import GateConfig
 from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_gates
 from icl_locate.gates.results import GatesResult
 from icl_locate.hooks import hold, scale_heads
-from icl_locate.metrics import Metric, TextScore
+from icl_locate.metrics import Metric, TextScore, judged
 from icl_locate.models import check_model, fingerprint
 from icl_locate.recipes import describe_model, prompts_digest
 from icl_locate.storage import load_checkpoint, save_checkpoint
@@ -143,7 +143,8 @@ def train_gates(
     order = found.order[: n_curve if n_curve is not None else alpha.numel()]
     curve = [found.whole, *(score(frozenset(order[: i + 1])) for i in range(len(order)))]
     closed = score(found.closed) if found.closed else found.whole
-    return replace(found, curve=torch.tensor(curve), pruned=closed)
+    provenance = {**found.provenance, **judged(scored)}
+    return replace(found, curve=torch.tensor(curve), pruned=closed, provenance=provenance)
 
 
 @contextmanager

@@ -31,6 +31,7 @@ from icl_locate.metrics import (
     TextScore,
     generates,
     is_known,
+    judged,
     score_totals,
 )
 from icl_locate.models import check_model
@@ -174,6 +175,7 @@ def ablation_study(
             "match": match,
             "max_new_tokens": max_new_tokens,
             "signature": scored.signature,
+            **judged(scored),
             "metric_is_mean": isinstance(scored, (MeanMetric, LabelAccuracy)),
             "reference": None if reference is None else dict(reference.provenance),
             "prompts_sha256": prompts_digest(shown),

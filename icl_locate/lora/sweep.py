@@ -24,6 +24,7 @@ from icl_locate.metrics import (
     TextScore,
     generates,
     is_known,
+    judged,
     score_totals,
 )
 from icl_locate.models import (
@@ -142,6 +143,7 @@ def lora_by_layer(
             "n_queries": n_queries,
             "max_new_tokens": max_new_tokens,
             "signature": scored.signature,
+            **judged(scored),
             "metric_is_mean": isinstance(scored, (MeanMetric, LabelAccuracy)),
             "versions": versions("peft"),
         },

@@ -14,7 +14,7 @@ from icl_locate.metrics.base import (
     score_totals,
 )
 from icl_locate.metrics.labels import LabelAccuracy
-from icl_locate.metrics.programs import PassRate
+from icl_locate.metrics.programs import PassRate, judged
 from icl_locate.metrics.registry import (
     LOG_PROB,
     METRICS,
@@ -48,6 +48,7 @@ __all__ = [
     "generates",
     "get_metric",
     "is_known",
+    "judged",
     "mean_statistics",
     "score_totals",
     "token_accuracy",

@@ -3,14 +3,13 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 from jaxtyping import Float
 from numpy import ndarray
 
 from icl_locate.arguments import check_choice, check_number
 from icl_locate.errors import TaskError
-from icl_locate.metrics.base import Statistics, mean_statistics
+from icl_locate.metrics.base import Metric, Statistics, mean_statistics
 from icl_locate.programs import CodeCheck, pass_at_k
 from icl_locate.prompts import Example
 from icl_locate.reprs import short_repr
@@ -18,9 +17,14 @@ from icl_locate.sandbox import SandboxResult, run_python
 from icl_locate.sandbox.run import WALLS
 
 _AT_ONCE = 2
+_WHERE = {
+    "auto": "tests in another process unless they use objects of the program",
+    "sealed": "tests in another process",
+    "shared": "tests in the program's process",
+}
 
 
-@short_repr("name", "timeout", "checks")
+@short_repr("name", "timeout", "wall", "checks")
 @dataclass(frozen=True)
 class PassRate:
     """pass@1 with greedy answers: the share of programs that pass (Chen et al. 2021).
@@ -29,13 +33,13 @@ class PassRate:
         checks: for each target, what an answer must pass; bound by `bound_to`.
         timeout: seconds for each program and its tests.
         wall: what judges a program, as `run_python` takes it: "auto" keeps program and tests apart,
-            but for tests that use a program's objects; `n_shared` says how many these were.
+            but for tests that use a program's objects; results say how many these were (`judged`).
     """
 
     checks: Mapping[str, CodeCheck] = field(default_factory=dict, repr=False)
     timeout: float = 5.0
     name: str = "pass@1"
-    wall: Literal["auto", "sealed", "shared"] = "auto"
+    wall: str = "auto"
     _verdicts: dict[tuple[str, str], SandboxResult | None] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -47,7 +51,7 @@ class PassRate:
     @property
     def signature(self) -> str:
         """What it takes to compute the same number again."""
-        return f"pass@1|greedy|timeout:{self.timeout:g}s|wall:{self.wall}"
+        return f"pass@1|greedy|timeout:{self.timeout:g}s|wall:{self.wall}|{_WHERE[self.wall]}"
 
     def bound_to(self, examples: Sequence[Example]) -> "PassRate":
         """This metric for some queries.
@@ -73,6 +77,14 @@ class PassRate:
         pairs = list(zip(answers, targets, strict=True))
         return mean_statistics([float(passed) for passed in self._passed(pairs)])
 
+    def judged(self) -> dict[str, int]:
+        """How many programs it judged so far, and how many of them with their tests in one process.
+
+        Equal ones with equal tests count once. A result's provenance holds both.
+        """
+        found = [verdict for verdict in self._verdicts.values() if verdict is not None]
+        return {"judged": len(found), "judged_shared": sum(v.wall == "shared" for v in found)}
+
     def score(self, totals: Float[ndarray, "stat"]) -> float:
         """The share that passed."""
         return float(totals[0] / totals[1])
@@ -94,11 +106,6 @@ class PassRate:
         passed = iter(self._passed(pairs))
         counts = [(len(some), sum(next(passed) for _ in some)) for some in samples]
         return sum(pass_at_k(n, c, k) for n, c in counts) / len(counts)
-
-    def n_shared(self, answers: Sequence[str], targets: Sequence[str]) -> int:
-        """How many of these answers, scored before, were judged in one process with their tests."""
-        found = (self._verdicts.get(pair) for pair in zip(answers, targets, strict=True))
-        return sum(verdict is not None and verdict.wall == "shared" for verdict in found)
 
     def _passed(self, pairs: Sequence[tuple[str, str]]) -> list[bool]:
         """Whether each (answer, target) passes; equal ones run once."""
@@ -124,3 +131,8 @@ class PassRate:
             entry_point=check.entry_point,
             wall=self.wall,
         )
+
+
+def judged(metric: Metric) -> dict[str, int]:
+    """What a result's provenance says of the programs that its metric judged, if it does so."""
+    return metric.judged() if isinstance(metric, PassRate) else {}

@@ -1,7 +1,6 @@
 """Run generated Python against tests, without trusting it."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from icl_locate.arguments import check_choice, check_count, check_number, check_type
 from icl_locate.errors import SandboxError
@@ -45,7 +44,7 @@ def run_python(
     memory: int = 1 << 30,
     max_output: int = 1 << 16,
     entry_point: str = "",
-    wall: Literal["auto", "sealed", "shared"] | str = "auto",
+    wall: str = "auto",
 ) -> SandboxResult:
     """Run Python code, then its tests, in processes that are confined.
 

@@ -64,8 +64,8 @@ class Reference:
         for name, value in (("_peer", peer), ("_number", number), ("_data", data)):
             object.__setattr__(self, name, value)
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc] # so says `isinstance`, too
+    @property  # type: ignore[misc] # read-only, unlike object's
+    def __class__(self) -> Any:
         return self._ask("getattr", "__class__") if self._data is None else type(self._data)
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:

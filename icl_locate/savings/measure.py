@@ -21,7 +21,7 @@ from icl_locate.errors import MaskError, TaskError
 from icl_locate.hooks import hold
 from icl_locate.hooks.padding import runs_of
 from icl_locate.memory import peak_bytes
-from icl_locate.metrics import Metric, TextScore, generates
+from icl_locate.metrics import Metric, TextScore, generates, judged
 from icl_locate.models import check_model
 from icl_locate.prompts import Choice
 from icl_locate.recipes import describe_model, prompts_digest
@@ -208,6 +208,7 @@ def measure_savings(
             "device": str(model.cfg.device),
             "threads": torch.get_num_threads(),
             "signature": scored.signature,
+            **judged(scored),
             "prompts_sha256": prompts_digest([prompts]),
         },
     )
