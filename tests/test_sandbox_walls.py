@@ -178,11 +178,10 @@ def test_what_the_wall_forwards_needs_no_other(pair):
 
 TAKE = """
 import builtins, gc, types
-def answer(self, request, argument):
-    if request == "load": return None
-    return OWN
-for thing in gc.get_objects():
-    if isinstance(thing, types.FunctionType) and thing.__name__ == "serve":
+def answer(*given):
+    return [] if given[-2] == "load" else OWN
+for thing in [f for f in gc.get_objects() if isinstance(f, types.FunctionType)]:
+    if thing.__name__ == "serve" and thing.__code__.co_argcount > 1:
         thing.__globals__["OWN"] = dict(f=lambda *a: 0, **{own})
         thing.__code__ = answer.__code__
 """
