@@ -5,13 +5,21 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny
 from test_locate import result_of, result_with
 
 import icl_locate as icl
 from icl_locate.bootstrap import bootstrap_scores, percentile_interval
+from icl_locate.context_heads import study
+from icl_locate.context_heads.results import HeadSweepResult
+from icl_locate.errors import ResultError
 from icl_locate.importance import layer_importance
+from icl_locate.induction.effects import HeadEffects
+from icl_locate.induction.results import AblationResult
 from icl_locate.location import bootstrap_curves
+from icl_locate.lora.results import LoraResult
 from icl_locate.metrics import METRICS
+from icl_locate.savings import measure
 
 MEAN = METRICS["exact_match"]
 
@@ -107,14 +115,58 @@ def test_critical_layers_are_those_whose_loss_is_surely_above_nothing():
     assert found.critical == ()
 
 
+@pytest.mark.parametrize("confidence", [0.0, 1.0, -0.5, 95.0])
+def test_a_confidence_is_a_share(confidence):
+    for function, result in (
+        (icl.locate, result_of([[0, 1.0]])),
+        (layer_importance, losses_of([0, 1.0])),
+    ):
+        with pytest.raises(ResultError, match=f"confidence is {confidence}"):
+            function(result, confidence=confidence)
+
+
 def test_one_item_is_never_beyond_doubt():
     found = layer_importance(losses_of([0.0, 1.0], n_items=1))[0]
     assert found.loss.tolist() == [1.0] and found.interval.isnan().all() and found.critical == ()
     assert layer_importance(losses_of([0.0, 1.0], n_items=2))[0].critical == (0,)
 
 
-@pytest.mark.parametrize("function", [icl.locate, layer_importance])
-def test_the_defaults_are_those_that_are_documented(function):
-    defaults = {p.name: p.default for p in inspect.signature(function).parameters.values()}
-    assert defaults["confidence"] == 0.95 and defaults["n_resamples"] == 1000
-    assert defaults["seed"] == 0 and defaults.get("threshold", 0.9) == 0.9
+@pytest.mark.parametrize(
+    "function",
+    [
+        icl.locate,
+        layer_importance,
+        HeadSweepResult.interval,
+        HeadSweepResult.share_below,
+        HeadSweepResult.to_dataframe,
+        HeadEffects.interval,
+        HeadEffects.to_dataframe,
+        AblationResult.compare,
+        LoraResult.interval,
+        LoraResult.rank_correlation,
+    ],
+)
+def test_intervals_are_of_95_percent_unless_others_are_asked_for(function):
+    parameters = inspect.signature(function).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    assert defaults.pop("confidence") == 0.95
+    assert defaults.pop("n_resamples", 1000) == 1000 and defaults.pop("seed", 0) == 0
+    assert defaults.pop("threshold", 0.9) == 0.9 and defaults in ({}, {"condition": None})
+
+
+@pytest.mark.parametrize("module", [study, measure])
+def test_intervals_that_are_stored_are_of_95_percent(module, monkeypatch):
+    asked = []
+
+    def interval(samples, confidence, n_items):
+        asked.append((len(samples), confidence, n_items))
+        return percentile_interval(samples, confidence, n_items)
+
+    monkeypatch.setattr(module, "percentile_interval", interval)
+    model, task = tiny.boot("llama"), icl.load_task("pseudo-translation")
+    options = {"n_shots": 1, "n_queries": 2, "max_new_tokens": 1}
+    if module is study:
+        icl.HeadStudy(model, task, **options).nested([(0, 0)])
+    else:
+        measure.measure_savings(model, task, [1], repeats=1, **options)
+    assert asked == [(1000, 0.95, 2)]

@@ -273,8 +273,13 @@ def test_bad_rules():
         induction.knockout(HEADS, match="letter")
     with pytest.raises(MaskError, match="head .layer 5, head 0. is out of range"):
         icl.score_targets(model, prompts, induction.knockout({(5, 0)}))
-    with pytest.raises(MaskError, match="ask for the tokens"):
-        InductionEdges()(Positions(prompts.segments), 2)
+    for half in (
+        Positions(prompts.segments),
+        Positions(prompts.segments, prompts.tokens),
+        Positions(prompts.segments, words=prompts.words),
+    ):
+        with pytest.raises(MaskError, match="ask for the tokens"):
+            InductionEdges()(half, 2)
 
 
 def test_the_shared_engine_refuses_edges():

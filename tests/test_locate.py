@@ -186,7 +186,6 @@ def test_the_ends_of_the_interval_are_the_first_and_the_last_layer_that_resample
         ({"threshold": 0.0}, "threshold is 0.0"),
         ({"threshold": 1.5}, "threshold is 1.5"),
         ({"confidence": 1.0}, "confidence is 1.0"),
-        ({"confidence": 0.0}, "confidence is 0.0"),
         ({"n_resamples": 0}, "n_resamples is 0"),
     ],
 )
