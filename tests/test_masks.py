@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.errors import MaskError
-from icl_locate.masks import check_segments, hidden_cells, resolve
+from icl_locate.masks import LayerMask, check_segments, hidden_cells, resolve
 
 rows_of_segments = st.lists(st.sampled_from([1, 2, 3, 4, 5]), min_size=1, max_size=9).flatmap(
     lambda row: st.integers(0, 3).map(lambda n_pad: [0] * n_pad + row)
@@ -51,6 +51,15 @@ def test_heads_act_only_where_they_are_named(heads):
     resolved = resolve(mask, n_layers=4, n_heads=2)
     found = {(layer, head) for layer, parts in resolved.items() for head in parts[0].heads}
     assert found == {(layer, head) for layer, head in heads if layer >= 1}
+
+
+def test_layers_where_nothing_is_hidden_are_left_out():
+    nothing = icl.ContextMask(set(), keep_self=True)
+    query = icl.ContextMask({Segment.QUERY}, icl.only_layer(2))
+    assert resolve(nothing, n_layers=4, n_heads=2) == {}
+    assert resolve(nothing | query, 4, 2) == {2: (LayerMask(query, None),)}
+    with pytest.raises(MaskError, match="layer 9 is out of range"):
+        resolve(icl.ContextMask(set(), {9}), n_layers=4, n_heads=2)
 
 
 @pytest.mark.parametrize(
