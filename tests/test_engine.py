@@ -8,7 +8,8 @@ import torch
 
 import icl_locate as icl
 from icl_locate import Segment
-from icl_locate.engine.decoding import cut_at_stop
+from icl_locate.engine.decoding import check_room, cut_at_stop
+from icl_locate.engine.labels import label_tokens
 from icl_locate.engine.scoring import append_targets
 from icl_locate.errors import NumericalError, PromptError
 
@@ -93,6 +94,27 @@ def test_bad_generation_arguments(model, prompts):
     if model.cfg.n_ctx == tiny.N_CTX:
         with pytest.raises(PromptError, match="exceeds the model's context of 256"):
             icl.generate(model, prompts, max_new_tokens=250)
+
+
+def test_new_tokens_and_labels_fill_the_context_to_the_last_token(monkeypatch):
+    """Padding does not count, and all of the longest prompt's new tokens do."""
+    model = tiny.boot("llama")
+    prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=2)
+    lengths, label = prompts.attention_mask.sum(dim=1), "rovu goza zimo"
+    assert lengths.min() < lengths.max() == prompts.tokens.shape[1]
+    n_label = len(label_tokens(model, prompts, [label])[0][0])
+    longest = int(lengths.max())
+    assert n_label > 1
+    monkeypatch.setattr(model.cfg, "n_ctx", longest + n_label)
+    check_room(model, prompts, n_label)
+    label_tokens(model, prompts, [label, "zimo"])
+    with pytest.raises(PromptError, match=f"{longest} tokens with {n_label + 1} new ones exceeds"):
+        check_room(model, prompts, n_label + 1)
+    monkeypatch.setattr(model.cfg, "n_ctx", longest + n_label - 1)
+    with pytest.raises(PromptError, match=f"'{label}' takes {n_label} tokens behind a prompt of"):
+        label_tokens(model, prompts, ["zimo", label])
+    shorter = prompts[:1] if lengths[0] < longest else prompts[2:]
+    label_tokens(model, shorter, [label])
 
 
 def test_nan_logits_are_refused():
