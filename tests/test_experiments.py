@@ -142,9 +142,9 @@ def test_pass_at_1_says_how_many_programs_were_judged_in_one_process():
     answers = [pair, plain, plain, ""]
     for wall, n_passed, n_shared in (("auto", 3, 1), ("sealed", 2, 0), ("shared", 3, 2)):
         metric = PassRate(timeout=20.0, wall=wall).bound_to([example])
-        assert metric.judged() == {"judged": 0, "judged_shared": 0}
+        assert set(metric.judged().values()) == {0}
         assert metric.statistics(answers, [pair] * 4)[:, 0].sum() == n_passed
-        assert judged(metric) == {"judged": 2, "judged_shared": n_shared}
+        assert judged(metric) == {"judged": 2, "judged_shared": n_shared, "unjudged": 3 - n_passed}
         assert f"|wall:{wall}|" in metric.signature
     assert judged(get_metric("bleu")) == {}
     with pytest.raises(TaskError, match="wall is 'open': expected one of 'auto', 'sealed'"):

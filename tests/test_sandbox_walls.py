@@ -326,6 +326,34 @@ def test_no_cheat_gains_by_leaving_the_wall(name):
     assert not result.passed and result.status != "passed", result
 
 
+IN_OTHER_WORDS = {
+    "a loop": "for x, y in [(1.5, 0.5), (2.25, 0.25)]:\n    assert abs(f(x) - y) < 1e-6",
+    "a variable": "right = 0.5\nassert -1e-6 < f(1.5) - right < 1e-6",
+    "a square": "assert (f(1.5) - 0.5) ** 2 < 1e-9",
+    "bounds": "assert 0.4 < f(1.5) < 0.6",
+    "a bound": "assert f(1.5) >= 0.5\nassert f(1.5) <= 0.5",
+    "a search": "assert 0.5 in f(1.5)",
+    "another function": "def right(x): return x % 1\nassert abs(f(1.5) - right(1.5)) < 1e-6",
+    "unittest": (
+        "import unittest\nclass T(unittest.TestCase):\n"
+        "    def test(self): self.assertAlmostEqual(f(1.5), 0.5)\n"
+        "suite = unittest.defaultTestLoader.loadTestsFromTestCase(T)\n"
+        "assert unittest.TextTestRunner().run(suite).wasSuccessful()"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", IN_OTHER_WORDS)
+def test_no_object_is_the_answer_however_it_is_asked_for(name):
+    tests = IN_OTHER_WORDS[name]
+    for cheat in ("an object that is everything", "a small difference"):
+        code = FALLBACK_CHEATS[cheat].replace("class Near(float)", "class Near")
+        assert not run_python(code, tests=tests, timeout=20.0).passed, cheat
+    honest = "class X(float):\n    def __contains__(self, y): return self == y\n"
+    code = f"{honest}def f(x): return X(x % 1)"
+    assert run_python(code, tests=tests, timeout=20.0).passed
+
+
 @pytest.mark.parametrize(
     "tests",
     [
@@ -390,17 +418,26 @@ def test_tests_are_turned_at_every_kind_of_answer():
     wrong = [
         ("assert f(2) == 3", "assert f(2) == 3"),
         ("assert [1, 'a'] == f()", ""),
-        ("assert f() == []", "assert f() == [0]"),
-        ("assert f() == {}", "assert f() == {0: 0}"),
+        ("assert f() == []", "assert f() == _another([])"),
+        ("assert f() == {}", "assert f() == _another({})"),
         ("assert f() is True", "assert not f() is True"),
         ("assert abs(f(1) - 2 / 3) < 0.1", ""),
         ("assert f() == True", "assert f() == False"),
         ("self.assertTrue(f())", "self.assertFalse(f())"),
         ("with f() as x:\n    assert x", "with f() as x:\n    assert x\nraise AssertionError"),
+        ("assert 2 < f(x) <= 3", "assert float('inf') < f(x) <= 3"),
+        ("assert f(x) < 3", "assert f(x) < float('-inf')"),
+        ("assert 3 in f(x)", "assert object() in f(x)"),
+        ("assert f() != 3", "assert not f() != 3"),
+        ("assert f(x) == y", "assert f(x) == _another(y)"),
+        ("assert f(f(y)) == y", "assert f(f(y)) == _another(y)"),
+        ("assert abs(y - f(x)) < 1e-6", "assert abs(_another(y) - f(x)) < 1e-06"),
+        ("self.assertAlmostEqual(f(x), y)", "self.assertAlmostEqual(f(x), _another(y))"),
     ]
     for tests, expected in wrong:
         (turned,) = turned_tests(tests, 4, seed="a")
-        assert turned != tests and (not expected or expected == tests or turned == expected)
+        assert turned != tests
+        assert expected in ("", tests) or turned.split("else object()\n")[-1] == expected
         assert turned_tests(tests, 4, seed="a") == [turned]
     assert len(turned_tests("assert f() == 1\n" * 9, 4, seed="b")) == 4
 

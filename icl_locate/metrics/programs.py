@@ -78,12 +78,16 @@ class PassRate:
         return mean_statistics([float(passed) for passed in self._passed(pairs)])
 
     def judged(self) -> dict[str, int]:
-        """How many programs it judged so far, and how many of them with their tests in one process.
+        """How many programs it ran so far, with their tests in one process, and without a verdict.
 
-        Equal ones with equal tests count once. A result's provenance holds both.
+        Equal ones with equal tests count once. A result's provenance holds these numbers.
         """
         found = [verdict for verdict in self._verdicts.values() if verdict is not None]
-        return {"judged": len(found), "judged_shared": sum(v.wall == "shared" for v in found)}
+        return {
+            "judged": len(found),
+            "judged_shared": sum(verdict.wall == "shared" for verdict in found),
+            "unjudged": sum(verdict.status == "unjudged" for verdict in found),
+        }
 
     def score(self, totals: Float[ndarray, "stat"]) -> float:
         """The share that passed."""

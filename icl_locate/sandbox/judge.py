@@ -67,6 +67,8 @@ class _Interpreter:
 
     def restore(self) -> None:
         """Make them what they were; what the code alone imported, it keeps for itself."""
+        sys.settrace(None)
+        sys.setprofile(None)
         solution = {name: sys.modules[name] for name in ("solution",) if name in sys.modules}
         for thing, names in self._kept.values():
             now = _attributes(thing)

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from icl_locate.sandbox import checker, confine, disk, judge, solver, wire
 
-GRACE = 60.0  # seconds: to start in, to remove files in, to be told that a run is over
+_PATIENCE = 120.0  # seconds beyond the limit to wait for a parent that lives but is silent
 _FILE_BYTES = 1 << 21
 
 
@@ -45,13 +45,15 @@ class Run(NamedTuple):
 
     def keep(self) -> None:
         """Start the processes, and end them when the lifeline is cut."""
+        for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(ignored, signal.SIG_IGN)  # whoever ends the parent ends us by that
         Path(self.home).mkdir(0o700)
         started: list[int] = []
         try:
             started += self._one() if self.wall == "shared" else self._two()
             for descriptor in (self.task, self.verdict, self.report):
                 os.close(descriptor)
-            select.select([self.lifeline], [], [], self.seconds + 2 * GRACE)
+            select.select([self.lifeline], [], [], self.seconds + _PATIENCE)
         finally:
             signals = [_end(process) for process in started]
             disk.remove(Path(self.home))
@@ -100,6 +102,9 @@ class Run(NamedTuple):
             return process
         try:
             os.setsid()
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            for awaited in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(awaited, signal.SIG_DFL)
             confine.die_with(keeper)
             ours = {self.lifeline, self.fate, self.task, self.verdict, self.report}
             for descriptor in ours.union(pipes).difference(kept):

@@ -16,12 +16,12 @@ from typing import IO, Literal, get_args
 
 from icl_locate.errors import SandboxError
 from icl_locate.sandbox.disk import is_over, remove
-from icl_locate.sandbox.keeper import GRACE
 
 Wall = Literal["sealed", "shared"]
 Status = Literal["passed", "failed", "error", "unjudged", "exited", "timeout", "output", "disk"]
 
 _HERE = Path(__file__).parent
+_GRACE = 60.0  # seconds: for the sandbox to stand, and for what it wrote to be removed
 _LOOK_EVERY = 0.1  # seconds between looks at the disk
 _DISK_BYTES = 1 << 26
 _VERDICT_BYTES = 1 << 16
@@ -120,7 +120,7 @@ class _Processes:
         """Wait for the verdict, or for a limit. The time runs from when the sandbox stands."""
         received = self._received
         status: Status | None = None
-        deadline = time.monotonic() + GRACE
+        deadline = time.monotonic() + _GRACE
         stands = False
         with selectors.DefaultSelector() as selector:
             for name, descriptor in self._read.items():
@@ -155,13 +155,13 @@ class _Processes:
             return
         os.close(self._lifeline)
         self._lifeline = -1
-        self._ended_by = int(_read_until(self._fate, time.monotonic() + GRACE) or 0)
+        self._ended_by = int(_read_until(self._fate, time.monotonic() + _GRACE) or 0)
         os.close(self._fate)
         with suppress(subprocess.TimeoutExpired):
             self._keeper.wait(1.0)
         if self._keeper.poll() is None:  # then the kernel ends the others
             self._keeper.kill()
-            self._keeper.wait(GRACE)
+            self._keeper.wait(_GRACE)
         if self._home.exists():
             remove(self._home)
 

@@ -6,24 +6,40 @@ then passes wrong ones as well, unless it knows which answers are right, and so 
 
 import ast
 import random
+import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeGuard
 
 _CONSTRUCTORS = frozenset(
     kind.__name__
     for kind in (bytes, complex, dict, float, frozenset, int, list, set, str, tuple, sorted)
 )
-_EQUAL = frozenset(["assertEqual", "assertEquals", "assertCountEqual", "assertListEqual"])
+_EQUAL = re.compile(r"assert(?!Not)\w*Equals?")  # of unittest
 _OPPOSITE = {"assertTrue": "assertFalse", "assertFalse": "assertTrue"}
 # what lies in these may never run, or its failure may be caught
 _CLOSED = (ast.If, ast.While, ast.Try, ast.With, ast.Match, ast.IfExp, ast.Lambda)
+_ANOTHER = """
+def _another(value):
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float, complex)):
+        return value + 3 if value - value == 0 else 0
+    if isinstance(value, (str, bytes)):
+        return value * 2 if value else None
+    if isinstance(value, (list, tuple)):
+        return type(value)([*map(_another, value[:1]), *value[1:]] or [0])
+    if isinstance(value, (set, frozenset)):
+        return value ^ {"_"}
+    return value | {"_": 0} if isinstance(value, dict) else object()
+"""
 
 
 def turned_tests(tests: str, n_most: int, *, seed: str) -> list[str]:
     """Some versions of tests, each with one answer made wrong.
 
-    An answer is what an assertion expects: a number or text in what a result is compared with, and
-    where that is not to be seen, that the assertion holds.
+    An answer is what a result is compared with: constants are changed in place, what is computed is
+    changed when it is there, a bound becomes infinite. Where no answer is to be seen, the assertion
+    itself is negated.
 
     Args:
         n_most: how many there are at most; which, and how they are wrong, the seed decides.
@@ -36,7 +52,7 @@ def turned_tests(tests: str, n_most: int, *, seed: str) -> list[str]:
     found = []
     for chosen in draw.sample(range(n_sites), min(n_most, n_sites)):
         tree = ast.parse(tests)
-        _turn(list(_sites(tree))[chosen], draw)
+        _turn(tree, list(_sites(tree))[chosen], draw)
         found.append(ast.unparse(ast.fix_missing_locations(tree)))
     return found or [f"{tests}\nraise AssertionError"]
 
@@ -44,53 +60,92 @@ def turned_tests(tests: str, n_most: int, *, seed: str) -> list[str]:
 def _sites(node: ast.AST) -> Iterator[ast.Assert | ast.Call]:
     """The assertions that run, and whose failure nobody catches."""
     for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Assert) or (
-            isinstance(child, ast.Call)
-            and isinstance(child.func, ast.Attribute)
-            and child.func.attr in (_EQUAL | _OPPOSITE.keys())
-        ):
+        if isinstance(child, ast.Assert) or _is_assertion(child):
             yield child
         elif not isinstance(child, _CLOSED):
             yield from _sites(child)
 
 
-def _turn(site: ast.Assert | ast.Call, draw: random.Random) -> None:
+def _is_assertion(node: ast.AST) -> TypeGuard[ast.Call]:
+    """Whether it is one of unittest's."""
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+        return False
+    name = node.func.attr
+    return name in _OPPOSITE or (len(node.args) >= 2 and bool(_EQUAL.fullmatch(name)))
+
+
+def _turn(tree: ast.Module, site: ast.Assert | ast.Call, draw: random.Random) -> None:
     """Make an assertion's answer wrong, in place."""
     if isinstance(site, ast.Call):
-        answers = [argument for argument in site.args[1::-1] if _is_plain(argument)]
         name = site.func.attr if isinstance(site.func, ast.Attribute) else ""
         if name in _OPPOSITE:
-            site.func = ast.Attribute(site.func.value, _OPPOSITE[name], ast.Load())  # type: ignore[attr-defined]
-        elif answers:
-            _spoil(answers[0], draw)
+            site.func = ast.Attribute(_owner(site.func), _OPPOSITE[name], ast.Load())
         else:
-            site.args = [*site.args[:1], ast.List([site.args[1]], ast.Load())]
+            _spoil(tree, draw.choice(_answers(site.args[0], site.args[1])), draw)
         return
     parts = [site.test]
     if isinstance(site.test, ast.BoolOp) and isinstance(site.test.op, ast.And):
         parts = site.test.values
-    answers = [answer for part in parts for answer in _answers(part)]
-    if answers:
-        _spoil(draw.choice(answers), draw)
+    comparisons = [p for p in parts if isinstance(p, ast.Compare) and _turns(p.ops[0])]
+    if comparisons:
+        _turn_comparison(tree, draw.choice(comparisons), draw)
     elif isinstance(site.test, ast.UnaryOp) and isinstance(site.test.op, ast.Not):
         site.test = site.test.operand
     else:
         site.test = ast.UnaryOp(ast.Not(), site.test)
 
 
-def _answers(part: ast.expr) -> list[ast.expr]:
-    """The plain side of ``result == answer``, or of ``abs(result - answer) < little``."""
-    if not (isinstance(part, ast.Compare) and len(part.ops) == 1):
-        return []
-    sides = [part.comparators[0], part.left]
-    if isinstance(part.ops[0], (ast.Lt, ast.LtE)) and isinstance(part.left, ast.Call):
-        inside = part.left.args[0] if part.left.args else part.left
-        if not (_is_distance(part.left.func) and isinstance(inside, ast.BinOp)):
-            return []
-        sides = [inside.right, inside.left] if isinstance(inside.op, ast.Sub) else []
-    elif not isinstance(part.ops[0], ast.Eq):
-        return []
-    return [side for side in sides if _is_plain(side)][:1]
+def _owner(function: ast.expr) -> ast.expr:
+    return function.value if isinstance(function, ast.Attribute) else function
+
+
+def _turns(operator: ast.cmpop) -> bool:
+    return isinstance(operator, (ast.Eq, ast.In, ast.Lt, ast.LtE, ast.Gt, ast.GtE))
+
+
+def _turn_comparison(tree: ast.Module, node: ast.Compare, draw: random.Random) -> None:
+    left, operator, right = node.left, node.ops[0], node.comparators[0]
+    less = isinstance(operator, (ast.Lt, ast.LtE))
+    between = len(node.ops) == 2  # as in -little < x - y < little
+    difference = _difference(right if between else left)
+    if isinstance(operator, ast.Eq):
+        _spoil(tree, draw.choice(_answers(left, right)), draw)
+    elif isinstance(operator, ast.In):
+        _replace(tree, left, "object()")
+    elif difference and (less or between):
+        _spoil(tree, draw.choice(_answers(difference.left, difference.right)), draw)
+    elif _is_given(right):
+        _replace(tree, right, "float('-inf')" if less else "float('inf')")
+    else:
+        _replace(tree, left, "float('inf')" if less else "float('-inf')")
+
+
+def _answers(left: ast.expr, right: ast.expr) -> list[ast.expr]:
+    """Which of two sides that must agree can be the answer: rather what is no call's result.
+
+    Where one is a difference, what it is taken from is the other side of another such pair.
+    """
+    pairs = [(left, right)]
+    pairs += [(d.left, d.right) for side in (left, right) if (d := _difference(side))]
+    found: list[ast.expr] = []
+    for one, other in pairs:
+        sides = [other, one]
+        best = [s for s in sides if _is_plain(s)] or [s for s in sides if _is_given(s)] or sides
+        found.append(best[0])
+    return found
+
+
+def _difference(node: ast.expr) -> ast.BinOp | None:
+    """``x - y``, its absolute value or its square."""
+    if isinstance(node, ast.Call) and node.args and _is_distance(node.func):
+        node = node.args[0]
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow):
+        node = node.left
+    return node if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Sub) else None
+
+
+def _is_given(node: ast.expr) -> bool:
+    return not any(isinstance(part, ast.Call) for part in ast.walk(node))
 
 
 def _is_distance(function: ast.expr) -> bool:
@@ -113,21 +168,40 @@ def _is_plain(node: ast.AST) -> bool:
     return isinstance(node, (*kinds, *parts)) and all(map(_is_plain, ast.iter_child_nodes(node)))
 
 
-def _spoil(answer: ast.AST, draw: random.Random) -> None:
-    """Change one constant of an answer, or put one into it if it has none."""
+def _spoil(tree: ast.Module, answer: ast.expr, draw: random.Random) -> None:
+    """Change one constant of an answer; change what it comes to if it is not made of constants."""
     constants = [node for node in ast.walk(answer) if isinstance(node, ast.Constant)]
-    if constants:
-        chosen = draw.choice(constants)
-        chosen.value = _another(chosen.value, draw)
+    if not _is_plain(answer) or not constants:
+        _replace(tree, answer, "_another()", around=True)
+        tree.body[_start(tree) : _start(tree)] = ast.parse(_ANOTHER).body
         return
-    for node in ast.walk(answer):
-        if isinstance(node, (ast.List, ast.Tuple)):
-            node.elts.append(ast.Constant(0))
-            return
-        if isinstance(node, ast.Dict):
-            node.keys.append(ast.Constant(0))
-            node.values.append(ast.Constant(0))
-            return
+    chosen = draw.choice(constants)
+    chosen.value = _another(chosen.value, draw)
+
+
+def _start(tree: ast.Module) -> int:
+    """The first statement that is no import from the future, which must come first."""
+    first = [isinstance(s, ast.ImportFrom) and s.module == "__future__" for s in tree.body]
+    return 1 + max((i for i, is_future in enumerate(first) if is_future), default=-1)
+
+
+def _replace(tree: ast.Module, old: ast.expr, text: str, *, around: bool = False) -> None:
+    """Put an expression in another's place, or around it as a call."""
+    new = ast.parse(text, mode="eval").body
+    if around and isinstance(new, ast.Call):
+        new.args.append(old)
+    _Replace(old, new).visit(tree)
+
+
+class _Replace(ast.NodeTransformer):
+    """Puts one node in another's place."""
+
+    def __init__(self, old: ast.expr, new: ast.expr) -> None:
+        self._old, self._new = old, new
+
+    def visit(self, node: ast.AST) -> ast.AST:
+        """The new node for the old one, and every other as it is."""
+        return self._new if node is self._old else self.generic_visit(node)
 
 
 def _another(value: Any, draw: random.Random) -> Any:
