@@ -2,27 +2,29 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from icl_locate.errors import MaskError
+from icl_locate.contents import check_recipe, check_table, settle
+from icl_locate.errors import MaskError, ResultError
 from icl_locate.layers import as_pairs, check_heads
 from icl_locate.reprs import short_repr
-from icl_locate.storage import load_tensors, save_tensors
+from icl_locate.saved import Saved
 
 Method = Literal["zero", "mean_z", "mean_input", "resample"]
 METHODS: tuple[str, ...] = ("zero", "mean_z", "mean_input", "resample")
 
-_FORM = "icl_locate.HeadReference/1"
-_TENSORS = ("mean_z", "mean_input_z", "samples", "sample_lengths")
-
 
 @short_repr("model", "mean_z", "samples")
 @dataclass(frozen=True)
-class HeadReference:
+class HeadReference(
+    Saved,
+    form="icl_locate.HeadReference/2",
+    tensors=("mean_z", "mean_input_z", "samples", "sample_lengths"),
+    labels=("provenance",),
+):
     """What the heads of a model give out on a reference corpus, position by position.
 
     Position 0 is a text's first token. The last row of the two means, number ``n_positions``, is
@@ -43,25 +45,25 @@ class HeadReference:
     sample_lengths: Int[Tensor, "sample"]
     provenance: Mapping[str, Any]
 
+    def __post_init__(self) -> None:
+        settle(self, provenance=check_recipe(self.provenance))
+        check_table("mean_z", self.mean_z, (None,) * 4)
+        n_layers, n_rows, *heads = self.mean_z.shape
+        check_table("mean_input_z", self.mean_input_z, (n_layers, None, *heads))
+        check_table("sample_lengths", self.sample_lengths, (None,), whole=True)
+        shape = (n_layers, len(self.sample_lengths), None, *heads)
+        check_table("samples", self.samples, shape)
+        lengths = self.sample_lengths
+        if n_rows < 2 or ((lengths < 1) | (lengths > self.samples.shape[2])).any():
+            raise ResultError(
+                f"sample_lengths are {lengths.tolist()} of {self.samples.shape[2]} positions, and "
+                f"the means have {n_rows} rows: expected 1 or more positions"
+            )
+
     @property
     def n_positions(self) -> int:
         """The length of the corpus's longest text."""
         return self.mean_z.shape[1] - 1
-
-    def save(self, path: str | Path) -> Path:
-        """Write ``path`` (.safetensors) and beside it a .json of the same name."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        return save_tensors(path, _FORM, tensors, {"provenance": dict(self.provenance)})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "HeadReference":
-        """Read what `save` wrote.
-
-        Raises:
-            ResultError: if a file is missing, damaged, or not of this format.
-        """
-        tensors, rest = load_tensors(path, _FORM, _TENSORS, ("provenance",))
-        return cls(**{name: tensors[name] for name in _TENSORS}, provenance=rest["provenance"])
 
 
 @short_repr("heads", "method", "reference", "seed")

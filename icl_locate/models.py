@@ -1,7 +1,5 @@
 """Models: the embedded one, a Hub name, a local directory, or a bridge that is already there."""
 
-import hashlib
-import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from importlib.resources import files
@@ -124,28 +122,6 @@ def _not_a_bridge(model: Any) -> str:
         f"model is a {kind}: expected a TransformerBridge; icl_locate.load_model() gives the "
         "embedded one, load_model(NAME_OR_DIRECTORY) any other"
     )
-
-
-_fingerprints: "weakref.WeakKeyDictionary[TransformerBridge, str]" = weakref.WeakKeyDictionary()
-
-
-def fingerprint(model: TransformerBridge) -> str:
-    """A hash of a few numbers of every weight: equal for the same weights in the same dtype.
-
-    It is taken on a model's first use.
-    """
-    if model not in _fingerprints:
-        _fingerprints[model] = weights_digest(model.original_model)
-    return _fingerprints[model]
-
-
-def weights_digest(model: nn.Module) -> str:
-    """A hash of a few numbers of every weight of a module."""
-    taken = hashlib.sha256()
-    for name, weights in model.named_parameters():
-        some = weights.detach().flatten()[:: max(1, weights.numel() // 8)]
-        taken.update(f"{name} {tuple(weights.shape)} {weights.dtype} {some.tolist()}".encode())
-    return taken.hexdigest()
 
 
 def loading_error(name: str, error: BaseException) -> ModelError:

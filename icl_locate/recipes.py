@@ -8,6 +8,7 @@ from typing import Any
 
 from transformer_lens.model_bridge import TransformerBridge
 
+from icl_locate.fingerprint import fingerprint
 from icl_locate.models import EMBEDDED, embedded_directory
 from icl_locate.tokens import Prompts
 
@@ -15,16 +16,25 @@ _PACKAGES = ("icl_locate", "torch", "transformers", "transformer_lens", "sacrebl
 
 
 def describe_model(model: TransformerBridge) -> dict[str, Any]:
-    """The model and its tokenizer, and the versions of what ran it."""
-    name = str(getattr(model.cfg, "model_name", ""))
-    vocabulary = json.dumps(model.tokenizer.get_vocab(), sort_keys=True)
+    """The model as it is now, its tokenizer, and the versions of what ran it."""
+    return {
+        **describe_weights(
+            str(getattr(model.cfg, "model_name", "")), model.original_model, model.tokenizer
+        ),
+        "architecture": str(getattr(model.cfg, "architecture", "")),
+        "fingerprint": fingerprint(model),
+        "versions": versions(),
+    }
+
+
+def describe_weights(name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
+    """A Hugging Face model of a name, and its tokenizer."""
+    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return {
         "model": EMBEDDED if name == str(embedded_directory()) else name,
-        "revision": getattr(model.original_model.config, "_commit_hash", None),
-        "architecture": str(getattr(model.cfg, "architecture", "")),
-        "dtype": str(next(model.original_model.parameters()).dtype).removeprefix("torch."),
+        "revision": getattr(model.config, "_commit_hash", None),
+        "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "vocabulary_sha256": digest([vocabulary]),
-        "versions": versions(),
     }
 
 

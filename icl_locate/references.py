@@ -11,7 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.ablation import HeadReference
 from icl_locate.errors import PromptError
 from icl_locate.hooks import replace_inputs, watch_attention
-from icl_locate.models import check_model, fingerprint
+from icl_locate.models import check_model
 from icl_locate.random_tokens import random_tokens
 from icl_locate.recipes import describe_model
 from icl_locate.tokens import Prompts, check_tokenizer
@@ -76,7 +76,6 @@ def head_reference(
         sample_lengths=real.sum(dim=1)[: sums.n_samples],
         provenance={
             **describe_model(model),
-            "fingerprint": fingerprint(model),
             "n_texts": len(tokens),
             "n_tokens": int(real.sum()),
             "corpus_sha256": digest,

@@ -9,6 +9,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from icl_locate import plots
+from icl_locate.files import replace_file
 from icl_locate.importance import LayerImportance
 from icl_locate.location import Location, locate
 from icl_locate.plots.frame import to_html
@@ -62,10 +63,7 @@ def write_page(path: str | Path, title: str, body: str, provenance: Mapping[str,
 <h2>Recipe</h2><pre>{html.escape(recipe)}</pre>
 </body></html>
 """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
+    return replace_file(path, [page.encode(errors="backslashreplace")])
 
 
 def location_rows(locations: Sequence[Location]) -> list[tuple[str, ...]]:
@@ -123,9 +121,10 @@ def write_png(figure: go.Figure, path: Path, *, width: int = 1000, height: int =
     from icl_locate.models import first_line
 
     try:
-        figure.write_image(path, width=width, height=height, scale=2)
+        image = figure.to_image("png", width=width, height=height, scale=2)
     except (RuntimeError, OSError, ValueError, kaleido.errors.KaleidoError) as error:
         return first_line(error)
+    replace_file(path, [image])
     return None
 
 

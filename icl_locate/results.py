@@ -2,15 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
 from torch import Tensor
 
+from icl_locate.arguments import check_seeds, check_text
+from icl_locate.contents import (
+    check_counts,
+    check_names,
+    check_recipe,
+    check_table,
+    check_texts,
+    settle,
+)
 from icl_locate.errors import ResultError
-from icl_locate.metrics import Metric, find_scorer
+from icl_locate.metrics import Metric, check_statistics, find_scorer
 from icl_locate.reprs import short_repr
+from icl_locate.saved import Saved
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -19,7 +28,12 @@ if TYPE_CHECKING:
 
 @short_repr("model", "task", "metric", "conditions", "seeds", "scores")
 @dataclass(frozen=True)
-class SweepResult:
+class SweepResult(
+    Saved,
+    form="icl_locate.SweepResult/2",
+    tensors=("statistics", "item_scores", "scores"),
+    labels=("conditions", "layers", "seeds", "sources", "targets", "metric", "texts", "provenance"),
+):
     """The scores of a sweep, its texts, and its recipe.
 
     Layer ``l`` hides the context from layer ``l`` on; the last, ``n_layers``, hides nothing.
@@ -51,14 +65,28 @@ class SweepResult:
     custom_metric: Metric | None = None
 
     def __post_init__(self) -> None:
+        settle(
+            self,
+            conditions=check_names("conditions", self.conditions, distinct=True),
+            layers=check_counts("layers", self.layers, ascending=True),
+            seeds=check_seeds(self.seeds, error=ResultError),
+            sources=check_names("sources", self.sources),
+            targets=check_names("targets", self.targets),
+            metric=check_text("metric", self.metric, error=ResultError),
+            provenance=check_recipe(self.provenance),
+        )
         cells = len(self.conditions), len(self.layers), len(self.seeds)
         items = (*cells, len(self.targets))
-        found = self.scores.shape, self.item_scores.shape, self.statistics.shape[:-1]
-        if found != (cells, items, items):
+        if len(self.sources) != len(self.targets):
             raise ResultError(
-                f"scores, item_scores and statistics are {', '.join(map(str, map(tuple, found)))}: "
-                f"expected {cells}, {items} and {items} from the labels"
+                f"there are {len(self.sources)} sources: expected {len(self.targets)}, as targets"
             )
+        check_table("scores", self.scores, cells)
+        check_table("item_scores", self.item_scores, items)
+        check_table("statistics", self.statistics, (*items, None))
+        if self.texts != []:
+            check_texts("texts", self.texts, items)
+        check_statistics(self.statistics.numpy(), self.metric, self.custom_metric, self.provenance)
 
     @property
     def n_layers(self) -> int:
@@ -82,23 +110,6 @@ class SweepResult:
             ResultError: for a custom metric after loading: what it computes is not in the file.
         """
         return find_scorer(self.metric, self.custom_metric, self.provenance)
-
-    def save(self, path: str | Path) -> Path:
-        """Write ``path`` (.safetensors) and beside it a .json of the same name; no pickle."""
-        from icl_locate.store import save_result
-
-        return save_result(self, Path(path))
-
-    @classmethod
-    def load(cls, path: str | Path) -> "SweepResult":
-        """Read what `save` wrote.
-
-        Raises:
-            ResultError: if a file is missing, damaged, or not of this format.
-        """
-        from icl_locate.store import load_result
-
-        return load_result(Path(path))
 
     def to_xarray(self) -> "xr.Dataset":
         """Scores, ceilings and floors as a labelled dataset over condition, layer and seed."""

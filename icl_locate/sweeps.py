@@ -18,12 +18,12 @@ from icl_locate.engine.hooked import Cell, join_cells
 from icl_locate.errors import TaskError
 from icl_locate.metrics import (
     LabelAccuracy,
-    MeanMetric,
     Metric,
     PassRate,
     TextScore,
     get_metric,
     is_known,
+    is_mean,
     judged,
     score_totals,
 )
@@ -238,6 +238,6 @@ def _provenance(plan: Plan, shown: dict[tuple[str, int], Shown]) -> dict[str, An
         "max_new_tokens": plan.max_new_tokens,
         "signature": plan.metric.signature,
         **judged(plan.metric),
-        "metric_is_mean": isinstance(plan.metric, MeanMetric),
+        "metric_is_mean": is_mean(plan.metric),
         "prompts_sha256": prompts_digest(prompts),
     }

@@ -69,7 +69,7 @@ def some():
         HeadSet(tuple(sorted(heads)), 40, 40),
         HeadScores((3, 2), *[torch.stack([square] * 2)] * 3, square, square),
         AblationResult(
-            arms, (5,), (0, 1), torch.ones(9, 1, 2, 64, 2), torch.ones(9, 1, 2), "bleu", {}
+            arms, (5,), (0, 1), torch.ones(9, 1, 2, 64, 18), torch.ones(9, 1, 2), "chrf", {}
         ),
         GatesResult("prune", square, 12, 1.0, 0.5, torch.rand(9), "bleu", {}),
     ]

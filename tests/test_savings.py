@@ -194,7 +194,7 @@ def test_the_command(tmp_path, capsys):
     assert main(command.split()) == 0
     printed = capsys.readouterr().out
     assert "cache saved" in printed and "bleu" in printed
-    for name in ("savings.safetensors", "savings.json", "savings.csv"):
+    for name in ("savings.safetensors", "savings.csv"):
         assert (tmp_path / "saved" / name).is_file()
     assert main(["savings", "--layers", "9"]) == 2
     assert "out of range" in capsys.readouterr().err

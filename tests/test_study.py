@@ -180,7 +180,7 @@ def test_results_are_saved_and_loaded(result, tmp_path):
     assert len(frame) == len(result.arms) * 2 and set(frame["kind"]) == {
         "full", "induction", "random",
     }  # fmt: skip
-    with pytest.raises(ResultError, match=r"scores are .* expected to begin with \(1, 1, 2\)"):
+    with pytest.raises(ResultError, match=r"scores has .* expected \(1, 1, 2\) from the labels"):
         replace(result, arms=result.arms[:1])
     strange = replace(again, metric="mine", provenance={})
     with pytest.raises(ResultError, match="'mine' is not part of icl_locate"):
@@ -350,7 +350,7 @@ def test_the_command(tmp_path, capsys):
     said = "1 of 8 heads scores 0.1 or more; the best is layer 1, head 1"
     assert said in printed and "4 copies of 50, 37 and 29 tokens" in printed
     assert "drawn from the vocabulary's 58 tokens" in printed
-    for name in ("ablation.safetensors", "reference.json", "heads.csv", "ablation.csv"):
+    for name in ("ablation.safetensors", "reference.safetensors", "heads.csv", "ablation.csv"):
         assert (output / name).is_file()
     page = (output / "induction.html").read_text("utf-8")
     assert said in page and "drawn from the vocabulary's 58 tokens" in unescape(page)
@@ -358,6 +358,7 @@ def test_the_command(tmp_path, capsys):
     assert "http" not in page.split("<h2>Recipe")[0].rsplit("</script>", 1)[-1]
     assert AblationResult.load(output / "ablation").shots == (6,)
 
+    command += " --overwrite"
     again = f"{command} --reference {output}/reference.safetensors --n-effects 0"
     again += " --interventions mean_input"
     assert main(again.split()) == 0

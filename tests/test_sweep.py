@@ -74,7 +74,7 @@ def test_log_prob_equals_score_targets():
 
 def test_results_come_back_from_disk(result, tmp_path):
     path = result.save(tmp_path / "deep" / "run.v1")
-    assert {p.name for p in path.parent.iterdir()} == {"run.v1.safetensors", "run.v1.json"}
+    assert [p.name for p in path.parent.iterdir()] == ["run.v1.safetensors"]
     for name in ("run.v1", "run.v1.safetensors", "run.v1.json"):
         loaded = icl.SweepResult.load(path.parent / name)
         assert loaded.scores.equal(result.scores)
@@ -82,25 +82,6 @@ def test_results_come_back_from_disk(result, tmp_path):
         assert loaded.texts == result.texts and loaded.conditions == result.conditions
         assert loaded.provenance == json.loads(json.dumps(dict(result.provenance)))
         assert icl.locate(loaded)[0].scores.equal(icl.locate(result)[0].scores)
-
-
-def test_damaged_files_are_refused(result, tmp_path):
-    with pytest.raises(ResultError, match="there is no .*nothing.safetensors"):
-        icl.SweepResult.load(tmp_path / "nothing")
-    path = result.save(tmp_path / "run")
-    path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ResultError, match="damaged"):
-        icl.SweepResult.load(path)
-    result.save(path)
-    (tmp_path / "run.json").write_text("{")
-    with pytest.raises(ResultError, match="damaged"):
-        icl.SweepResult.load(path)
-    (tmp_path / "run.json").write_text('{"format": "other"}')
-    with pytest.raises(ResultError, match="not a result"):
-        icl.SweepResult.load(path)
-    (tmp_path / "run.json").write_text('{"format": "icl_locate.SweepResult/1"}')
-    with pytest.raises(ResultError, match="lacks conditions"):
-        icl.SweepResult.load(path)
 
 
 def test_a_custom_metric_survives_the_disk(tmp_path):
@@ -229,11 +210,6 @@ def test_nothing_runs_if_only_a_later_condition_fails(monkeypatch):
         icl.sweep(model, TASK, conditions=["query", hides_bos], prepend_bos=False, **OPTIONS)
 
 
-def test_parts_of_a_result_must_fit(result, tmp_path):
+def test_parts_of_a_result_must_fit(result):
     with pytest.raises(ResultError, match="expected .* from the labels"):
         replace(result, seeds=(0,))
-    result.save(tmp_path / "a")
-    replace(result, seeds=(7, 8)).save(tmp_path / "b")
-    (tmp_path / "a.json").write_bytes((tmp_path / "b.json").read_bytes())
-    with pytest.raises(ResultError, match="does not belong to"):
-        icl.SweepResult.load(tmp_path / "a")

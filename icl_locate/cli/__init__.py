@@ -1,6 +1,5 @@
 """The command line: ``icl-locate`` demo, sweep, induction, savings, gates and lora."""
 
-import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -13,7 +12,7 @@ from icl_locate.cli.savings import run_savings
 from icl_locate.cli.sweep import run_sweep
 from icl_locate.cli.train import run_gates, run_lora
 from icl_locate.cli.train_configs import GatesConfig, LoraByLayerConfig
-from icl_locate.errors import IclLocateError
+from icl_locate.ending import in_words
 
 __all__ = [
     "DemoConfig",
@@ -45,16 +44,16 @@ _RUN: dict[type, Callable[[Any], None]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run a command; returns the exit status."""
-    config: Any = tyro.cli(
-        Command,
-        config=(tyro.conf.OmitArgPrefixes,),
-        prog="icl-locate",
-        description="Find where in a language model in-context learning happens.",
-        args=arguments,
-    )
-    try:
+
+    def run() -> int:
+        config: Any = tyro.cli(
+            Command,
+            config=(tyro.conf.OmitArgPrefixes,),
+            prog="icl-locate",
+            description="Find where in a language model in-context learning happens.",
+            args=arguments,
+        )
         _RUN[type(config)](config)
-    except IclLocateError as error:
-        print(f"icl-locate: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return in_words(run)

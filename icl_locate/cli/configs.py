@@ -11,8 +11,8 @@ import tyro
 class SweepConfig:
     """Hide the context from each layer on, score the model, and locate the recognition layer.
 
-    Writes into the output directory: result.safetensors with result.json, scores.csv, report.html
-    and layer_curves.png (with another scope than "from": layer_importance.png).
+    Writes into the output directory: result.safetensors, scores.csv with scores.recipe.json,
+    report.html and layer_curves.png (with another scope than "from": layer_importance.png).
     """
 
     task: Annotated[str, tyro.conf.Positional] = "pseudo-translation"
@@ -34,6 +34,9 @@ class SweepConfig:
 
     output: Path = Path("runs/sweep")
     """Directory for what is written; made if it is not there."""
+
+    overwrite: bool = False
+    """Replace a result of another recipe in the output directory. Default: it is refused."""
 
     conditions: tuple[str, ...] = ()
     """What to hide: any of "examples", "instructions+examples", "examples, instructions kept",
@@ -122,9 +125,10 @@ class SweepConfig:
 class InductionConfig:
     """Score every head, take the induction heads out, and compare with random heads.
 
-    Writes into the output directory: heads.csv, head_map.png, ablation.safetensors with
-    ablation.json, ablation.csv, ablation_bars.png, fraction_curves.png, induction.html, and
-    reference.safetensors with reference.json where means were measured.
+    Writes into the output directory: heads.csv with heads.recipe.json, heads.safetensors,
+    head_map.png, ablation.safetensors, ablation.csv with ablation.recipe.json, ablation_bars.png,
+    fraction_curves.png, induction.html, effects.safetensors where single heads were ablated, and
+    reference.safetensors where means were measured.
     """
 
     task: Annotated[str, tyro.conf.Positional] = "pseudo-translation"
@@ -136,6 +140,9 @@ class InductionConfig:
 
     output: Path = Path("runs/induction")
     """Directory for what is written; made if it is not there."""
+
+    overwrite: bool = False
+    """Replace a result of another recipe in the output directory. Default: it is refused."""
 
     data: Path | None = None
     """Directory of FLORES's or HumanEval's files. Default: they come from the Hugging Face Hub."""
@@ -209,8 +216,8 @@ class SavingsConfig:
     """What dropping the context from a layer on saves: estimated from sizes, or measured.
 
     Prints a row for each layer: the published formula, exact floating-point operations, cache. With
-    --measure the model is loaded and generates; writes savings.safetensors with savings.json,
-    savings.csv and savings.png.
+    --measure the model is loaded and generates; writes savings.safetensors, savings.csv with
+    savings.recipe.json, and savings.png.
     """
 
     model: str = "embedded"
@@ -262,6 +269,9 @@ class SavingsConfig:
 
     output: Path = Path("runs/savings")
     """Directory for what is measured; made if it is not there."""
+
+    overwrite: bool = False
+    """Replace a result of another recipe in the output directory. Default: it is refused."""
 
     device: str | None = None
     """cpu, cuda, ... Default: a GPU if there is one."""

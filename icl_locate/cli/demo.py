@@ -1,7 +1,9 @@
 """``icl-locate demo``."""
 
 from icl_locate.cli.configs import DemoConfig
-from icl_locate.cli.writing import check_output, write_result
+from icl_locate.cli.earlier import check_earlier
+from icl_locate.cli.writing import WRITTEN, write_result
+from icl_locate.files import check_output
 
 
 def run_demo(config: DemoConfig) -> None:
@@ -9,7 +11,8 @@ def run_demo(config: DemoConfig) -> None:
     import icl_locate as icl
     from icl_locate import plots
 
-    check_output(config.output)
+    check_output(config.output, WRITTEN)
+    check_earlier(config, config.output / "result.safetensors")
     task = icl.load_task("pseudo-translation")
     model = icl.load_model(device="cpu")
     result = icl.sweep(
@@ -21,6 +24,5 @@ def run_demo(config: DemoConfig) -> None:
         progress=not config.quiet,
     )
     prompts = icl.build_prompts(model, task.test[:1], examples=task.train, template=task.template)
-    write_result(
-        result, config.output, 0.95, {"prompt_segments": plots.prompt_segments(model, prompts)}
-    )
+    shown = {"prompt_segments": plots.prompt_segments(model, prompts)}
+    write_result(result, config, config.output, 0.95, shown)

@@ -4,9 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from icl_locate.cli.configs import InductionConfig
+from icl_locate.cli.earlier import check_earlier, with_settings
 from icl_locate.cli.first_prompt import print_first_prompt
-from icl_locate.cli.writing import check_output, load_scored_task, say_written, write_pngs
+from icl_locate.cli.writing import load_scored_task, say_written, write_pngs, write_table
 from icl_locate.errors import IclLocateError
+from icl_locate.files import check_output
+
+_WRITTEN = (
+    "ablation.safetensors", "ablation.csv", "ablation.recipe.json", "reference.safetensors",
+    "heads.safetensors", "heads.csv", "heads.recipe.json", "effects.safetensors", "induction.html",
+)  # fmt: skip
 
 
 def run_induction(config: InductionConfig) -> None:
@@ -19,7 +26,8 @@ def run_induction(config: InductionConfig) -> None:
     check_confidence(config.confidence)
     if config.lengths:
         check_lengths(config.lengths)
-    check_output(config.output)
+    check_output(config.output, _WRITTEN)
+    check_earlier(config, config.output / "ablation.safetensors")
     task, metric = load_scored_task(config)
     if config.n_effects < 0:
         raise IclLocateError(f"--n-effects is {config.n_effects}: expected 0 or more")
@@ -29,6 +37,7 @@ def run_induction(config: InductionConfig) -> None:
     if not config.quiet:
         print_first_prompt(task, n_shots=config.shots[0], instruction=True, seed=config.seeds[0])
     model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
+    check_earlier(config, config.output / "ablation.safetensors", model=model)
     own = None if config.tokens == "vocabulary" else induction.task_tokens(model, task)
     fitted = Sequences.fit(model, config.lengths or None, tokens=own, speech="command")
     scores = induction.head_scores(
@@ -51,6 +60,7 @@ def run_induction(config: InductionConfig) -> None:
         batch_size=config.batch_size,
         progress=not config.quiet,
     )
+    result = with_settings(result, config)
     written = _write_study(config, result)
     effects = None
     n_heads = scores.induction.numel()
@@ -82,9 +92,8 @@ def _write_study(config: InductionConfig, result: Any) -> list[Path]:
     written: list[Path] = [result.save(config.output / "ablation")]
     if result.reference is not None:
         written.append(result.reference.save(config.output / "reference"))
-    written.append(config.output / "ablation.csv")
-    result.to_dataframe().to_csv(written[-1], index=False)
-    return written
+    table = config.output / "ablation.csv"
+    return written + write_table(result.to_dataframe(), table, result.provenance)
 
 
 def _write_rest(
@@ -102,9 +111,13 @@ def _write_rest(
     output = config.output
     comparisons = result.compare(confidence=config.confidence)
     chosen = max((arm.heads for arm in result.arms if arm.kind == "induction"), key=len)
-    written.append(output / "heads.csv")
     table = scores.to_dataframe(effects)
-    table.to_csv(written[-1], index=False)
+    recipe = {"scores": dict(scores.provenance)}
+    written.append(scores.save(output / "heads"))
+    if effects is not None:
+        recipe["effects"] = dict(effects.provenance)
+        written.append(effects.save(output / "effects"))
+    written += write_table(table, output / "heads.csv", recipe)
     written.append(
         write_head_report(output / "induction.html", scores, effects, result, comparisons)
     )

@@ -3,7 +3,9 @@
 from typing import Any
 
 from icl_locate.cli.configs import SavingsConfig
-from icl_locate.cli.writing import check_output, load_scored_task, say_written, write_pngs
+from icl_locate.cli.earlier import check_earlier, with_settings
+from icl_locate.cli.writing import load_scored_task, say_written, write_pngs, write_table
+from icl_locate.files import check_output
 
 
 def run_savings(config: SavingsConfig) -> None:
@@ -57,9 +59,12 @@ def _measure(config: SavingsConfig) -> None:
     from icl_locate import plots
     from icl_locate.savings import measure_savings
 
-    check_output(config.output)
+    result = config.output / "savings.safetensors"
+    check_output(config.output, (result.name, "savings.csv", "savings.recipe.json"))
+    check_earlier(config, result)
     task, metric = load_scored_task(config)
     model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
+    check_earlier(config, result, model=model)
     measured = measure_savings(
         model,
         task,
@@ -71,9 +76,10 @@ def _measure(config: SavingsConfig) -> None:
         repeats=config.repeats,
         batch_size=config.batch_size,
     )
+    measured = with_settings(measured, config)
     table = measured.to_dataframe()
-    written = [measured.save(config.output / "savings"), config.output / "savings.csv"]
-    table.to_csv(written[-1], index=False)
+    written = [measured.save(result)]
+    written += write_table(table, config.output / "savings.csv", measured.provenance)
     problem = write_pngs({"savings": plots.savings_curves(measured)}, config.output, written)
     print(_table(table, measured.metric))
     say_written(written, problem)

@@ -1,13 +1,16 @@
 """``icl-locate sweep``. Everything heavy is imported when it runs, so that --help is quick."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from icl_locate.cli.announce import announce
 from icl_locate.cli.configs import SweepConfig
+from icl_locate.cli.earlier import check_earlier
 from icl_locate.cli.first_prompt import print_first_prompt
-from icl_locate.cli.writing import check_code, check_output, write_result, write_shots
+from icl_locate.cli.writing import WRITTEN, check_code, write_result, write_shots
 from icl_locate.errors import IclLocateError
+from icl_locate.files import check_output
 
 
 def run_sweep(config: SweepConfig) -> None:
@@ -19,7 +22,11 @@ def run_sweep(config: SweepConfig) -> None:
 
     config = _with_preset(config)
     check_confidence(config.confidence)
-    check_output(config.output)
+    places = _places(config)
+    for place in places.values():
+        check_output(place, WRITTEN)
+    results_of = [place / "result.safetensors" for place in places.values()]
+    check_earlier(config, *results_of)
     task = _load_task(config)
     metric = config.metric or task.metric
     check_code(metric, allowed=config.run_code or config.dry_run)
@@ -42,9 +49,9 @@ def run_sweep(config: SweepConfig) -> None:
     if config.dry_run:
         return
     model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
+    check_earlier(config, *results_of, model=model)
     results = {}
-    for n_shots in shots:
-        output = config.output / f"shots_{n_shots}" if config.shots else config.output
+    for n_shots, output in places.items():
         results[n_shots] = icl.sweep(
             model,
             task,
@@ -63,9 +70,16 @@ def run_sweep(config: SweepConfig) -> None:
             engine=config.engine,
             progress=not config.quiet,
         )
-        write_result(results[n_shots], output, config.confidence, reference=config.preset)
+        write_result(results[n_shots], config, output, config.confidence, reference=config.preset)
     if config.shots and config.scope == "from":
         write_shots(results, config.output)
+
+
+def _places(config: SweepConfig) -> dict[int, Path]:
+    """Where the result of each number of shots goes."""
+    if not config.shots:
+        return {config.n_shots: config.output}
+    return {n_shots: config.output / f"shots_{n_shots}" for n_shots in config.shots}
 
 
 def _load_task(config: SweepConfig) -> Any:

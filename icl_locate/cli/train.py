@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 
+from icl_locate.cli.earlier import check_earlier, with_settings
 from icl_locate.cli.first_prompt import print_first_prompt
 from icl_locate.cli.train_configs import GatesConfig, LoraByLayerConfig
-from icl_locate.cli.writing import check_output, load_scored_task, say_written, write_pngs
+from icl_locate.cli.writing import load_scored_task, say_written, write_pngs, write_table
 from icl_locate.errors import IclLocateError
+from icl_locate.files import check_output
 
 
 def run_gates(config: GatesConfig) -> None:
@@ -13,6 +15,7 @@ def run_gates(config: GatesConfig) -> None:
     import icl_locate as icl
     from icl_locate import plots
     from icl_locate.gates import GateConfig, train_gates
+    from icl_locate.storage import saved_path
 
     how = GateConfig(
         objective=config.objective,
@@ -24,14 +27,20 @@ def run_gates(config: GatesConfig) -> None:
         start=config.start,
         seed=config.seed,
     )
-    check_output(config.output)
+    result, checkpoint = config.output / "gates.safetensors", config.output / "checkpoint"
+    check_output(config.output, (result.name, "gates.csv", "gates.recipe.json"))
+    check_earlier(config, result)
     task, metric = load_scored_task(config)
     if not config.quiet:
         print_first_prompt(
             task, n_shots=config.n_shots, instruction=config.instruction, seed=config.seed
         )
+    model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
+    check_earlier(config, result, model=model)
+    if config.overwrite:
+        saved_path(checkpoint).unlink(missing_ok=True)
     found = train_gates(
-        icl.load_model(config.model, device=config.device, dtype=config.dtype),
+        model,
         task,
         how,
         n_shots=config.n_shots,
@@ -42,11 +51,12 @@ def run_gates(config: GatesConfig) -> None:
         n_curve=config.n_curve,
         metric=metric,
         max_new_tokens=config.max_new_tokens,
-        checkpoint=config.output / "checkpoint",
+        checkpoint=checkpoint,
         progress=not config.quiet,
     )
-    written = [found.save(config.output / "gates"), config.output / "gates.csv"]
-    found.to_dataframe().to_csv(written[-1], index=False)
+    found = with_settings(found, config)
+    written = [found.save(result)]
+    written += write_table(found.to_dataframe(), config.output / "gates.csv", found.provenance)
     figures = {"gate_map": plots.gate_map(found), "pruning_curve": plots.pruning_curve(found)}
     problem = write_pngs(figures, config.output, written)
     print(f"{found.metric}: {found.whole:.3g} whole, {found.pruned:.3g} with heads closed")
@@ -63,7 +73,7 @@ def run_lora(config: LoraByLayerConfig) -> None:
     from icl_locate.lora import PRESETS, lora_by_layer
     from icl_locate.report import align_table
 
-    check_output(config.output)
+    check_output(config.output, ("lora.safetensors", "lora.csv", "lora.recipe.json"))
     task, metric = load_scored_task(config)
     swept = None if config.sweep is None else icl.SweepResult.load(config.sweep)
     if swept is not None and (config.condition or swept.conditions[0]) not in swept.conditions:
@@ -92,8 +102,9 @@ def run_lora(config: LoraByLayerConfig) -> None:
         dtype=config.dtype,
         progress=not config.quiet,
     )
-    written = [found.save(config.output / "lora"), config.output / "lora.csv"]
-    found.to_dataframe().to_csv(written[-1], index=False)
+    found = with_settings(found, config)
+    written = [found.save(config.output / "lora")]
+    written += write_table(found.to_dataframe(), config.output / "lora.csv", found.provenance)
     figure = plots.lora_curves(found, swept, config.condition)
     problem = write_pngs({"lora_layers": figure}, config.output, written)
     low, high = found.interval()

@@ -11,8 +11,9 @@ import tyro
 class GatesConfig:
     """Learn a gate for each head of a frozen model: which heads can go, and which are needed?
 
-    Writes into the output directory: gates.safetensors with gates.json, gates.csv, gate_map.png,
-    pruning_curve.png, and checkpoint.safetensors, from which an interrupted run goes on.
+    Writes into the output directory: gates.safetensors, gates.csv with gates.recipe.json,
+    gate_map.png, pruning_curve.png, and checkpoint.safetensors, from which an interrupted run goes
+    on.
     """
 
     task: Annotated[str, tyro.conf.Positional] = "pseudo-translation"
@@ -23,6 +24,10 @@ class GatesConfig:
 
     output: Path = Path("runs/gates")
     """Directory for what is written; made if it is not there."""
+
+    overwrite: bool = False
+    """Replace a result of another recipe in the output directory. It begins anew, without the
+    checkpoint. Default: it is refused."""
 
     data: Path | None = None
     """Directory of FLORES's or HumanEval's files. Default: they come from the Hugging Face Hub."""
@@ -93,8 +98,8 @@ class LoraByLayerConfig:
     """Tune one layer at a time to a task by LoRA, and score each tuned model.
 
     Writes into the output directory: an adapter for each layer and seed as peft writes them,
-    lora.safetensors with lora.json, lora.csv and lora_layers.png. A run with the same output goes
-    on where the last one ended.
+    lora.safetensors, lora.csv with lora.recipe.json, and lora_layers.png. A run with the same
+    output goes on where the last one ended; another training's checkpoints are refused.
     """
 
     task: Annotated[str, tyro.conf.Positional] = "pseudo-translation/Novel"

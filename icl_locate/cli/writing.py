@@ -1,17 +1,16 @@
 """What the commands write: results, tables, pages and pictures."""
 
-import os
+import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from icl_locate.cli.earlier import with_settings
 from icl_locate.errors import IclLocateError
+from icl_locate.files import replace_file
 
-
-def check_output(output: Path) -> None:
-    """Refuse, before anything runs, a directory that could not be written."""
-    existing = next(path for path in (output, *output.absolute().parents) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        raise IclLocateError(f"nothing can be written to {output}: {existing} is in the way")
+WRITTEN = ("result.safetensors", "scores.csv", "scores.recipe.json", "report.html")
+"""What every sweep writes."""
 
 
 def check_code(metric: str, *, allowed: bool) -> None:
@@ -33,8 +32,18 @@ def load_scored_task(config: Any) -> tuple[Any, str]:
     return task, metric
 
 
+def write_table(table: Any, path: Path, recipe: Mapping[str, Any]) -> list[Path]:
+    """Write a table as CSV, and beside it NAME.recipe.json, which says where it comes from."""
+    text = json.dumps(dict(recipe), indent=1, ensure_ascii=False, default=str)
+    return [
+        replace_file(path, [table.to_csv(index=False).encode()]),
+        replace_file(path.with_suffix(".recipe.json"), [text.encode()]),
+    ]
+
+
 def write_result(
     result: Any,
+    config: Any,
     output: Path,
     confidence: float,
     more: dict[str, Any] | None = None,
@@ -43,6 +52,7 @@ def write_result(
     """Write a result with its table, figures and page, and say what was written.
 
     Args:
+        config: the command's options.
         more: other figures for the page, by name.
         reference: a preset whose published curves are laid under the result's.
     """
@@ -52,8 +62,9 @@ def write_result(
     from icl_locate.reference import SIA2024_TRANSLATION
     from icl_locate.report import importance_table, text_table
 
-    written = [result.save(output / "result.safetensors"), output / "scores.csv"]
-    result.to_dataframe().to_csv(written[-1], index=False)
+    result = with_settings(result, config)
+    written = [result.save(output / "result.safetensors")]
+    written += write_table(result.to_dataframe(), output / "scores.csv", result.provenance)
     if result.provenance.get("scope", "from") == "from":
         locations = icl.locate(result, confidence=confidence)
         same = result.provenance["task"] == "flores/en-fr" and result.metric.startswith("bleu_lc")

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,24 +9,28 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from icl_locate.arguments import check_choice, check_seeds, check_text
 from icl_locate.bootstrap import bootstrap_scores, percentile_interval
+from icl_locate.contents import check_recipe, check_table, settle
 from icl_locate.errors import MaskError, ResultError
 from icl_locate.head_sets import HeadSet
 from icl_locate.location import check_confidence
-from icl_locate.metrics import Metric, find_scorer
+from icl_locate.metrics import Metric, check_statistics, find_scorer
 from icl_locate.reprs import short_repr
-from icl_locate.storage import load_tensors, save_tensors
+from icl_locate.saved import Saved
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORM = "icl_locate.HeadSweepResult/1"
-_TENSORS = ("statistics", "scores", "ceiling", "floor")
-
 
 @short_repr("model", "task", "metric", "mode", "condition", "seeds", "worth")
 @dataclass(frozen=True)
-class HeadSweepResult:
+class HeadSweepResult(
+    Saved,
+    form="icl_locate.HeadSweepResult/2",
+    tensors=("statistics", "scores", "ceiling", "floor"),
+    labels=("mode", "condition", "seeds", "metric", "provenance"),
+):
     """The scores of a sweep over heads.
 
     Attributes:
@@ -53,6 +56,23 @@ class HeadSweepResult:
     metric: str
     provenance: Mapping[str, Any]
     custom_metric: Metric | None = None
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            mode=check_choice("mode", self.mode, ("hidden", "kept"), error=ResultError),
+            condition=check_text("condition", self.condition, error=ResultError),
+            seeds=check_seeds(self.seeds, error=ResultError),
+            metric=check_text("metric", self.metric, error=ResultError),
+            provenance=check_recipe(self.provenance),
+        )
+        n_seeds = len(self.seeds)
+        check_table("scores", self.scores, (None, None, n_seeds))
+        n_layers, n_heads, _ = self.scores.shape
+        check_table("statistics", self.statistics, (n_layers * n_heads + 2, n_seeds, None, None))
+        check_table("ceiling", self.ceiling, (n_seeds,))
+        check_table("floor", self.floor, (n_seeds,))
+        check_statistics(self.statistics.numpy(), self.metric, self.custom_metric, self.provenance)
 
     @property
     def worth(self) -> Float[Tensor, "layer head"]:
@@ -120,33 +140,6 @@ class HeadSweepResult:
         }
         frame = pd.DataFrame({name: value.flatten().numpy() for name, value in columns.items()})
         return frame.sort_values("worth", ascending=False, ignore_index=True)
-
-    def save(self, path: str | Path) -> Path:
-        """Write ``path`` (.safetensors) and beside it a .json of the same name; no pickle."""
-        names = ("mode", "condition", "seeds", "metric", "provenance")
-        rest = {name: getattr(self, name) for name in names}
-        return save_tensors(path, _FORM, {name: getattr(self, name) for name in _TENSORS}, rest)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "HeadSweepResult":
-        """Read what `save` wrote.
-
-        Raises:
-            ResultError: if a file is missing, damaged, or not of this format.
-        """
-        labels = ("mode", "condition", "seeds", "metric", "provenance")
-        tensors, rest = load_tensors(path, _FORM, _TENSORS, labels)
-        return cls(
-            mode=rest["mode"],
-            condition=rest["condition"],
-            seeds=tuple(rest["seeds"]),
-            statistics=tensors["statistics"],
-            scores=tensors["scores"],
-            ceiling=tensors["ceiling"],
-            floor=tensors["floor"],
-            metric=rest["metric"],
-            provenance=rest["provenance"],
-        )
 
     def best(self, n: int) -> "HeadSet":
         """The ``n`` heads of the greatest worth, the greatest first.

@@ -1,6 +1,7 @@
 """Hiding the context from single heads, from all but one, and from growing sets."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from itertools import product
 from typing import Any, Literal
 
@@ -25,6 +26,7 @@ from icl_locate.metrics import (
     TextScore,
     generates,
     is_known,
+    is_mean,
     judged,
     score_totals,
 )
@@ -251,6 +253,7 @@ class HeadStudy:
         return {
             **describe_model(self._model),
             "task": self._task.name,
+            "template": asdict(self._task.template_for(instruction=self._condition.instruction)),
             "hide": sorted(segment.name for segment in self._condition.hide),
             "rows": str(self._rows),
             "n_shots": self._n_shots,
@@ -260,6 +263,7 @@ class HeadStudy:
             "max_new_tokens": self._max_new_tokens,
             "signature": self._metric.signature,
             **judged(self._metric),
+            "metric_is_mean": is_mean(self._metric),
             "engine": self._engine,
             "prompts_sha256": prompts_digest(self._prompts),
         }

@@ -11,6 +11,7 @@ from transformers.cache_utils import Cache
 
 from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
+from icl_locate.fingerprint import hold_weights
 from icl_locate.tokens import Prompts, check_tokenizer
 
 OnText = Callable[[int, str], object]
@@ -34,7 +35,8 @@ def generate(
     def under_mask(batch: Prompts) -> AbstractContextManager[object]:
         return masked(model, batch, mask)
 
-    return decode(model, prompts, under_mask, max_new_tokens, stop, batch_size, on_text)
+    with hold_weights(model):
+        return decode(model, prompts, under_mask, max_new_tokens, stop, batch_size, on_text)
 
 
 def decode(

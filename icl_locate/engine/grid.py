@@ -22,7 +22,7 @@ from icl_locate.hooks import find_route, hold
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.layers import from_layer
 from icl_locate.masks import ContextMask, Mask, resolve
-from icl_locate.metrics import LOG_PROB, LabelAccuracy, Metric, generates, mean_statistics
+from icl_locate.metrics import LabelAccuracy, Metric, generates, is_log_prob, mean_statistics
 from icl_locate.models import check_model
 from icl_locate.tokens import Prompts
 
@@ -141,7 +141,7 @@ def run_grid(
             by_mask = score_labels_many(model, batch, masks, metric.labels, drop=drop).tolist()
             for written, some in zip(answers, by_mask, strict=True):
                 written.extend(metric.choose(some, batch.texts))
-        elif metric is LOG_PROB:
+        elif is_log_prob(metric):
             found = score_many(model, batch, masks, drop=drop).tolist()
             for row, values in zip(scores, found, strict=True):
                 row.extend(values)
@@ -155,7 +155,7 @@ def run_grid(
 
     limit = token_budget if token_budget is not None else default_budget(model, prompts)
     run_in_chunks(prompts, cost, limit, batch_size, run)
-    if metric is LOG_PROB:
+    if is_log_prob(metric):
         return [Cell(mean_statistics(row), [""] * len(prompts)) for row in scores]
     return [Cell(metric.statistics(row, prompts.targets), row) for row in answers]
 

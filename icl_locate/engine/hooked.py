@@ -10,7 +10,7 @@ from icl_locate.engine.decoding import generate
 from icl_locate.engine.forward import Intervention
 from icl_locate.engine.labels import score_labels
 from icl_locate.engine.scoring import score_targets
-from icl_locate.metrics import LOG_PROB, LabelAccuracy, Metric, Statistics, mean_statistics
+from icl_locate.metrics import LabelAccuracy, Metric, Statistics, is_log_prob, mean_statistics
 from icl_locate.tokens import Prompts
 
 
@@ -51,7 +51,7 @@ def run_cell(
         scores = score_labels(model, prompts, metric.labels, mask, batch_size=batch_size)
         answers = metric.choose(scores.tolist(), prompts.texts)
         return Cell(metric.statistics(answers, prompts.targets), answers)
-    if metric is LOG_PROB:
+    if is_log_prob(metric):
         scores = score_targets(model, prompts, mask, batch_size=batch_size)
         return Cell(mean_statistics(scores.tolist()), [""] * len(prompts))
     texts = generate(model, prompts, mask, max_new_tokens, batch_size=batch_size)

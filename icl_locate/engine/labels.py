@@ -12,6 +12,7 @@ from icl_locate.engine.forward import Intervention, keep_logits, masked, require
 from icl_locate.engine.scoring import score_targets
 from icl_locate.engine.shared import score_many
 from icl_locate.errors import PromptError
+from icl_locate.fingerprint import hold_weights
 from icl_locate.masks import Mask
 from icl_locate.models import check_model
 from icl_locate.tokens import Prompts, check_tokenizer, continue_prompt
@@ -120,12 +121,13 @@ def _next_tokens(
     """The log-probabilities of what follows each prompt."""
     device = model.cfg.device
     found = []
-    for batch in prompts.batches(batch_size):
-        with masked(model, batch, mask):
-            logits = model(
-                batch.tokens.to(device),
-                attention_mask=batch.attention_mask.long().to(device),
-                **keep_logits(model, 1),
-            )
-        found.append(require_numbers(logits[:, -1].float().log_softmax(dim=-1)).cpu())
+    with hold_weights(model):
+        for batch in prompts.batches(batch_size):
+            with masked(model, batch, mask):
+                logits = model(
+                    batch.tokens.to(device),
+                    attention_mask=batch.attention_mask.long().to(device),
+                    **keep_logits(model, 1),
+                )
+            found.append(require_numbers(logits[:, -1].float().log_softmax(dim=-1)).cpu())
     return torch.cat(found)

@@ -10,6 +10,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate._types import Part, Segment
 from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
+from icl_locate.fingerprint import hold_weights
 from icl_locate.models import check_model
 from icl_locate.tokens import Prompts
 
@@ -35,7 +36,8 @@ def score_targets(
         NumericalError: if the model gives NaN.
     """
     check_model(model)
-    scores = [_score_batch(model, batch, mask) for batch in prompts.batches(batch_size)]
+    with hold_weights(model):
+        scores = [_score_batch(model, batch, mask) for batch in prompts.batches(batch_size)]
     return torch.cat(scores)
 
 

@@ -2,30 +2,35 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from icl_locate.arguments import check_choice, check_count, check_number, check_text
+from icl_locate.contents import check_recipe, check_table, settle
+from icl_locate.errors import ResultError
+from icl_locate.gates.config import Objective
 from icl_locate.gates.hard_concrete import open_chance, settled_gates
 from icl_locate.reprs import short_repr
-from icl_locate.storage import load_tensors, save_tensors
+from icl_locate.saved import Saved
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORM = "icl_locate.GatesResult/1"
-_TENSORS = ("alpha", "curve")
-_LABELS = ("objective", "n_epochs", "whole", "pruned", "metric", "provenance")
 
 Head = tuple[int, int]
 
 
 @short_repr("model", "task", "objective", "metric", "whole", "pruned", "n_epochs", "gates")
 @dataclass(frozen=True)
-class GatesResult:
+class GatesResult(
+    Saved,
+    form="icl_locate.GatesResult/2",
+    tensors=("alpha", "curve"),
+    labels=("objective", "n_epochs", "whole", "pruned", "metric", "provenance"),
+):
     """Learnt gates, and the score of the model with their heads closed.
 
     Attributes:
@@ -49,6 +54,26 @@ class GatesResult:
     curve: Float[Tensor, "n_closed"]
     metric: str
     provenance: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            objective=check_choice(
+                "objective", self.objective, get_args(Objective), error=ResultError
+            ),
+            n_epochs=check_count("n_epochs", self.n_epochs, least=0, error=ResultError),
+            whole=check_number("whole", self.whole, error=ResultError),
+            pruned=check_number("pruned", self.pruned, error=ResultError),
+            metric=check_text("metric", self.metric, error=ResultError),
+            provenance=check_recipe(self.provenance),
+        )
+        check_table("alpha", self.alpha, (None, None))
+        check_table("curve", self.curve, (None,))
+        if not self.alpha.numel() or not 1 <= len(self.curve) <= 1 + self.alpha.numel():
+            raise ResultError(
+                f"alpha is of {self.alpha.numel()} heads, the curve of {len(self.curve)} points: "
+                "expected one for each number of heads closed, from 0"
+            )
 
     @property
     def gates(self) -> Float[Tensor, "layer head"]:
@@ -94,25 +119,6 @@ class GatesResult:
             "closed": self.gates == 0,
         }
         return pd.DataFrame({name: value.flatten().numpy() for name, value in columns.items()})
-
-    def save(self, path: str | Path) -> Path:
-        """Write ``path`` (.safetensors) and beside it a .json of the same name; no pickle."""
-        rest = {name: getattr(self, name) for name in _LABELS}
-        return save_tensors(path, _FORM, {name: getattr(self, name) for name in _TENSORS}, rest)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "GatesResult":
-        """Read what `save` wrote.
-
-        Raises:
-            ResultError: if a file is missing, damaged, or not of this format.
-        """
-        tensors, rest = load_tensors(path, _FORM, _TENSORS, _LABELS)
-        return cls(
-            alpha=tensors["alpha"],
-            curve=tensors["curve"],
-            **{name: rest[name] for name in _LABELS},
-        )
 
 
 def _heads(chosen: Tensor) -> frozenset[Head]:

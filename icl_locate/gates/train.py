@@ -14,24 +14,25 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.ablation import HeadAblation
+from icl_locate.contents import PROGRESS, check_progress, check_table
 from icl_locate.engine.hooked import run_cell
 from icl_locate.engine.scoring import forced_log_probs
 from icl_locate.errors import NumericalError, TaskError
+from icl_locate.fingerprint import fingerprint
 from icl_locate.gates.config import GateConfig
 from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_gates
 from icl_locate.gates.results import GatesResult
 from icl_locate.hooks import hold, scale_heads
 from icl_locate.metrics import Metric, TextScore, judged
-from icl_locate.models import check_model, fingerprint
+from icl_locate.models import check_model
 from icl_locate.recipes import describe_model, prompts_digest
 from icl_locate.storage import load_checkpoint, save_checkpoint
 from icl_locate.sweeps import choose_metric
 from icl_locate.tasks.task import Task
 from icl_locate.tokens import Prompts, build_prompts
 
-_FORM = "icl_locate.GateCheckpoint/1"
+_FORM = "icl_locate.GateCheckpoint/2"
 _TENSORS = ("alpha", "best_alpha", "exp_avg", "exp_avg_sq")
-_COUNTS = ("best", "epoch", "step", "waited", "history")
 
 
 def train_gates(
@@ -99,8 +100,9 @@ def train_gates(
         "fingerprint": fingerprint(model),
         "prompts_sha256": prompts_digest([train, dev]),
     }
-    state = _State.load(checkpoint, recipe) if checkpoint is not None else None
-    state = state or _State.new(model, config)
+    shape = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    state = _State.load(checkpoint, recipe, shape) if checkpoint is not None else None
+    state = state or _State.new(shape, config)
     with frozen(model):
         bar = tqdm(total=config.max_epochs, initial=state.epoch, unit="epoch", disable=not progress)
         with bar:
@@ -131,11 +133,15 @@ def train_gates(
             **describe_model(model),
             **recipe,
             "task": task.name,
+            "template": asdict(task.template_for(instruction=instruction)),
+            "choice": task.choice,
             "n_shots": n_shots,
             "instruction": instruction,
             "n_train": n_train,
             "n_dev": n_dev,
             "n_queries": n_queries,
+            "queries_sha256": prompts_digest([test]),
+            "max_new_tokens": max_new_tokens,
             "signature": scored.signature,
             "dev_objectives": state.history,
         },
@@ -176,8 +182,7 @@ class _State:
     history: list[float]
 
     @classmethod
-    def new(cls, model: TransformerBridge, config: GateConfig) -> "_State":
-        shape = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    def new(cls, shape: tuple[int, int], config: GateConfig) -> "_State":
         generator = torch.Generator().manual_seed(config.seed)
         alpha = config.start + 0.1 * torch.rand(shape, generator=generator)
         nothing = torch.zeros(shape)
@@ -192,20 +197,22 @@ class _State:
             self.best, self.best_alpha = objective, self.alpha.clone()
 
     def save(self, path: str | Path, recipe: dict[str, Any]) -> None:
-        rest = {
-            name: getattr(self, name) for name in ("best", "epoch", "step", "waited", "history")
-        }
+        rest = {name: getattr(self, name) for name in PROGRESS}
         tensors = {name: getattr(self, name) for name in _TENSORS}
         save_checkpoint(path, _FORM, tensors, rest, recipe)
 
     @classmethod
-    def load(cls, path: str | Path, recipe: dict[str, Any]) -> "_State | None":
-        found = load_checkpoint(path, _FORM, recipe)
+    def load(
+        cls, path: str | Path, recipe: dict[str, Any], shape: tuple[int, int]
+    ) -> "_State | None":
+        found = load_checkpoint(path, _FORM, recipe, _TENSORS, PROGRESS)
         if found is None:
             return None
         tensors, rest = found
-        fields: dict[str, Any] = tensors | {name: rest[name] for name in _COUNTS}
-        return cls(**fields)
+        for name in _TENSORS:
+            check_table(name, tensors[name], shape)
+        fields: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+        return cls(**fields, **check_progress(rest))
 
 
 def _train_epoch(

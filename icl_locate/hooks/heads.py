@@ -12,12 +12,13 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.ablation import HeadAblation, HeadReference, Method
 from icl_locate.errors import MaskError, ModelError
+from icl_locate.fingerprint import fingerprint
 from icl_locate.hooks.cells import NamedHook
 from icl_locate.hooks.holding import hold, owned
 from icl_locate.hooks.padding import no_padding, runs_of
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.layers import as_pairs
-from icl_locate.models import check_model, fingerprint
+from icl_locate.models import check_model
 from icl_locate.tokens import Prompts
 
 _editable: "weakref.WeakSet[TransformerBridge]" = weakref.WeakSet()

@@ -1,8 +1,8 @@
 """What each head is worth: the log-probability lost when it alone is ablated."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,17 +12,22 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
-from icl_locate.ablation import HeadAblation, HeadReference, Method
+from icl_locate.ablation import METHODS, HeadAblation, HeadReference, Method
+from icl_locate.arguments import check_choice
 from icl_locate.bootstrap import percentile_interval
+from icl_locate.contents import check_pairs, check_recipe, check_table, settle
 from icl_locate.engine.scoring import score_targets
-from icl_locate.errors import PromptError
+from icl_locate.errors import PromptError, ResultError
+from icl_locate.fingerprint import hold_weights
 from icl_locate.induction.sequences import Sequences, TokenRows
 from icl_locate.layers import as_pairs, check_heads
 from icl_locate.location import check_confidence
 from icl_locate.models import check_model
 from icl_locate.prompts import PromptTemplate
 from icl_locate.random_tokens import TokenIds
+from icl_locate.recipes import describe_model, prompts_digest
 from icl_locate.reprs import short_repr
+from icl_locate.saved import Saved
 from icl_locate.tokens import Prompts
 
 if TYPE_CHECKING:
@@ -31,7 +36,12 @@ if TYPE_CHECKING:
 
 @short_repr("heads", "method", "clean", "losses")
 @dataclass(frozen=True)
-class HeadEffects:
+class HeadEffects(
+    Saved,
+    form="icl_locate.HeadEffects/2",
+    tensors=("clean", "losses"),
+    labels=("heads", "method", "provenance"),
+):
     """What single heads are worth on some prompts.
 
     Attributes:
@@ -39,12 +49,24 @@ class HeadEffects:
         method: how each was ablated.
         clean: each target's log-probability in the whole model (natural, summed over tokens).
         losses: how much of it is lost with each head ablated; below 0 if that helps.
+        provenance: model, prompts' hash and template, reference, versions.
     """
 
     heads: tuple[tuple[int, int], ...]
     method: str
     clean: Float[Tensor, "item"]
     losses: Float[Tensor, "head item"]
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            heads=check_pairs("heads", self.heads),
+            method=check_choice("method", self.method, METHODS, error=ResultError),
+            provenance=check_recipe(self.provenance),
+        )
+        check_table("clean", self.clean, (None,))
+        check_table("losses", self.losses, (len(self.heads), len(self.clean)))
 
     @property
     def mean(self) -> Float[Tensor, "head"]:
@@ -112,15 +134,27 @@ def head_effects(
     check_heads(chosen, n_layers, n_heads)
     if not chosen:
         raise PromptError("no heads were given: expected at least one, or None for all")
-    clean = score_targets(model, prompts, batch_size=batch_size)
-    losses = [
-        clean
-        - score_targets(
-            model, prompts, HeadAblation({head}, method, reference, seed), batch_size=batch_size
-        )
-        for head in tqdm(chosen, unit="head", disable=not progress)
-    ]
-    return HeadEffects(chosen, str(method), clean, torch.stack(losses))
+    losses = []
+    with hold_weights(model):
+        clean = score_targets(model, prompts, batch_size=batch_size)
+        for head in tqdm(chosen, unit="head", disable=not progress):
+            without = HeadAblation({head}, method, reference, seed)
+            losses.append(clean - score_targets(model, prompts, without, batch_size=batch_size))
+    return HeadEffects(
+        heads=chosen,
+        method=str(method),
+        clean=clean,
+        losses=torch.stack(losses),
+        provenance={
+            **describe_model(model),
+            "n_prompts": len(prompts),
+            "template": asdict(prompts.template),
+            "prompts_sha256": prompts_digest([prompts]),
+            "method": str(method),
+            "reference": None if reference is None else dict(reference.provenance),
+            "seed": seed,
+        },
+    )
 
 
 def repeated_prompts(

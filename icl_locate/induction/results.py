@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import product
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -13,18 +12,34 @@ from numpy import ndarray
 from torch import Tensor
 
 from icl_locate.ablation import HeadReference
+from icl_locate.arguments import (
+    check_choice,
+    check_count,
+    check_items,
+    check_number,
+    check_seeds,
+    check_text,
+    refuse,
+)
 from icl_locate.bootstrap import bootstrap_scores, percentile_interval
+from icl_locate.contents import (
+    check_counts,
+    check_pairs,
+    check_recipe,
+    check_table,
+    made_of,
+    settle,
+)
 from icl_locate.errors import ResultError
 from icl_locate.location import check_confidence
-from icl_locate.metrics import Metric, find_scorer, score_totals
+from icl_locate.metrics import Metric, check_statistics, find_scorer, score_totals
 from icl_locate.reprs import short_repr
-from icl_locate.storage import load_tensors, save_tensors
+from icl_locate.saved import Saved
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORM = "icl_locate.AblationResult/1"
-_LABELS = ("arms", "shots", "seeds", "metric", "provenance")
+_KINDS = ("full", "induction", "random")
 
 
 @short_repr("intervention", "kind", "fraction", "control", "heads")
@@ -47,6 +62,19 @@ class Arm:
     control: int
     heads: tuple[tuple[int, int], ...]
     fractions: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            intervention=check_text("intervention", self.intervention, error=ResultError),
+            kind=check_choice("kind", self.kind, _KINDS, error=ResultError),
+            fraction=check_number(
+                "fraction", self.fraction, least=0.0, most=1.0, error=ResultError
+            ),
+            control=check_count("control", self.control, least=0, error=ResultError),
+            heads=check_pairs("heads", self.heads),
+            fractions=_shares(self.fractions),
+        )
 
     @property
     def share(self) -> str:
@@ -102,7 +130,12 @@ def say_shares(fractions: Sequence[float]) -> str:
 
 @short_repr("model", "task", "metric", "arms", "shots", "seeds", "scores")
 @dataclass(frozen=True)
-class AblationResult:
+class AblationResult(
+    Saved,
+    form="icl_locate.AblationResult/2",
+    tensors=("statistics", "scores"),
+    labels=("arms", "shots", "seeds", "metric", "provenance"),
+):
     """The scores of an ablation study, and its recipe.
 
     Attributes:
@@ -126,12 +159,18 @@ class AblationResult:
     reference: HeadReference | None = None
 
     def __post_init__(self) -> None:
+        settle(
+            self,
+            arms=_as_arms(self.arms),
+            shots=check_counts("shots", self.shots),
+            seeds=check_seeds(self.seeds, error=ResultError),
+            metric=check_text("metric", self.metric, error=ResultError),
+            provenance=check_recipe(self.provenance),
+        )
         cells = len(self.arms), len(self.shots), len(self.seeds)
-        if tuple(self.scores.shape) != cells or self.statistics.shape[:3] != cells:
-            raise ResultError(
-                f"scores are {tuple(self.scores.shape)}, statistics "
-                f"{tuple(self.statistics.shape)}: expected to begin with {cells} from the labels"
-            )
+        check_table("scores", self.scores, cells)
+        check_table("statistics", self.statistics, (*cells, None, None))
+        check_statistics(self.statistics.numpy(), self.metric, self.custom_metric, self.provenance)
 
     @property
     def n_items(self) -> int:
@@ -218,46 +257,6 @@ class AblationResult:
             ]
         )
 
-    def save(self, path: str | Path) -> Path:
-        """Write ``path`` (.safetensors) and beside it a .json of the same name; no pickle."""
-        rest = {
-            "arms": [asdict(arm) for arm in self.arms],
-            "shots": list(self.shots),
-            "seeds": list(self.seeds),
-            "metric": self.metric,
-            "provenance": dict(self.provenance),
-        }
-        tensors = {"statistics": self.statistics, "scores": self.scores}
-        return save_tensors(path, _FORM, tensors, rest)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "AblationResult":
-        """Read what `save` wrote.
-
-        Raises:
-            ResultError: if a file is missing, damaged, or not of this format.
-        """
-        tensors, rest = load_tensors(path, _FORM, ("statistics", "scores"), _LABELS)
-        arms = [
-            Arm(
-                **arm
-                | {
-                    "heads": tuple((layer, head) for layer, head in arm["heads"]),
-                    "fractions": tuple(arm.get("fractions", ())),
-                }
-            )
-            for arm in rest["arms"]
-        ]
-        return cls(
-            arms=tuple(arms),
-            shots=tuple(rest["shots"]),
-            seeds=tuple(rest["seeds"]),
-            statistics=tensors["statistics"],
-            scores=tensors["scores"],
-            metric=rest["metric"],
-            provenance=rest["provenance"],
-        )
-
     def _controls_of(self, arm: Arm) -> list[int]:
         wanted = arm.intervention, "random", arm.fraction
         return [
@@ -265,6 +264,29 @@ class AblationResult:
             for i, other in enumerate(self.arms)
             if (other.intervention, other.kind, other.fraction) == wanted
         ]
+
+
+def _shares(given: Any) -> tuple[float, ...]:
+    """Shares of all heads, as a file may hold them."""
+    items = check_items("fractions", given, "a list of shares", error=ResultError)
+    return tuple(
+        check_number("fractions", share, least=0.0, most=1.0, error=ResultError) for share in items
+    )
+
+
+def _as_arms(given: Any) -> tuple[Arm, ...]:
+    """Arms, also as a file holds them."""
+    names = {part.name for part in fields(Arm)}
+    arms = check_items("arms", given, "a list of arms", error=ResultError)
+    wrong = [
+        arm
+        for arm in arms
+        if not (isinstance(arm, Arm) or (isinstance(arm, dict) and set(arm) == names))
+    ]
+    if wrong or not arms:
+        expected = f"a list of arms, each with {', '.join(sorted(names))}"
+        refuse("arms", wrong or arms, expected, ResultError)
+    return tuple(arm if isinstance(arm, Arm) else made_of(Arm, arm) for arm in arms)
 
 
 def _draw_controls(n: int, n_resamples: int, seed: int) -> Float[ndarray, "row control"]:

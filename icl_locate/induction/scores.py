@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from icl_locate.contents import check_counts, check_recipe, check_table, settle
 from icl_locate.errors import PromptError
 from icl_locate.hooks import watch_attention
 from icl_locate.induction.copying import copied_share
@@ -18,6 +19,7 @@ from icl_locate.models import check_model
 from icl_locate.random_tokens import TokenIds, opening_tokens
 from icl_locate.recipes import describe_model
 from icl_locate.reprs import short_repr
+from icl_locate.saved import Saved
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +33,12 @@ No head of the random models that were tried scored more than 0.02, at the short
 
 @short_repr("lengths", "induction", "copying", "previous_token")
 @dataclass(frozen=True)
-class HeadScores:
+class HeadScores(
+    Saved,
+    form="icl_locate.HeadScores/2",
+    tensors=("prefix_matching", "control", "normalized", "previous_token", "copying"),
+    labels=("lengths", "provenance"),
+):
     """What every head does on random tokens.
 
     Attributes:
@@ -55,6 +62,18 @@ class HeadScores:
     previous_token: Float[Tensor, "layer head"]
     copying: Float[Tensor, "layer head"]
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            lengths=check_counts("lengths", self.lengths),
+            provenance=check_recipe(self.provenance),
+        )
+        check_table("copying", self.copying, (None, None))
+        heads = tuple(self.copying.shape)
+        check_table("previous_token", self.previous_token, heads)
+        for name in ("prefix_matching", "control", "normalized"):
+            check_table(name, getattr(self, name), (len(self.lengths), *heads))
 
     @property
     def induction(self) -> Float[Tensor, "layer head"]:

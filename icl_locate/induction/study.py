@@ -18,6 +18,7 @@ from icl_locate.engine.decoding import check_room
 from icl_locate.engine.forward import Intervention
 from icl_locate.engine.hooked import run_cell
 from icl_locate.errors import MaskError, TaskError
+from icl_locate.fingerprint import hold_weights
 from icl_locate.head_sets import HeadSet
 from icl_locate.induction.results import AblationResult, Arm
 from icl_locate.induction.scores import HeadScores, prefix_matching_scores
@@ -25,12 +26,11 @@ from icl_locate.induction.selection import knockout, random_heads, select_heads
 from icl_locate.induction.sequences import Sequences
 from icl_locate.layers import as_pairs
 from icl_locate.metrics import (
-    LabelAccuracy,
-    MeanMetric,
     Metric,
     TextScore,
     generates,
     is_known,
+    is_mean,
     judged,
     score_totals,
 )
@@ -144,18 +144,18 @@ def ablation_study(
         corpus = prompts_of(others, max(numbers), -1)
         reference = head_reference(model, corpus, batch_size=batch_size)
     statistics = []
-    for arm, prompts in tqdm(
-        list(product(arms, shown)), unit="run", desc=task.name, disable=not progress
-    ):
-        cell = run_cell(
-            model,
-            prompts,
-            _intervention(arm, reference, match),
-            scored,
-            max_new_tokens=max_new_tokens,
-            batch_size=batch_size,
-        )
-        statistics.append(cell.statistics)
+    runs = list(product(arms, shown))
+    with hold_weights(model):
+        for arm, prompts in tqdm(runs, unit="run", desc=task.name, disable=not progress):
+            cell = run_cell(
+                model,
+                prompts,
+                _intervention(arm, reference, match),
+                scored,
+                max_new_tokens=max_new_tokens,
+                batch_size=batch_size,
+            )
+            statistics.append(cell.statistics)
     cells = len(arms), len(numbers), len(drawn)
     table = np.stack(statistics).reshape(*cells, *statistics[0].shape)
     return AblationResult(
@@ -169,6 +169,8 @@ def ablation_study(
             **describe_model(model),
             "task": task.name,
             "template": asdict(task.template),
+            "shots": list(numbers),
+            "seeds": list(drawn),
             "n_queries": n_queries,
             "choice": how,
             "head_scores": recipe,
@@ -176,7 +178,7 @@ def ablation_study(
             "max_new_tokens": max_new_tokens,
             "signature": scored.signature,
             **judged(scored),
-            "metric_is_mean": isinstance(scored, (MeanMetric, LabelAccuracy)),
+            "metric_is_mean": is_mean(scored),
             "reference": None if reference is None else dict(reference.provenance),
             "prompts_sha256": prompts_digest(shown),
         },

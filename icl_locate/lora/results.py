@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,24 +10,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from icl_locate.arguments import check_number, check_seeds, check_text
 from icl_locate.bootstrap import bootstrap_scores, percentile_interval
+from icl_locate.contents import check_counts, check_recipe, check_table, settle
 from icl_locate.errors import ResultError
 from icl_locate.location import check_confidence
-from icl_locate.metrics import Metric, find_scorer
+from icl_locate.metrics import Metric, check_statistics, find_scorer
 from icl_locate.reprs import short_repr
-from icl_locate.storage import load_tensors, save_tensors
+from icl_locate.saved import Saved
 
 if TYPE_CHECKING:
     from icl_locate.results import SweepResult
 
-_FORM = "icl_locate.LoraResult/1"
-_TENSORS = ("statistics", "scores", "dev_losses", "n_epochs")
-_LABELS = ("layers", "seeds", "metric", "untuned", "provenance")
-
 
 @short_repr("model", "task", "metric", "layers", "seeds", "untuned", "scores")
 @dataclass(frozen=True)
-class LoraResult:
+class LoraResult(
+    Saved,
+    form="icl_locate.LoraResult/2",
+    tensors=("statistics", "scores", "dev_losses", "n_epochs"),
+    labels=("layers", "seeds", "metric", "untuned", "provenance"),
+):
     """The scores of models tuned at one layer each.
 
     Attributes:
@@ -53,6 +55,22 @@ class LoraResult:
     metric: str
     provenance: Mapping[str, Any]
     custom_metric: Metric | None = None
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            layers=check_counts("layers", self.layers, ascending=True),
+            seeds=check_seeds(self.seeds, error=ResultError),
+            metric=check_text("metric", self.metric, error=ResultError),
+            untuned=check_number("untuned", self.untuned, error=ResultError),
+            provenance=check_recipe(self.provenance),
+        )
+        cells = len(self.layers), len(self.seeds)
+        check_table("scores", self.scores, cells)
+        check_table("dev_losses", self.dev_losses, cells)
+        check_table("n_epochs", self.n_epochs, cells, whole=True)
+        check_table("statistics", self.statistics, (*cells, None, None))
+        check_statistics(self.statistics.numpy(), self.metric, self.custom_metric, self.provenance)
 
     def interval(
         self, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
@@ -127,23 +145,6 @@ class LoraResult:
                 for j, seed in enumerate(self.seeds)
             ]
         )
-
-    def save(self, path: str | Path) -> Path:
-        """Write ``path`` (.safetensors) and beside it a .json of the same name; no pickle."""
-        rest = {name: getattr(self, name) for name in _LABELS}
-        return save_tensors(path, _FORM, {name: getattr(self, name) for name in _TENSORS}, rest)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "LoraResult":
-        """Read what `save` wrote.
-
-        Raises:
-            ResultError: if a file is missing, damaged, or not of this format.
-        """
-        tensors, rest = load_tensors(path, _FORM, _TENSORS, _LABELS)
-        fields: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
-        fields |= {name: rest[name] for name in _LABELS}
-        return cls(**fields | {name: tuple(rest[name]) for name in ("layers", "seeds")})
 
     @property
     def _n_items(self) -> int:

@@ -12,18 +12,18 @@ from transformers import GenerationConfig
 
 from icl_locate.engine.decoding import cut_at_stop
 from icl_locate.errors import ModelError, PromptError, TaskError
+from icl_locate.fingerprint import weights_digest
 from icl_locate.lora.config import PRESETS, LoraConfig
 from icl_locate.lora.data import encode, tokenize_prompt
 from icl_locate.lora.projections import output_projections
 from icl_locate.lora.results import LoraResult
 from icl_locate.lora.train import train_adapter
 from icl_locate.metrics import (
-    LabelAccuracy,
-    MeanMetric,
     Metric,
     TextScore,
     generates,
     is_known,
+    is_mean,
     judged,
     score_totals,
 )
@@ -34,10 +34,9 @@ from icl_locate.models import (
     quiet_loading,
     resolve_device,
     resolve_dtype,
-    weights_digest,
 )
 from icl_locate.prompts import Example
-from icl_locate.recipes import digest, versions
+from icl_locate.recipes import describe_weights, digest, versions
 from icl_locate.sweeps import choose_metric
 from icl_locate.tasks.task import Task
 
@@ -100,7 +99,16 @@ def lora_by_layer(
         texts = _generate(some, tokenizer, template, queries, stops, max_new_tokens, chosen)
         return scored.statistics(texts, [query.target for query in queries])
 
-    identity = f"{task.name}, {weights_digest(base)}, {digest([str(train), str(dev)])}"
+    recipe = {
+        **describe_weights(str(model or EMBEDDED), base, tokenizer),
+        "architecture": type(base).__name__,
+        "fingerprint": weights_digest(base),
+        "pairs_sha256": digest([str(train), str(dev)]),
+        "prompts_sha256": digest(
+            str(tokenize_prompt(tokenizer, template, query.source).tokens) for query in queries
+        ),
+    }
+    identity = f"{task.name}, {recipe['fingerprint']}, {recipe['pairs_sha256']}"
     untuned = float(scored.score(answer(base).sum(axis=0)))
     runs: dict[tuple[int, int], tuple[Any, Any]] = {}
     with tqdm(total=len(wanted) * len(drawn), unit="adapter", disable=not progress) as bar:
@@ -134,17 +142,18 @@ def lora_by_layer(
         untuned=untuned,
         metric=scored.name,
         provenance={
-            "model": str(model or EMBEDDED),
-            "architecture": type(base).__name__,
+            **recipe,
             "projections": names,
             "task": task.name,
             "template": asdict(template),
             "config": asdict(chosen),
+            "layers": list(wanted),
+            "seeds": list(drawn),
             "n_queries": n_queries,
             "max_new_tokens": max_new_tokens,
             "signature": scored.signature,
             **judged(scored),
-            "metric_is_mean": isinstance(scored, (MeanMetric, LabelAccuracy)),
+            "metric_is_mean": is_mean(scored),
             "versions": versions("peft"),
         },
         custom_metric=None if is_known(scored.name) else scored,

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icl_locate.errors import NumericalError
+from icl_locate.contents import PROGRESS, check_progress
+from icl_locate.errors import NumericalError, ResultError
 from icl_locate.lora.config import LoraConfig
 from icl_locate.lora.data import IGNORED, Batch, pad
 from icl_locate.storage import load_checkpoint, save_checkpoint
 
-_FORM = "icl_locate.LoraCheckpoint/1"
-_COUNTS = ("epoch", "step", "waited", "best", "history")
+_FORM = "icl_locate.LoraCheckpoint/2"
+_KINDS = ("now", "best", "exp_avg", "exp_avg_sq")
 Rows = list[tuple[list[int], list[int]]]
 
 
@@ -144,7 +145,7 @@ def _save(
             f"exp_avg/{name}": kept["exp_avg"],
             f"exp_avg_sq/{name}": kept["exp_avg_sq"],
         }
-    rest = {name: getattr(state, name) for name in _COUNTS}
+    rest = {name: getattr(state, name) for name in PROGRESS}
     save_checkpoint(path, _FORM, tensors, rest, recipe)
 
 
@@ -154,11 +155,18 @@ def _load(
     weights: dict[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
 ) -> Training | None:
-    found = load_checkpoint(path, _FORM, recipe)
+    names = {f"{kind}/{name}": w for kind in _KINDS for name, w in weights.items()}
+    found = load_checkpoint(path, _FORM, recipe, names, PROGRESS)
     if found is None:
         return None
     tensors, rest = found
-    state = Training(**{name: rest[name] for name in _COUNTS})
+    for name, weight in names.items():
+        if tensors[name].shape != weight.shape or tensors[name].dtype != weight.dtype:
+            raise ResultError(
+                f"the checkpoint {path} is damaged: {name} is {tensors[name].dtype} of "
+                f"{tuple(tensors[name].shape)}, expected {weight.dtype} of {tuple(weight.shape)}"
+            )
+    state = Training(**check_progress(rest))
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(tensors[f"now/{name}"])

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -42,6 +42,7 @@ class MeanMetric:
     name: str
     signature: str
     of: TextScore
+    n_columns: ClassVar[int] = 2
 
     def statistics(self, answers: Sequence[str], targets: Sequence[str]) -> Statistics:
         """Columns: the item's number, and 1 to count it."""

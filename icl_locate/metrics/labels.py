@@ -3,6 +3,7 @@
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from jaxtyping import Float
 from numpy import ndarray
@@ -26,6 +27,7 @@ class LabelAccuracy:
 
     labels: tuple[str, ...] = ()
     name: str = "label_accuracy"
+    n_columns: ClassVar[int] = 2
 
     @property
     def signature(self) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from jaxtyping import Float
 from numpy import ndarray
@@ -40,6 +41,7 @@ class PassRate:
     timeout: float = 5.0
     name: str = "pass@1"
     wall: str = "auto"
+    n_columns: ClassVar[int] = 2
     _verdicts: dict[tuple[str, str], SandboxResult | None] = field(
         default_factory=dict, repr=False, compare=False
     )

@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+
 from icl_locate.errors import ResultError, TaskError
 from icl_locate.metrics.base import MeanMetric, Metric, TextScore
 from icl_locate.metrics.labels import LabelAccuracy
@@ -40,6 +44,19 @@ def generates(metric: Metric | str) -> bool:
     """Whether a metric scores generated answers, not log-probabilities that are read off."""
     name = metric if isinstance(metric, str) else metric.name
     return name not in (LOG_PROB.name, LabelAccuracy().name)
+
+
+def is_log_prob(metric: Metric) -> bool:
+    """Whether a metric is the target's log-probability, which runs read off the model.
+
+    By its name, which no other metric can have: a copy that went through another process counts.
+    """
+    return metric.name == LOG_PROB.name
+
+
+def is_mean(metric: Metric) -> bool:
+    """Whether a metric is a mean over items, which `find_scorer` knows how to make of any file."""
+    return isinstance(metric, (MeanMetric, LabelAccuracy, PassRate))
 
 
 def is_known(name: str) -> bool:
@@ -96,3 +113,28 @@ def find_scorer(name: str, custom: Metric | None, provenance: Mapping[str, Any])
         f"the metric {name!r} is not part of icl_locate, so its intervals cannot be computed from "
         "the file: set custom_metric with dataclasses.replace"
     )
+
+
+def check_statistics(
+    statistics: Float[ndarray, "*cell item stat"],
+    name: str,
+    custom: Metric | None,
+    provenance: Mapping[str, Any],
+) -> None:
+    """Refuse statistics that the metric of a result cannot have given; custom ones may be any.
+
+    Raises:
+        ResultError: if their columns are too few or many, or do not count what they should.
+    """
+    if custom is not None or not (is_known(name) or provenance.get("metric_is_mean") is True):
+        return
+    metric = find_scorer(name, None, provenance)
+    n_columns = getattr(metric, "n_columns", None)
+    if statistics.shape[-1] != n_columns:
+        raise ResultError(
+            f"statistics has {statistics.shape[-1]} columns: expected the {n_columns} of {name!r}"
+        )
+    counts = statistics[..., -1:] if is_mean(metric) else statistics
+    whole = np.equal(counts, np.floor(counts)) & (counts >= 0) & (counts < 2**53)
+    if not (whole.all() and (not is_mean(metric) or (counts > 0).all())):
+        raise ResultError(f"statistics holds what is no count of {name!r}: expected whole numbers")

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +33,7 @@ class CorpusBleu:
     lowercase: bool = False
     tokenize: str = "13a"
     first_sentence: bool = False
+    n_columns: ClassVar[int] = 10
 
     @classmethod
     def named(cls, name: str) -> "CorpusBleu":
@@ -108,6 +110,7 @@ class CorpusChrf:
     """Corpus chrF2 by sacrebleu, from 0 to 100."""
 
     name: str = "chrf"
+    n_columns: ClassVar[int] = 18
 
     @property
     def signature(self) -> str:

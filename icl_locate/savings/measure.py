@@ -3,8 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,11 +12,13 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache
 
+from icl_locate.arguments import check_text
 from icl_locate.bootstrap import bootstrap_scores, percentile_interval
+from icl_locate.contents import check_counts, check_recipe, check_table, settle
 from icl_locate.engine.dropping import drop_context
 from icl_locate.engine.forward import keep_logits
 from icl_locate.engine.generation import generate
-from icl_locate.errors import MaskError, TaskError
+from icl_locate.errors import MaskError, ResultError, TaskError
 from icl_locate.hooks import hold
 from icl_locate.hooks.padding import runs_of
 from icl_locate.memory import peak_bytes
@@ -26,7 +27,7 @@ from icl_locate.models import check_model
 from icl_locate.prompts import Choice
 from icl_locate.recipes import describe_model, prompts_digest
 from icl_locate.reprs import short_repr
-from icl_locate.storage import load_tensors, save_tensors
+from icl_locate.saved import Saved
 from icl_locate.sweeps import choose_metric
 from icl_locate.tasks.task import Task
 from icl_locate.tokens import Prompts, build_prompts
@@ -34,13 +35,22 @@ from icl_locate.tokens import Prompts, build_prompts
 if TYPE_CHECKING:
     import pandas as pd
 
-_FORM = "icl_locate.MeasuredSavings/1"
-_TENSORS = ("prefill_seconds", "decode_seconds", "peak_bytes", "cache_bytes", "scores", "interval")
-
 
 @short_repr("model", "task", "metric", "layers", "prefill_seconds", "scores")
 @dataclass(frozen=True)
-class MeasuredSavings:
+class MeasuredSavings(
+    Saved,
+    form="icl_locate.MeasuredSavings/2",
+    tensors=(
+        "prefill_seconds",
+        "decode_seconds",
+        "peak_bytes",
+        "cache_bytes",
+        "scores",
+        "interval",
+    ),
+    labels=("layers", "metric", "provenance"),
+):
     """What generation takes, and gives, with the context dropped from each of some layers on.
 
     Attributes:
@@ -64,6 +74,23 @@ class MeasuredSavings:
     interval: Float[Tensor, "bound layer"]
     metric: str
     provenance: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            layers=check_counts("layers", self.layers, ascending=True),
+            metric=check_text("metric", self.metric, error=ResultError),
+            provenance=check_recipe(self.provenance),
+        )
+        n = len(self.layers)
+        check_table("prefill_seconds", self.prefill_seconds, (n, None))
+        check_table("decode_seconds", self.decode_seconds, tuple(self.prefill_seconds.shape))
+        check_table("peak_bytes", self.peak_bytes, (n,), whole=True)
+        check_table("cache_bytes", self.cache_bytes, (n,), whole=True)
+        check_table("scores", self.scores, (n,))
+        check_table("interval", self.interval, (2, n), finite=False)  # NaN for a single item
+        if not self.prefill_seconds.shape[1]:
+            raise ResultError("prefill_seconds has no columns: expected one for each repeat")
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row a layer; each ``saved`` is a share of ordinary generation, times by medians."""
@@ -91,27 +118,6 @@ class MeasuredSavings:
                 "cache_bytes": self.cache_bytes.numpy(),
                 "cache_saved": saved(self.cache_bytes),
             }
-        )
-
-    def save(self, path: str | Path) -> Path:
-        """Write ``path`` (.safetensors) and beside it a .json of the same name; no pickle."""
-        rest = {"layers": list(self.layers), "metric": self.metric, "provenance": self.provenance}
-        return save_tensors(path, _FORM, {name: getattr(self, name) for name in _TENSORS}, rest)
-
-    @classmethod
-    def load(cls, path: str | Path) -> "MeasuredSavings":
-        """Read what `save` wrote.
-
-        Raises:
-            ResultError: if a file is missing, damaged, or not of this format.
-        """
-        tensors, rest = load_tensors(path, _FORM, _TENSORS, ("layers", "metric", "provenance"))
-        named = {name: tensors[name] for name in _TENSORS}
-        return cls(
-            layers=tuple(rest["layers"]),
-            metric=rest["metric"],
-            provenance=rest["provenance"],
-            **named,
         )
 
 
@@ -200,6 +206,8 @@ def measure_savings(
         provenance={
             **describe_model(model),
             "task": task.name,
+            "template": asdict(task.template),
+            "choice": choice or task.choice,
             "n_shots": n_shots,
             "n_queries": n_queries,
             "seed": seed,

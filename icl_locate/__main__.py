@@ -1,0 +1,20 @@
+"""``icl-locate``, and ``python -m icl_locate``: in words from the first import on."""
+
+import sys
+
+from icl_locate.ending import in_words
+
+
+def main() -> int:
+    """Run the command line; returns the exit status."""
+
+    def run() -> int:
+        from icl_locate.cli import main as run_command
+
+        return run_command()
+
+    return in_words(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

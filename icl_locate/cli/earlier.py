@@ -1,0 +1,95 @@
+"""What an output directory holds already: a result of another recipe is not replaced unasked."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+from icl_locate.errors import IclLocateError, ResultError
+from icl_locate.sealed import read_rest
+
+SETTINGS = "settings"  # of a result's provenance: the command and the options that it was run with
+_SHOWN_ONLY = {"output", "overwrite", "quiet", "dry_run", "run_code", "confidence"}
+
+
+def check_earlier(config: Any, *paths: Path, model: Any = None) -> None:
+    """Refuse, before anything runs, to replace a result that this command would not make again.
+
+    It would if its options are the same, the files that they name hold the same, and (once the
+    model is there) its weights are. ``--overwrite`` replaces any result.
+
+    Args:
+        config: the command's options.
+        paths: where it writes results.
+        model: if it is loaded, whose fingerprint to compare.
+
+    Raises:
+        IclLocateError: naming what differs.
+    """
+    if getattr(config, "overwrite", False):
+        return
+    for path in paths:
+        if path.exists():
+            differs = _differences(config, path, model)
+            if differs:
+                way = ", or add --overwrite to replace it" * hasattr(config, "overwrite")
+                raise IclLocateError(
+                    f"{path} is in the way, {differs}: choose another --output{way}"
+                )
+
+
+def with_settings(result: Any, config: Any) -> Any:
+    """A result that knows the options of the command that made it."""
+    return replace(result, provenance={**result.provenance, SETTINGS: settings_of(config)})
+
+
+def settings_of(config: Any) -> dict[str, Any]:
+    """What decides a command's numbers: its name, its options, and what files they name hold."""
+    given = {name: value for name, value in vars(config).items() if name not in _SHOWN_ONLY}
+    held = {name: _digest(value) for name, value in given.items() if _is_file(value)}
+    options = {name: _plain(value) for name, value in given.items()}
+    command = type(config).__name__.removesuffix("Config").lower()
+    return {"command": command, **options, **{f"{name}_sha256": it for name, it in held.items()}}
+
+
+def _differences(config: Any, path: Path, model: Any) -> str:
+    """What sets a file apart from what the command would write there; nothing if they agree."""
+    try:
+        recipe = read_rest(path).get("provenance")
+    except ResultError:
+        return "and no result of this version"
+    recipe = recipe if isinstance(recipe, dict) else {}
+    kept, wanted = recipe.get(SETTINGS), settings_of(config)
+    if not isinstance(kept, dict) or kept.get("command") != wanted["command"]:
+        return "a result that another command or script made"
+    if wanted["command"] == "demo":
+        return ""
+    defaults = {field.name: _plain(field.default) for field in fields(config)}
+    names = sorted({*kept, *wanted})
+    differ = [name for name in names if _of(kept, name, defaults) != _of(wanted, name, defaults)]
+    if model is not None:
+        from icl_locate.fingerprint import fingerprint
+
+        differ += ["weights"] * (recipe.get("fingerprint") != fingerprint(model))
+    return f"a result of another recipe (other {', '.join(differ)})" if differ else ""
+
+
+def _of(settings: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> Any:
+    """A setting; one that an earlier version did not have is at its default."""
+    return settings.get(name, defaults.get(name))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON gives it back."""
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, (str, Path)) and Path(value).is_file()
+
+
+def _digest(path: str | Path) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

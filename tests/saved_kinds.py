@@ -1,0 +1,114 @@
+"""One small value of every kind that a file can hold, made by hand."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import icl_locate as icl
+from icl_locate.context_heads.results import HeadSweepResult
+from icl_locate.gates import GatesResult
+from icl_locate.induction import AblationResult, Arm, HeadEffects, HeadReference, HeadScores
+from icl_locate.lora import LoraResult
+from icl_locate.savings import MeasuredSavings
+from icl_locate.storage import load_checkpoint, save_checkpoint
+
+RECIPE = {"model": "m", "task": "t", "fingerprint": "f", "scope": "from"}
+
+
+def means(*shape: int) -> torch.Tensor:
+    """Statistics of a mean: a number and 1 for each item."""
+    values = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return torch.stack([values, torch.ones_like(values)], dim=-1)
+
+
+def sweep_result(**changes: Any) -> icl.SweepResult:
+    table = means(2, 3, 2, 4)
+    parts: dict[str, Any] = {
+        "conditions": ("a", "b"),
+        "layers": (0, 1, 2),
+        "seeds": (0, 5),
+        "statistics": table,
+        "item_scores": table[..., 0],
+        "scores": table[..., 0].mean(-1),
+        "texts": [[[[f"été {i}" for i in range(4)] for _ in range(2)] for _ in range(3)]] * 2,
+        "sources": ("s",) * 4,
+        "targets": ("t",) * 4,
+        "metric": "exact_match",
+        "provenance": RECIPE,
+    }
+    return icl.SweepResult(**parts | changes)
+
+
+def ablation_result() -> AblationResult:
+    arms = (
+        Arm("none", "full", 0.0, 0, ()),
+        Arm("zero", "induction", 0.5, 0, ((0, 1),)),
+        Arm("zero", "random", 0.5, 0, ((0, 0),)),
+    )
+    table = means(3, 1, 2, 4)
+    return AblationResult(arms, (5,), (0, 1), table, table[..., 0].mean(-1), "exact_match", RECIPE)
+
+
+def head_sweep_result() -> HeadSweepResult:
+    table = means(6, 2, 4)
+    scores = table[..., 0].mean(-1)
+    return HeadSweepResult(
+        "kept", "examples", (0, 1), table, scores[:4].view(2, 2, 2), scores[4], scores[5],
+        "log_prob", RECIPE,
+    )  # fmt: skip
+
+
+def lora_result() -> LoraResult:
+    table = means(2, 2, 4)
+    return LoraResult(
+        (0, 1), (0, 1), table, table[..., 0].mean(-1), torch.rand(2, 2),
+        torch.ones(2, 2, dtype=torch.long), 0.5, "exact_match", RECIPE,
+    )  # fmt: skip
+
+
+VALUES: dict[str, Any] = {
+    "sweep": sweep_result(),
+    "ablation": ablation_result(),
+    "gates": GatesResult("prune", torch.rand(2, 2), 3, 0.9, 0.8, torch.rand(5), "chrf", RECIPE),
+    "lora": lora_result(),
+    "heads": head_sweep_result(),
+    "scores": HeadScores(
+        (5, 3), torch.rand(2, 2, 2), torch.rand(2, 2, 2), torch.rand(2, 2, 2), torch.rand(2, 2),
+        torch.rand(2, 2), RECIPE,
+    ),
+    "effects": HeadEffects(((0, 1), (1, 0)), "zero", torch.rand(4), torch.rand(2, 4), RECIPE),
+    "reference": HeadReference(
+        torch.rand(2, 4, 2, 3), torch.rand(2, 4, 2, 3), torch.rand(2, 2, 3, 2, 3),
+        torch.tensor([3, 2]), RECIPE,
+    ),
+    "savings": MeasuredSavings(
+        (0, 2), torch.rand(2, 3), torch.rand(2, 3), torch.tensor([5, 6]), torch.tensor([7, 8]),
+        torch.rand(2), torch.full((2, 2), torch.nan), "bleu", RECIPE,
+    ),
+}  # fmt: skip
+
+_FORM = "icl_locate.Checkpoint/2"
+_REST = {"epoch": 1, "step": 2, "waited": 0, "best": 0.5, "history": [0.5]}
+
+
+def save_state(path: Path) -> Path:
+    """A checkpoint, as gates and adapters write them."""
+    weights = {"now": torch.rand(3, 4), "best": torch.rand(3, 4)}
+    return save_checkpoint(path, _FORM, weights, _REST, {"seed": 0})
+
+
+def load_state(path: Path) -> Any:
+    """It again."""
+    return load_checkpoint(path, _FORM, {"seed": 0}, ("now", "best"), tuple(_REST))
+
+
+SAVE: dict[str, Callable[[Path], Path]] = {
+    **{kind: value.save for kind, value in VALUES.items()},
+    "checkpoint": save_state,
+}
+LOAD: dict[str, Callable[[Path], Any]] = {
+    **{kind: type(value).load for kind, value in VALUES.items()},
+    "checkpoint": load_state,
+}
