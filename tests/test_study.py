@@ -393,5 +393,5 @@ def test_the_command_on_a_small_model(tmp_path, capsys):
         ("--lengths 0", "length is 0"),
         ("--lengths 9 9", "each once"),
     ):
-        assert main(f"{command} {wrong}".split()) == 2
+        assert main(f"{command} --overwrite {wrong}".split()) == 2
         assert re.search(message, capsys.readouterr().err)
