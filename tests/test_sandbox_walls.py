@@ -192,17 +192,17 @@ OWN_NAMES = {
     "the tests' own names": "{'__name__': 'x', 'math': None, 'TOLERANCE': 9e9}",
 }
 TESTS_OF_0 = (
-    "TOLERANCE = 1e-6\nassert abs(f([1.0, 2.0]) - 0.5) < TOLERANCE\nassert set(f([1])) == set([1])"
+    "TOLERANCE = 1e-6\nassert abs(f([1.0, 2.0]) - 0.5) < TOLERANCE",
+    "assert set(f(3)) == set([3])",
 )
 
 
-@pytest.mark.parametrize("wall", ["auto", "sealed"])
 @pytest.mark.parametrize("own", OWN_NAMES)
-def test_code_does_not_decide_what_the_tests_names_mean(own, wall):
+def test_code_does_not_decide_what_the_tests_names_mean(own):
     code = TAKE.replace("{own}", OWN_NAMES[own])
-    for tests in (*TESTS_OF_0.split("\nassert set")[:1], "assert set(f(3)) == set([3])"):
-        assert not run_python(code, tests=tests, wall=wall, entry_point="f").passed
-        assert not run_python(code, tests=tests, wall=wall).passed
+    for tests in TESTS_OF_0:
+        assert not run_python(code, tests=tests, entry_point="f").passed
+        assert not run_python(code, tests=tests, wall="sealed").passed
 
 
 def test_a_namespace_is_no_value():
@@ -428,10 +428,12 @@ def test_tests_are_turned_at_every_kind_of_answer():
         ("assert 2 < f(x) <= 3", "assert float('inf') < f(x) <= 3"),
         ("assert f(x) < 3", "assert f(x) < float('-inf')"),
         ("assert 3 in f(x)", "assert object() in f(x)"),
+        ("assert abs(f(x) - 100) < 20", "assert abs(f(x) - 149) < 20"),
+        ("assert f(x) - y < 3", "assert f(x) - y < float('-inf')"),
         ("assert f() != 3", "assert not f() != 3"),
         ("assert f(x) == y", "assert f(x) == _another(y)"),
         ("assert f(f(y)) == y", "assert f(f(y)) == _another(y)"),
-        ("assert abs(y - f(x)) < 1e-6", "assert abs(_another(y) - f(x)) < 1e-06"),
+        ("assert abs(y - f(x)) < 1e-6", "assert abs(y + 11 - f(x)) < 1e-06"),
         ("self.assertAlmostEqual(f(x), y)", "self.assertAlmostEqual(f(x), _another(y))"),
     ]
     for tests, expected in wrong:

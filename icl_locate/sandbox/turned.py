@@ -5,6 +5,7 @@ then passes wrong ones as well, unless it knows which answers are right, and so 
 """
 
 import ast
+import math
 import random
 import re
 from collections.abc import Iterator
@@ -107,13 +108,13 @@ def _turn_comparison(tree: ast.Module, node: ast.Compare, draw: random.Random) -
     left, operator, right = node.left, node.ops[0], node.comparators[0]
     less = isinstance(operator, (ast.Lt, ast.LtE))
     between = len(node.ops) == 2  # as in -little < x - y < little
-    difference = _difference(right if between else left)
+    distance = _difference(right if between else left)
     if isinstance(operator, ast.Eq):
         _spoil(tree, draw.choice(_answers(left, right)), draw)
     elif isinstance(operator, ast.In):
         _replace(tree, left, "object()")
-    elif difference and (less or between):
-        _spoil(tree, draw.choice(_answers(difference.left, difference.right)), draw)
+    elif distance and (between or (less and distance is not left)):
+        _shift(tree, _answers(distance.left, distance.right)[0], node.comparators[-1], draw)
     elif _is_given(right):
         _replace(tree, right, "float('-inf')" if less else "float('inf')")
     else:
@@ -177,6 +178,18 @@ def _spoil(tree: ast.Module, answer: ast.expr, draw: random.Random) -> None:
         return
     chosen = draw.choice(constants)
     chosen.value = _another(chosen.value, draw)
+
+
+def _shift(tree: ast.Module, answer: ast.expr, bound: ast.expr, draw: random.Random) -> None:
+    """Move an answer by more than the distance from it that is allowed."""
+    allowed = bound.value if isinstance(bound, ast.Constant) else 0
+    far = draw.randint(1, 9) + (
+        2 * math.ceil(min(allowed, 1e9)) if isinstance(allowed, (int, float)) else 0
+    )
+    if isinstance(answer, ast.Constant) and isinstance(answer.value, (int, float)):
+        answer.value += far
+    else:
+        _replace(tree, answer, f"{ast.unparse(answer)} + {far}")
 
 
 def _start(tree: ast.Module) -> int:
