@@ -30,6 +30,17 @@ def prompts_for(model, **options):
     )
 
 
+def logits_of(model, prompts, following):
+    """Logits behind the prompts and behind each token that follows them, through a cache."""
+    cache, seen, logits = DynamicCache(), prompts.attention_mask.long(), []
+    with torch.no_grad():
+        for step in (prompts.tokens, *following.split(1, dim=1)):
+            out = model(step, attention_mask=seen, past_key_values=cache, use_cache=True)
+            logits.append(out[:, -1])
+            seen = torch.nn.functional.pad(seen, (0, 1), value=1)
+    return torch.stack(logits)
+
+
 @pytest.mark.parametrize("start", range(tiny.N_LAYERS + 1))
 @pytest.mark.parametrize("architecture", DROPPING)
 def test_dropping_equals_masking(architecture, start):
@@ -37,29 +48,67 @@ def test_dropping_equals_masking(architecture, start):
     model = tiny.boot(architecture)
     prompts = prompts_for(model)
     mask = icl.ContextMask(CONTEXT, icl.from_layer(start))
-    tokens, real = prompts.tokens, prompts.attention_mask.long()
     following = torch.randint(3, 40, (3, 4), generator=torch.Generator().manual_seed(start))
-    runs = []
-    for context in (
-        icl.drop_context(model, prompts, start),
-        icl.mask_attention(model, prompts, mask),
-    ):
-        cache, seen, logits = DynamicCache(), real, []
-        with context, torch.no_grad():
-            step = tokens
-            for n in range(following.shape[1] + 1):
-                out = model(step, attention_mask=seen, past_key_values=cache, use_cache=True)
-                logits.append(out[:, -1])
-                step = following[:, n : n + 1]
-                seen = torch.nn.functional.pad(seen, (0, 1), value=1)
-        runs.append(torch.stack(logits))
-    assert torch.allclose(*runs, atol=1e-4)
+    with icl.drop_context(model, prompts, start):
+        ours = logits_of(model, prompts, following)
+    with icl.mask_attention(model, prompts, mask):
+        theirs = logits_of(model, prompts, following)
+    assert torch.allclose(ours, theirs, atol=1e-4)
     dropped = icl.generate(model, prompts, max_new_tokens=6, stop=(), drop_context_from=start)
     assert dropped == icl.generate(model, prompts, mask, max_new_tokens=6, stop=())
     alone = icl.generate(
         model, prompts, max_new_tokens=6, stop=(), drop_context_from=start, batch_size=1
     )
     assert alone == dropped
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom", "gpt_neox"])
+def test_prompts_of_one_length_with_different_splits(architecture):
+    """Without padding, one keeps more rows than the other: what fills up the other counts nowhere.
+
+    Each query's own source is left out of its examples, so that each is shown the other's.
+    """
+    model = tiny.boot(architecture)
+    pair = [icl.Example("one thin zero double", "dode"), icl.Example("sort", "zimo")]
+    prompts = icl.build_prompts(model, pair, examples=pair, n_shots=1, template=TEMPLATE)
+    assert prompts.attention_mask.all(), "of one length"
+    kept = ((prompts.segments == Segment.BOS) | (prompts.segments == Segment.QUERY)).sum(dim=1)
+    assert kept[0] == kept[1] + 3
+    following = torch.randint(3, 40, (2, 4), generator=torch.Generator().manual_seed(0))
+    whole = logits_of(model, prompts, following)
+    for start in range(tiny.N_LAYERS):
+        with icl.drop_context(model, prompts, start):
+            ours = logits_of(model, prompts, following)
+        with icl.mask_attention(model, prompts, icl.ContextMask(CONTEXT, icl.from_layer(start))):
+            theirs = logits_of(model, prompts, following)
+        assert torch.allclose(ours, theirs, atol=1e-4)
+        assert not torch.allclose(ours, whole, atol=1e-3)
+        for i in range(2):
+            with icl.drop_context(model, prompts[i : i + 1], start):
+                alone = logits_of(model, prompts[i : i + 1], following[i : i + 1])
+            assert torch.allclose(alone[:, 0], ours[:, i], atol=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom"])
+def test_prompts_of_one_token(architecture):
+    """A step of one token is no new prompt, and a new prompt is no step."""
+    model = tiny.boot(architecture)
+    prompts = icl.build_prompts(
+        model, [icl.Example("sort", "dode"), icl.Example("thin", "dode")], n_shots=0,
+        template=icl.PromptTemplate(None, "", "", "\n"), prepend_bos=False,
+    )  # fmt: skip
+    assert prompts.tokens.shape == (2, 1)
+    following = torch.randint(3, 40, (2, 4), generator=torch.Generator().manual_seed(0))
+    whole = logits_of(model, prompts, following)
+    for start in range(tiny.N_LAYERS + 1):
+        with icl.drop_context(model, prompts, start), torch.no_grad():
+            for _ in range(2):
+                assert torch.allclose(logits_of(model, prompts, following), whole, atol=1e-4)
+                real = prompts.attention_mask.long()
+                first = model(prompts.tokens, attention_mask=real)[:, -1]
+                assert torch.allclose(first, whole[0], atol=1e-4)
+        answers = icl.generate(model, prompts, max_new_tokens=4, stop=(), drop_context_from=start)
+        assert answers == icl.generate(model, prompts, max_new_tokens=4, stop=())
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "bloom"])

@@ -87,16 +87,16 @@ def test_scores_equal_loops_over_hugging_face_attention(architecture):
     model, plain = tiny.boot(architecture), tiny.build(architecture)
     length, n_copies, n_sequences = 6, 3, 3
     sizes = {"n_sequences": n_sequences, "seed": 4, "batch_size": 2}
-    once = random_tokens(model, n_sequences, 1 + n_copies * length, seed=4)
-    repeated = torch.cat([once[:, :1], once[:, 1 : 1 + length].repeat(1, n_copies)], dim=1)
 
     def patterns(tokens):
         with torch.no_grad():
             found = plain(tokens, output_attentions=True).attentions
         return torch.stack(found)  # layer, sequence, head, query, key
 
-    def match(tokens, *, normalize=False):
-        attention = patterns(tokens)
+    def match(length, *, repeats=True, normalize=False):
+        once = random_tokens(model, n_sequences, 1 + n_copies * length, seed=4)
+        repeated = torch.cat([once[:, :1], once[:, 1 : 1 + length].repeat(1, n_copies)], dim=1)
+        attention = patterns(repeated if repeats else once)
         total = torch.zeros(tiny.N_LAYERS, tiny.N_HEADS)
         n = 0
         for sequence, text in enumerate(repeated.tolist()):
@@ -112,15 +112,37 @@ def test_scores_equal_loops_over_hugging_face_attention(architecture):
                 total, n = total + paid, n + 1
         return total / n
 
-    def score(**options):
+    def score(lengths=(length,), **options):
         return induction.prefix_matching_scores(
-            model, lengths=(length,), n_copies=n_copies, **sizes, **options
+            model, lengths=lengths, n_copies=n_copies, **sizes, **options
         )
 
-    assert torch.allclose(score(control=False), match(repeated), atol=1e-5)
-    assert torch.allclose(score(), match(repeated) - match(once), atol=1e-5)
-    normalized = score(control=False, normalize=True)
-    assert torch.allclose(normalized, match(repeated, normalize=True), atol=1e-4)
+    raw = {n: match(n) for n in (6, 4)}
+    control = {n: match(n, repeats=False) for n in (6, 4)}
+    shares = {n: match(n, normalize=True) for n in (6, 4)}
+    shares_of_control = {n: match(n, repeats=False, normalize=True) for n in (6, 4)}
+    assert torch.allclose(score(control=False), raw[6], atol=1e-5)
+    assert torch.allclose(score(), raw[6] - control[6], atol=1e-5)
+    assert torch.allclose(score(control=False, normalize=True), shares[6], atol=1e-4)
+    less = {n: shares[n] - shares_of_control[n] for n in (6, 4)}
+    assert torch.allclose(score(normalize=True), less[6], atol=1e-4)
+    assert torch.allclose(score((6, 4), normalize=True), torch.minimum(less[6], less[4]), atol=1e-4)
+    least = torch.minimum(raw[6] - control[6], raw[4] - control[4])
+    assert torch.allclose(score((6, 4)), least, atol=1e-5)
+    least_raw = torch.minimum(raw[6], raw[4])
+    assert torch.allclose(score((6, 4), control=False), least_raw, atol=1e-5)
+    found = induction.head_scores(model, lengths=(4, 6), n_copies=n_copies, **sizes)
+    for i, n in enumerate((4, 6)):
+        assert torch.allclose(found.prefix_matching[i], raw[n], atol=1e-5)
+        assert torch.allclose(found.control[i], control[n], atol=1e-5)
+        assert torch.allclose(found.normalized[i], shares[n], atol=1e-4)
+    assert torch.allclose(found.induction, least, atol=1e-5)
+    frame = found.to_dataframe().set_index(["layer", "head"]).sort_index()
+    for name, expected in (("induction", least), ("normalized", found.normalized.amin(dim=0))):
+        assert frame[name].tolist() == pytest.approx(expected.flatten().tolist(), abs=1e-5)
+    longest = {"length": 6, **sizes}
+    assert torch.equal(found.copying, induction.copying_scores(model, **longest))
+    assert torch.equal(found.previous_token, induction.previous_token_scores(model, **longest))
 
     single = random_tokens(model, n_sequences, 1 + length, seed=4)
     attention = patterns(single)

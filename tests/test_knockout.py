@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import TypeCheckError
+from transformers.cache_utils import DynamicCache
 
 import icl_locate as icl
 from icl_locate import Segment, induction
@@ -144,6 +145,89 @@ def test_knockout_equals_hugging_face_through_generation(architecture, match):
     assert torch.allclose(scores, icl.score_targets(model, prompts, mask, batch_size=1), atol=1e-4)
     if architecture != "mistral":  # its window of five tokens leaves few edges to hide
         assert not torch.allclose(scores, icl.score_targets(model, prompts), atol=1e-6)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neo", "opt"])
+def test_other_tokens_of_one_shape_in_one_context(architecture):
+    """The edges are those of the tokens that run, not of those that ran before."""
+    model = tiny.boot(architecture)
+    prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=3)
+    others = prompts.tokens.clone()
+    for row, real in zip(others, prompts.attention_mask, strict=True):
+        row[real] = row[real].flip(0)
+    real, mask = prompts.attention_mask.long(), induction.knockout(HEADS)
+    options = {
+        "attention_mask": prompts.attention_mask, "max_new_tokens": 3, "do_sample": False,
+        "verbose": False, "stop_at_eos": False,
+    }  # fmt: skip
+
+    def run(tokens):
+        cache, seen, found = DynamicCache(), real, []
+        for step in (tokens, tokens[:, -1:], tokens[:, -2:-1]):
+            out = model(step, attention_mask=seen, past_key_values=cache, use_cache=True)
+            found.append(out[:, -1])
+            seen = torch.nn.functional.pad(seen, (0, 1), value=1)
+        return [torch.stack(found), model.generate(tokens, **options)]
+
+    alone = []
+    for tokens in (prompts.tokens, others):
+        with icl.mask_attention(model, prompts, mask), torch.no_grad():
+            alone.append(run(tokens))
+    with torch.no_grad():
+        assert not torch.allclose(run(others)[0], alone[1][0], atol=1e-4), "the mask does something"
+    with icl.mask_attention(model, prompts, mask), torch.no_grad():
+        together = [run(tokens) for tokens in (prompts.tokens, others, prompts.tokens)]
+    for ours, theirs in zip(together, [*alone, alone[0]], strict=True):
+        assert torch.allclose(ours[0], theirs[0], atol=1e-5) and torch.equal(ours[1], theirs[1])
+    if architecture in ("llama", "gpt2"):
+        hooks = icl.attention_hooks(model, prompts, mask)
+        with model.hooks(fwd_hooks=hooks), torch.no_grad():
+            for tokens, theirs in ((prompts.tokens, alone[0]), (others, alone[1])):
+                assert torch.allclose(run(tokens)[0], theirs[0], atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neo", "mistral"])
+def test_prompts_of_one_token(architecture):
+    """A step of one token is no new prompt, however short prompts are; a new prompt is no step."""
+    model, plain = tiny.boot(architecture), tiny.build(architecture)
+    prompts = icl.build_prompts(
+        model, [icl.Example("sort", "dode"), icl.Example("thin", "dode")], n_shots=0,
+        template=icl.PromptTemplate(None, "", "", "\n"), prepend_bos=False,
+    )  # fmt: skip
+    assert prompts.tokens.shape == (2, 1)
+    first = prompts.tokens
+    following = torch.cat([first + 1, first, first + 2, first, first + 1, first], dim=1)
+    texts = torch.cat([first, following], dim=1)
+    n = texts.shape[1]
+    visible = []
+    for layer in range(tiny.N_LAYERS):
+        window = oracle.window_of(architecture, layer)
+        cells = oracle.visible_cells([4] * n, set(), window=window)
+        cells = cells.expand(2, tiny.N_HEADS, -1, -1).clone()
+        for i, text in enumerate(texts.tolist()):
+            for at, head in HEADS:
+                if at == layer:
+                    cells[i, head] &= ~named_edges(text, [True] * n)
+        visible.append(cells)
+    expected = oracle.logits(plain, texts, torch.ones_like(texts), visible)
+    mask = induction.knockout(HEADS)
+    with icl.mask_attention(model, prompts, mask), torch.no_grad():
+        for _ in range(2):  # the second run starts anew
+            cache, logits = DynamicCache(), []
+            for i in range(n):
+                out = model(
+                    texts[:, i : i + 1], attention_mask=torch.ones(2, i + 1, dtype=torch.long),
+                    past_key_values=cache, use_cache=True,
+                )  # fmt: skip
+                logits.append(out[:, -1])
+            assert torch.allclose(torch.stack(logits, dim=1), expected, atol=1e-4)
+        whole = model(texts, attention_mask=torch.ones_like(texts))
+    assert torch.allclose(whole, expected, atol=1e-4)
+    with torch.no_grad():
+        clean = model(texts, attention_mask=torch.ones_like(texts))
+    assert not torch.allclose(clean, expected, atol=1e-4)
+    answers = icl.generate(model, prompts, mask, max_new_tokens=6, stop=())
+    assert answers == icl.generate(model, prompts, mask, max_new_tokens=6, stop=(), batch_size=1)
 
 
 def test_the_planted_circuit_dies_by_knockout_and_ablation_but_not_by_random_heads():

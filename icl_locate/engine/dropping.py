@@ -101,13 +101,14 @@ class ContextDropper:
     def _begin(self, call: BlockCall, n: int) -> None:
         """Note how many positions there are now: a whole text's, or new ones behind the cache's."""
         batch, width = self._segments.shape
-        self._total = n if n >= max(width, 2) else self._total + n
+        whole = n == call.attention_mask.shape[-1]
+        self._total = n if whole else self._total + n
         if len(call.hidden) != batch or self._total < width:
             raise MaskError(
                 f"the model ran on {len(call.hidden)} x {self._total} tokens while the context of "
                 f"prompts of {batch} x {width} is dropped: run it on prompts.tokens, whole"
             )
-        if n == self._total:
+        if whole:
             self._kept = self._rows(extend_segments(self._segments, n))
 
     def _rows(self, segments: Int8[Tensor, "batch pos"]) -> Rows:
