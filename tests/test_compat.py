@@ -11,8 +11,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import icl_locate as icl
 from icl_locate import Segment
+from icl_locate.ablation import HeadAblation
 from icl_locate.compat import sia2024_columns, sia2024_mask, sia2024_prompts
 from icl_locate.conditions import SKIPPED_ATTENTION
+from icl_locate.engine.shared import score_many
+from icl_locate.engine.shared_decoding import generate_many
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.layers import LayerRange
 from icl_locate.masks import extend_segments, hidden_keys
@@ -244,6 +247,52 @@ def test_skipped_attention_is_an_attention_sublayer_that_adds_nothing(architectu
     clean = icl.score_targets(model, prompts)
     assert (clean - expected).abs().max() > 1e-3
     assert icl.generate(model, prompts, mask, 4, ()) == icl.generate(silent, prompts, None, 4, ())
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "opt", "gpt_neox", "llama", "starcoder2"])
+def test_skipping_some_heads_leaves_the_bias_and_skipping_all_takes_it(architecture):
+    """In both engines: rows that some heads leave empty have others that give an output.
+
+    Oracles: heads ablated to zero, and a model whose output projection gives nothing.
+    """
+    model, layer = tiny.boot(architecture), 1
+    prompts = icl.build_prompts(
+        model, TASK.test[:3], examples=TASK.train, n_shots=2, template=TASK.template
+    )
+    skipped = SKIPPED_ATTENTION[0].mask(icl.only_layer(layer))
+    everyone = {(layer, head) for head in range(tiny.N_HEADS)}
+    some, others = {(layer, 0), (layer, 2)}, {(layer, 1), (layer, 3)}
+    masks = [
+        replace(skipped, heads=some),
+        replace(skipped, heads=everyone),
+        replace(skipped, heads=some) | replace(skipped, heads=others),
+        replace(skipped, heads=everyone, without_bias=False),
+    ]
+    silent = tiny.boot_fresh(architecture)
+    with torch.no_grad():
+        for parameter in silent.blocks[layer].attn.o.original_component.parameters():
+            parameter.zero_()
+
+    def run(model, intervention=None):
+        scores = icl.score_targets(model, prompts, intervention)
+        return scores, icl.generate(model, prompts, intervention, 4, ())
+
+    nothing = run(silent)
+    expected = [
+        run(model, HeadAblation(some, "zero")), nothing, nothing,
+        run(model, HeadAblation(everyone, "zero")),
+    ]  # fmt: skip
+    assert (expected[0][0] - nothing[0]).abs().max() > 1e-3
+    has_bias = any("bias" in name for name, _ in model.blocks[layer].attn.o.named_parameters())
+    assert has_bias == ((expected[3][0] - nothing[0]).abs().max() > 1e-3)
+    scores = score_many(model, prompts, masks)
+    answers = generate_many(model, prompts, masks, 4, ())
+    for i, (mask, (right, texts)) in enumerate(zip(masks, expected, strict=True)):
+        torch.testing.assert_close(
+            icl.score_targets(model, prompts, mask), right, atol=1e-4, rtol=0
+        )
+        torch.testing.assert_close(scores[i], right, atol=1e-4, rtol=0)
+        assert icl.generate(model, prompts, mask, 4, ()) == texts == answers[i]
 
 
 def test_skipped_attention_needs_no_examples():

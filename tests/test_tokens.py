@@ -348,6 +348,68 @@ def test_balanced_choice_gives_each_target_its_share(n_shots, seed):
     assert min(counts) >= n_shots // 3
 
 
+@pytest.mark.parametrize("choice", ["random", "balanced", "disjoint"])
+def test_each_query_is_shown_examples_of_its_own(choice):
+    """One draw for all queries would make every item's luck the same."""
+    bank = [icl.Example(f"w{i}", "abc"[i % 3]) for i in range(60)]
+    queries = [icl.Example(f"q{i}", "abc"[i % 3]) for i in range(20)]
+    drawn = [
+        tuple(icl.prompts.choose_examples(query, bank, 6, seed=3, choice=choice))
+        for query in queries
+    ]
+    assert len({frozenset(shown) for shown in drawn}) == len(queries)
+    assert len(set().union(*drawn)) > 40, "the whole bank is drawn from"
+    again = icl.prompts.choose_examples(queries[7], bank, 6, seed=3, choice=choice)
+    assert tuple(again) == drawn[7], "in whatever company the query stands"
+    if choice != "random":  # each target's examples are drawn, too, not only their order
+        for target in "abc":
+            of_target = {frozenset(e for e in shown if e.target == target) for shown in drawn}
+            assert len(of_target) > 15
+    model = model_with(build_tokenizer())
+    spoken = [icl.Example(f"{a} {b}", "dode") for a in ("sort", "thin") for b in ("zero", "one")]
+    shown = [icl.Example(word, "dode") for word in ("reverse", "double", "unique", "repeat")]
+    prompts = icl.build_prompts(model, spoken, examples=shown, n_shots=3, choice=choice)
+    contexts = {
+        text.removesuffix(f"Q:{example.source}A:")
+        for text, example in zip(prompts.texts, spoken, strict=True)
+    }
+    assert len(contexts) > 1
+
+
+@pytest.mark.parametrize("choice", ["random", "balanced", "disjoint"])
+def test_no_example_has_the_querys_source_whatever_its_target(choice):
+    """The same source with another answer would be shown as an example of what is asked."""
+    bank = [
+        *(icl.Example("the query", target) for target in "abcabc"),
+        *(icl.Example(f"w{i}", "abc"[i % 3]) for i in range(6)),
+    ]
+    for seed in range(30):
+        query = icl.Example("the query", "b")
+        drawn = icl.prompts.choose_examples(query, bank, 6, seed=seed, choice=choice)
+        assert {example.source for example in drawn} == {f"w{i}" for i in range(6)}
+    with pytest.raises(PromptError, match="only 6 of the 12 examples differ from the query"):
+        icl.prompts.choose_examples(query, bank, 7, choice=choice)
+
+
+@pytest.mark.parametrize("choice", ["balanced", "disjoint"])
+def test_balanced_examples_are_shuffled(choice):
+    """Sorted by class the last examples' class would always be the same: recency decides then."""
+    bank = [icl.Example(f"w{i}", "abc"[i // 20]) for i in range(60)]
+    orders = [
+        "".join(
+            e.target
+            for e in icl.prompts.choose_examples(
+                icl.Example(f"q{i}", "a"), bank, 6, seed=i % 2, choice=choice
+            )
+        )
+        for i in range(120)
+    ]
+    assert len(set(orders)) > 50, "of 90 orders of two of each"
+    for place in range(6):
+        counts = [sum(order[place] == target for order in orders) for target in "abc"]
+        assert min(counts) > 20, "each class stands in each place about as often"
+
+
 GOOD = [icl.Example("sort", "zimo"), icl.Example("thin", "dode")]
 
 
