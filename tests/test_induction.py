@@ -373,7 +373,9 @@ def test_lengths_that_do_not_fit_are_told_lengths_that_do(sizes, options, messag
 
 def test_models_too_small_for_three_lengths():
     for sizes, options in (({"n_ctx": 14}, {}), ({}, {"tokens": range(9, 15)})):
-        with pytest.raises(PromptError, match="2 copies of 7, 5 and 4 tokens do not fit.*lengths="):
+        with pytest.raises(
+            PromptError, match="no three default lengths fit: .* in 2 copies .*lengths="
+        ):
             induction.prefix_matching_scores(planted.boot(**sizes), **options)
         small = induction.prefix_matching_scores(
             planted.boot(**sizes), lengths=(3,), n_copies=2, **options
@@ -588,7 +590,8 @@ def test_what_the_scores_say_in_words(circuit):
     ("options", "message"),
     [
         ({"lengths": ()}, "no lengths were given"),
-        ({"lengths": (1,)}, "length is 1"),
+        ({"lengths": (1,)}, r"lengths\[0\] is 1"),
+        ({"lengths": 1}, "length is 1"),
         ({"lengths": 70}, "4 copies of 70 tokens take 281 positions.*lengths=.63,"),
         ({"lengths": (5,), "n_sequences": 0}, "n_sequences is 0"),
         ({"lengths": (5,), "n_copies": 1}, "n_copies is 1"),

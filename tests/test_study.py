@@ -390,7 +390,7 @@ def test_the_command_on_a_small_model(tmp_path, capsys):
     for wrong, message in (
         ("--lengths 20 17", "at most 15 tokens, such as --lengths 15 11 9\n"),
         ("--tokens task --lengths 99", r"length is 99.*only \d+ different tokens were given"),
-        ("--lengths 0", "length is 0"),
+        ("--lengths 0", r"lengths\[0\] is 0"),
         ("--lengths 9 9", "each once"),
     ):
         assert main(f"{command} --overwrite {wrong}".split()) == 2

@@ -157,13 +157,16 @@ def check_lengths(lengths: int | Sequence[int]) -> tuple[int, ...]:
     Raises:
         PromptError: if there are none, one stands there twice, or is below 2.
     """
-    if hasattr(lengths, "__index__"):
+    if hasattr(lengths, "__index__") and getattr(lengths, "shape", ()) == ():
         return (check_count("length", lengths, least=2, error=PromptError),)
     expected = "one or more lengths, each once, such as lengths=(50,)"
     items = check_items("lengths", lengths, expected, error=PromptError)
     if not items:
         raise PromptError(f"no lengths were given: expected {expected}")
-    found = tuple(check_count("length", item, least=2, error=PromptError) for item in items)
+    found = tuple(
+        check_count(f"lengths[{i}]", item, least=2, error=PromptError)
+        for i, item in enumerate(items)
+    )
     if len(set(found)) < len(found):
         refuse("lengths", found, expected, PromptError)
     return found
@@ -215,9 +218,9 @@ class _Room:
                 return found, copies
         own = "lengths=, tokens= or sequences=" if self.speech == "python" else "--lengths"
         raise PromptError(
-            f"sequences have no room: of {self.n_tokens} tokens, in a context of {self.limit} "
-            f"positions, {n_copies or 2} copies of {_SMALLEST[0]}, {_SMALLEST[1]} and "
-            f"{_SMALLEST[2]} tokens do not fit behind BOS; give {own} of your own"
+            f"no three default lengths fit: of {self.n_tokens} tokens, in {n_copies or 2} copies "
+            f"behind BOS, in a context of {self.limit} positions; the least are {_SMALLEST[0]}, "
+            f"{_SMALLEST[1]} and {_SMALLEST[2]}; give {own} of your own"
         )
 
     def check(self, lengths: tuple[int, ...], n_copies: int) -> None:
