@@ -330,6 +330,7 @@ def test_a_model_whose_hooks_do_nothing_is_refused(monkeypatch):
 def test_bad_arguments():
     model = tiny.boot("llama")
     reference = induction.head_reference(model, n_texts=1, length=4, n_samples=0)
+    assert induction.HeadAblation(HEADS, "mean_z", reference).seed == 0, "means need no samples"
     other = induction.head_reference(planted.boot(), n_texts=1, length=4)
     for options, message in (
         ({"heads": {(3, 0)}}, r"head \(layer 3, head 0\) is out of range"),

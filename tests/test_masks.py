@@ -53,6 +53,12 @@ def test_heads_act_only_where_they_are_named(heads):
     assert found == {(layer, head) for layer, head in heads if layer >= 1}
 
 
+def test_a_mask_hides_from_all_rows_heads_and_layers_unless_it_says_so():
+    named = {"layers": icl.from_layer(0), "heads": None, "rows": "all", "keep_self": False}
+    rest = {"hide_generated": 0, "without_bias": False}
+    assert icl.ContextMask({Segment.QUERY}) == icl.ContextMask({Segment.QUERY}, **named, **rest)
+
+
 def test_layers_where_nothing_is_hidden_are_left_out():
     nothing = icl.ContextMask(set(), keep_self=True)
     query = icl.ContextMask({Segment.QUERY}, icl.only_layer(2))
