@@ -327,6 +327,62 @@ def test_a_model_whose_hooks_do_nothing_is_refused(monkeypatch):
         pass
 
 
+def interventions(model, prompts):
+    """An ablation, a mask of segments, and one of edges."""
+    reference = induction.head_reference(model, tokens_of(4, 20, seed=2))
+    yield induction.ablate_heads(model, HEADS, "mean_z", reference=reference, prompts=prompts)
+    yield icl.mask_attention(model, prompts, icl.ContextMask({icl.Segment.QUERY}, heads=HEADS))
+    yield icl.mask_attention(model, prompts, induction.knockout(HEADS))
+
+
+def steps(model, text, ends):
+    """Logits of a text that is given piece by piece, each piece behind the last one's cache."""
+    start, cache, found = 0, None, []
+    for end in ends:
+        logits, cache = model(
+            text[:, start:end],
+            attention_mask=torch.ones(1, end, dtype=torch.long),
+            past_key_values=cache,
+            use_cache=True,
+            return_type="logits_and_cache",
+        )
+        start = end
+        found.append(logits)
+    return torch.cat(found, dim=1)
+
+
+@pytest.mark.parametrize("n_tokens", [1, 2, 3])
+def test_prompts_may_be_as_short_as_the_pieces_that_follow_them(n_tokens):
+    model = tiny.boot("llama")
+    queries = [icl.Example(" ".join(["zero"] * n_tokens), "rovu")]
+    template = icl.PromptTemplate(source_prefix="", target_prefix="")
+    options = {"n_shots": 0, "template": template, "prepend_bos": False}
+    prompts = icl.build_prompts(model, queries, **options)
+    assert prompts.tokens.shape == (1, n_tokens)
+    text = torch.cat([prompts.tokens, torch.tensor([[7, 5, 7, 9, 7]])], dim=1)
+    for context, again in zip(
+        interventions(model, prompts), interventions(model, prompts), strict=True
+    ):
+        with again, torch.no_grad():
+            whole = model(text, attention_mask=torch.ones_like(text))
+        with context, torch.no_grad():
+            for _ in range(2 if n_tokens > 1 else 1):  # another run of one token looks like a step
+                found = steps(model, text, range(n_tokens, text.shape[1] + 1))
+                torch.testing.assert_close(found, whole, atol=1e-5, rtol=0)
+
+
+def test_several_new_tokens_may_come_at_once():
+    model = tiny.boot("llama")
+    prompts = icl.build_prompts(model, QUERIES[:1], examples=BANK, n_shots=1)
+    text = torch.cat([prompts.tokens, torch.tensor([[7, 5, 7, 9, 7]])], dim=1)
+    n = prompts.tokens.shape[1]
+    for context in interventions(model, prompts):
+        with context, torch.no_grad():
+            whole = model(text, attention_mask=torch.ones_like(text))
+            found = steps(model, text, (n, n + 3, n + 5))
+            torch.testing.assert_close(found, whole, atol=1e-5, rtol=0)
+
+
 def test_bad_arguments():
     model = tiny.boot("llama")
     reference = induction.head_reference(model, n_texts=1, length=4, n_samples=0)

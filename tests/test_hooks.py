@@ -109,6 +109,9 @@ def test_a_model_that_takes_no_mask_for_single_heads():
         icl.mask_attention(model, prompts, one_head),
     ):
         pass
+    if find_route(model) is Route.SCORES:
+        with pytest.raises(ModelError, match="cannot be masked head by head"):
+            icl.attention_hooks(model, prompts, one_head)
 
 
 def test_a_model_whose_attention_does_nothing_is_refused():

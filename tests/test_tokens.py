@@ -410,6 +410,19 @@ def test_balanced_examples_are_shuffled(choice):
         assert min(counts) > 20, "each class stands in each place about as often"
 
 
+def test_what_shares_leave_over_is_drawn_from_every_target():
+    bank = [icl.Example(f"w{i}", "abc"[i % 3]) for i in range(9)]
+    extra = set()
+    for seed in range(30):
+        drawn = icl.prompts.choose_examples(
+            icl.Example("q", "a"), bank, 4, seed=seed, choice="balanced"
+        )
+        targets = [example.target for example in drawn]
+        assert set(targets) == set("abc")
+        extra.add(max(targets, key=targets.count))
+    assert extra == set("abc")
+
+
 GOOD = [icl.Example("sort", "zimo"), icl.Example("thin", "dode")]
 
 
