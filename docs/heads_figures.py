@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import icl_locate as icl
+from icl_locate.files import check_output
 from icl_locate.gates import GateConfig, train_gates
 from icl_locate.lora import PRESETS, lora_by_layer
 from icl_locate.report import write_png
@@ -18,7 +19,8 @@ from icl_locate.report import write_png
 
 def main(output: Path) -> None:
     """Run everything."""
-    output.mkdir(parents=True, exist_ok=True)
+    check_output(output)
+    check_output("runs/lora")
     model = icl.load_model(device="cpu")
     known = icl.load_task("pseudo-translation")
     swept = icl.sweep(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import icl_locate as icl
 from icl_locate import induction, plots
+from icl_locate.files import check_output
 from icl_locate.head_report import comparison_table, head_table
 from icl_locate.report import write_png
 
@@ -20,7 +21,7 @@ import planted_induction as planted
 
 def main(output: Path) -> None:
     """Run everything."""
-    output.mkdir(parents=True, exist_ok=True)
+    check_output(output)
     circuit = planted.boot()
     scores = induction.head_scores(circuit)
     effects = induction.head_effects(circuit, induction.repeated_prompts(circuit))

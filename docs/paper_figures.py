@@ -10,6 +10,7 @@ from pathlib import Path
 
 import icl_locate as icl
 from icl_locate.conditions import SKIPPED_ATTENTION
+from icl_locate.files import check_output
 from icl_locate.report import importance_table, text_table, write_png
 
 SEEDS, N_QUERIES = (0, 1, 2), 32
@@ -18,7 +19,8 @@ TASKS = {"translation": ("pseudo-translation", "bleu", 12), "code": ("pseudo-pyt
 
 def main(output: Path) -> None:
     """Run everything."""
-    output.mkdir(parents=True, exist_ok=True)
+    check_output(output)
+    check_output("runs/paper")
     saved = Path("runs/paper")
     model = icl.load_model(device="cpu")
     for name, (task_name, metric, max_new_tokens) in TASKS.items():

@@ -19,10 +19,16 @@ def in_words(command: Callable[[], int]) -> int:
     that went away.
     """
     try:
-        status = command()
-        if sys.stdout is not None:
-            sys.stdout.flush()  # what cannot be printed is said here, not at the very end
+        try:
+            status = command()
+        except SystemExit:  # of --help
+            _flush()
+            raise
+        _flush()
     except KeyboardInterrupt:
+        # If it passed through an exec of text, such as dataclasses make, CPython would end by the
+        # signal in spite of our status: it notes that, until the next one.
+        exec("")  # noqa: S102
         _say("stopped; files that were written before are whole")
         return STOPPED
     except IclLocateError as error:
@@ -36,6 +42,12 @@ def in_words(command: Callable[[], int]) -> int:
     else:
         return status
     return FAILED
+
+
+def _flush() -> None:
+    """Have what cannot be printed said now, not by Python at the very end."""
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 def _say(text: str) -> None:

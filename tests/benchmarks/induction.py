@@ -28,6 +28,7 @@ from transformers import PreTrainedTokenizerFast
 import icl_locate as icl
 from icl_locate import induction
 from icl_locate.engine.forward import Intervention
+from icl_locate.files import check_output, replace_file
 from icl_locate.tasks import PATTERN_TASKS, pattern_task
 from icl_locate.tokens import Prompts
 
@@ -184,6 +185,7 @@ def table(found: Sequence[dict[str, Any]], config: Config) -> str:
 
 def main(config: Config) -> None:
     """Measure a model of GPT-2's size and the embedded model's size, and write what was found."""
+    check_output(config.output, ("induction_benchmark.json", "induction_table.md"))
     small = Shape(n_layers=8, d_model=128, d_mlp=256, d_head=16, n_kv_heads=8)
     found = []
     for name, shape in (("12 layers, d=768", config.shape), ("8 layers, d=128", small)):
@@ -193,10 +195,10 @@ def main(config: Config) -> None:
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {config.device}"
     record = {"machine": machine, "torch": torch.__version__, "repeats": config.repeats}
     record |= {"task": config.task, "n_prompts": config.n_prompts, "found": found}
-    config.output.mkdir(parents=True, exist_ok=True)
-    (config.output / "induction_benchmark.json").write_text(json.dumps(record, indent=1) + "\n")
+    text = json.dumps(record, indent=1)
+    replace_file(config.output / "induction_benchmark.json", [f"{text}\n".encode()])
     text = table(found, config)
-    (config.output / "induction_table.md").write_text(text)
+    replace_file(config.output / "induction_table.md", [text.encode()])
     print(text)
 
 

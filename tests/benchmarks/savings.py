@@ -17,6 +17,7 @@ import torch
 import tyro
 from random_llama import Shape, build, random_prompts
 
+from icl_locate.files import check_output, replace_file
 from icl_locate.savings import ModelCosts, estimate_savings
 from icl_locate.savings.measure import Runs
 
@@ -104,14 +105,15 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main(config: Config) -> None:
     """Measure, and write what was found."""
+    check_output(config.output, ("savings_benchmark.json", "savings_table.md"))
     rows = measure(config)
     machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {config.device}"
     record = {"machine": machine, "torch": torch.__version__, "repeats": config.repeats}
     record |= {"n_prompts": config.n_prompts, "n_new": config.n_new, "rows": rows}
-    config.output.mkdir(parents=True, exist_ok=True)
-    (config.output / "savings_benchmark.json").write_text(json.dumps(record, indent=1) + "\n")
+    text = json.dumps(record, indent=1)
+    replace_file(config.output / "savings_benchmark.json", [f"{text}\n".encode()])
     text = table(rows)
-    (config.output / "savings_table.md").write_text(text)
+    replace_file(config.output / "savings_table.md", [text.encode()])
     print(text)
 
 

@@ -34,6 +34,7 @@ import icl_locate as icl
 from icl_locate.engine.grid import tokens_in_flight
 from icl_locate.engine.shared import score_many
 from icl_locate.engine.shared_decoding import generate_many
+from icl_locate.files import check_output, replace_file
 from icl_locate.memory import peak_bytes
 from icl_locate.plots import DASHES, PALETTE
 
@@ -310,6 +311,9 @@ def figure(rows: Sequence[dict[str, Any]]) -> go.Figure:
 
 def main(config: Config) -> None:
     """Run, write and print."""
+    check_output(config.output, ("benchmark.json", "benchmark_table.md"))
+    image = config.output / "figures" / "benchmark_growth.png"
+    check_output(image.parent, (image.name,))
     written = config.output / "benchmark.json"
     parts: dict[str, Any] = json.loads(written.read_text("utf-8")) if written.exists() else {}
     for part in config.parts:
@@ -320,13 +324,12 @@ def main(config: Config) -> None:
         else:
             found = [compare_answers(config)] if part == "generation" else growth(config)
         parts[part] = found
-        written.write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
+        replace_file(written, [f"{json.dumps(parts, indent=1)}\n".encode()])
     text = table([*parts.get("log-prob", []), *parts.get("generation", [])], config)
-    (config.output / "benchmark_table.md").write_text(text + "\n", encoding="utf-8")
+    replace_file(config.output / "benchmark_table.md", [f"{text}\n".encode()])
     print(text)
     if "growth" in parts:
-        image = config.output / "figures" / "benchmark_growth.png"
-        figure(parts["growth"]).write_image(image, scale=2)
+        replace_file(image, [figure(parts["growth"]).to_image("png", scale=2)])
         print(f"figure: {image}")
 
 
