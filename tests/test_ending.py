@@ -75,13 +75,16 @@ def test_ctrl_c_while_modules_are_loaded_and_while_it_runs(tmp_path):
     assert not (tmp_path / "demo").exists(), "nothing is left behind"
 
 
-def test_ctrl_c_within_code_that_is_text():
-    """CPython remembers such an interrupt, and would end by the signal."""
-    code = (
+def test_ctrl_c_within_code_that_is_text(tmp_path):
+    """CPython remembers such an interrupt, and would end a module by the signal."""
+    (tmp_path / "module.py").write_text(
         "import sys; from icl_locate.ending import in_words\n"
         "sys.exit(in_words(lambda: exec('raise KeyboardInterrupt')))"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    paths = f"{tmp_path}{os.pathsep}{ROOT}"
+    found = subprocess.run(
+        [sys.executable, "-m", "module"], env=os.environ | {"PYTHONPATH": paths}, check=False
+    )
     assert found.returncode == 130
 
 
