@@ -100,6 +100,23 @@ OBJECTS = {
         "try:\n    ask()\nexcept Refused as refused:\n    assert refused.why == 'late'\n"
         "else:\n    raise AssertionError",
     ),
+    "what an error came from": (
+        "def f():\n    try: {}['x']\n"
+        "    except KeyError as error: raise OSError(2, 'gone') from error",
+        "try:\n    f()\nexcept OSError as error:\n"
+        "    assert isinstance(error.__cause__, KeyError) and error.errno == 2",
+    ),
+    "decorator": (
+        "from functools import wraps\ndef twice(f):\n    @wraps(f)\n"
+        "    def both(x): return f(f(x))\n    return both",
+        "@twice\ndef add3(x):\n    return x + 3\nassert add3(1) == 7 and add3.__name__ == 'add3'",
+    ),
+    "asked what it can": (
+        "class Bell:\n    def __reversed__(self): return iter('llab')\n"
+        "    def __bytes__(self): return b'ding'\n    def __len__(self): return 4\n",
+        "assert issubclass(Bell, object) and callable(Bell) and not callable(Bell())\n"
+        "assert Bell() != 5 and bytes(Bell()) == b'ding' and [*reversed(Bell())][0] == 'l'",
+    ),
     "unittest": (
         "class Point:\n    def __init__(self, x): self.x = x\n    def __neg__(self):\n"
         "        return Point(-self.x)\ndef point(x): return Point(x)",

@@ -27,6 +27,10 @@ _VIEWS: dict[str, Callable[[list[Any]], Any]] = {
 }
 _SINGLETONS = {"Ellipsis": ..., "NotImplemented": NotImplemented}
 _BYTES = {kind.__name__: kind for kind in (bytes, bytearray, memoryview)}
+_DATA = (
+    *(int, float, str, dt.timedelta, range),
+    *(kind for some in (_SEQUENCES, _MAPPINGS, _IN_TEXT, _DATES, _BYTES) for kind in some.values()),
+)
 _FUNCTIONS = (FunctionType, BuiltinFunctionType)
 MUTABLE = (list, dict, set, bytearray, deque, OrderedDict, Counter, defaultdict)
 HARMLESS: dict[str, Callable[..., Any]] = {"iter": iter, "next": next}
@@ -82,7 +86,7 @@ class Reference:
     def _both(self, name: str, other: Any) -> Any:
         if isinstance(other, Reference):
             return self._ask(name, other)
-        if self._data is None and other is not None and name == "eq":
+        if self._data is None and isinstance(other, _DATA) and name == "eq":
             self._peer.expected_data = True
         return NotImplemented if self._data is None else APPLY[name](self._data, other)
 
@@ -132,6 +136,11 @@ class Reference:
 
     def __eq__(self, other: object) -> Any:
         return self._both("eq", other)
+
+    def __ne__(self, other: object) -> Any:
+        if self._data is None and not isinstance(other, Reference):
+            return True  # which is no hope for plain data, as an equality is
+        return not self._both("eq", other)
 
     def __lt__(self, other: Any) -> Any:
         return self._both("lt", other)

@@ -102,6 +102,7 @@ class Peer(Values):
             name, *rest = arguments
             if name in (APPLY if self._trusting else HARMLESS):
                 return APPLY[name](*rest)
+        self.doubts.add("the code used a function of the tests in a way that is not forwarded")
         raise TypeError(f"{operation} of this is not for the other process")
 
     def _write_back(self, passed: Iterable[Any], changed: list[Any]) -> None:
