@@ -1,7 +1,7 @@
 """Shapes and dtypes of every annotated function are checked while the tests run.
 
-Not so for ``tests/untyped``, which passes wrong types on purpose and runs in a process of its own,
-with ICL_LOCATE_UNTYPED=1.
+Not so for ``tests/untyped``, which passes wrong types on purpose or runs what the pages print, in a
+process of its own with ICL_LOCATE_UNTYPED=1.
 """
 
 import os
