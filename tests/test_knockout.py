@@ -177,13 +177,17 @@ def test_other_tokens_of_one_shape_in_one_context(architecture):
         assert not torch.allclose(run(others)[0], alone[1][0], atol=1e-4), "the mask does something"
     with icl.mask_attention(model, prompts, mask), torch.no_grad():
         together = [run(tokens) for tokens in (prompts.tokens, others, prompts.tokens)]
+        for tokens, theirs in ((prompts.tokens, alone[0]), (others, alone[1])):  # nothing between
+            logits = model(tokens, attention_mask=real)[:, -1]
+            assert torch.allclose(logits, theirs[0][0], atol=1e-5)
     for ours, theirs in zip(together, [*alone, alone[0]], strict=True):
         assert torch.allclose(ours[0], theirs[0], atol=1e-5) and torch.equal(ours[1], theirs[1])
     if architecture in ("llama", "gpt2"):
         hooks = icl.attention_hooks(model, prompts, mask)
         with model.hooks(fwd_hooks=hooks), torch.no_grad():
             for tokens, theirs in ((prompts.tokens, alone[0]), (others, alone[1])):
-                assert torch.allclose(run(tokens)[0], theirs[0], atol=1e-5)
+                logits = model(tokens, attention_mask=real)[:, -1]
+                assert torch.allclose(logits, theirs[0][0], atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gpt2", "gpt_neo", "mistral"])

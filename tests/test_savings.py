@@ -61,7 +61,7 @@ def profiled(model, prompts, start, n_new):
 
 @pytest.mark.parametrize("start", [0, 1, 3])
 @pytest.mark.parametrize(
-    "architecture", ["gpt2", "llama", "gpt_neox", "qwen2", "starcoder2", "opt"]
+    "architecture", ["gpt2", "llama", "gpt_neox", "qwen2", "starcoder2", "opt", "bloom"]
 )
 def test_operations_equal_a_profilers(architecture, start):
     model = tiny.boot(architecture)
