@@ -9,9 +9,12 @@ from transformer_lens.model_bridge.generalized_components import AttentionBridge
 
 import icl_locate as icl
 from icl_locate import Segment
+from icl_locate.edges import Positions
 from icl_locate.errors import ModelError
 from icl_locate.hooks import Route, find_route
-from icl_locate.hooks.routes import ScoresEdit
+from icl_locate.hooks.cells import CellTracker
+from icl_locate.hooks.routes import MaskEdit, ScoresEdit
+from icl_locate.masks import resolve
 
 SMALL = {"vocab_size": tiny.VOCABULARY, "hidden_size": 32, "pad_token_id": 0, "bos_token_id": 1}
 
@@ -29,6 +32,42 @@ def test_attention_hooks_refuse_where_the_edit_is_discarded():
     prompts = icl.build_prompts(model, [icl.Example("sort", "dode")], n_shots=0)
     with pytest.raises(ModelError, match="discards edits.*icl_locate.mask_attention"):
         icl.attention_hooks(model, prompts, icl.ContextMask({Segment.QUERY}))
+
+
+@pytest.mark.parametrize("mask", [None, torch.zeros(1, 3), {"full": torch.zeros(1, 1, 3, 3)}])
+def test_attention_that_is_given_no_mask_of_rows_and_keys_is_refused(mask):
+    edit = MaskEdit(CellTracker(Positions(torch.full((1, 3), 4, dtype=torch.int8)), {}, 4), 2)
+    with pytest.raises(ModelError, match="Identity of layer 2 was given no 4-D attention mask"):
+        edit.edit_mask(torch.nn.Identity(), (torch.zeros(1, 3, 8),), {"attention_mask": mask})
+
+
+@pytest.mark.parametrize("heads", [None, {(0, 1)}])
+@pytest.mark.parametrize("padding", [0, 2])
+def test_masks_of_numbers_and_of_booleans_are_edited_alike(heads, padding):
+    """Row 0 sees nothing but what is hidden; rows of padding see nothing anyway."""
+    segments = torch.tensor([[Segment.PAD] * padding + [2, 2, 3, 4, 4]], dtype=torch.int8)
+    n = segments.shape[1]
+    hide = icl.ContextMask({Segment.INSTRUCTIONS, Segment.EXAMPLES}, heads=heads)
+    tracker = CellTracker(Positions(segments), resolve(hide, 1, 2), 2)
+    free = torch.ones(n, n, dtype=torch.bool).tril() & (segments != Segment.PAD)[:, None, None]
+    lowest = torch.finfo(torch.float32).min
+    edited, empty = [], []
+    for mask in (free, torch.zeros(1, 1, n, n).masked_fill(~free, lowest)):
+        edit = MaskEdit(tracker, 0)
+        states = {"hidden_states": torch.zeros(1, n, 8), "attention_mask": mask}
+        _, given = edit.edit_mask(torch.nn.Identity(), (), states)
+        edited.append(given["attention_mask"])
+        empty.append(edit._empty)
+    assert edited[0].dtype == torch.bool and edited[0].equal(edited[1] == 0)
+    assert set(edited[1].unique().tolist()) == {0.0, lowest} and empty[0].equal(empty[1])
+    hidden = torch.isin(segments[0], torch.tensor([2, 3], dtype=torch.int8)).expand(n, n)
+    without = ~(free[0, 0] & ~hidden).any(-1) & (segments[0] != Segment.PAD)
+    for head in range(edited[0].shape[1]):
+        named = heads is None or (0, head) in heads
+        shown = free[0, 0] & ~hidden if named else free[0, 0]
+        keeps = without[:, None] & named  # such a row's output is zeroed instead
+        assert edited[0][0, head].equal(torch.where(keeps, free[0, 0], shown))
+        assert empty[0][0, head].equal(without & named)
 
 
 def test_a_model_that_loses_its_causality_is_refused():
