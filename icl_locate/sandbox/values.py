@@ -55,6 +55,11 @@ class Asks(Protocol):
         """Have it done, and return what came of it."""
 
 
+def _operator(name: str) -> Callable[[Any, Any], Any]:
+    """An operator of a reference."""
+    return lambda self, other: self._both(name, other)
+
+
 class Reference:
     """A thing of the other process. Two of its things may be compared or added there.
 
@@ -142,29 +147,9 @@ class Reference:
             return True  # which is no hope for plain data, as an equality is
         return not self._both("eq", other)
 
-    def __lt__(self, other: Any) -> Any:
-        return self._both("lt", other)
-
-    def __le__(self, other: Any) -> Any:
-        return self._both("le", other)
-
-    def __gt__(self, other: Any) -> Any:
-        return self._both("gt", other)
-
-    def __ge__(self, other: Any) -> Any:
-        return self._both("ge", other)
-
-    def __add__(self, other: Any) -> Any:
-        return self._both("add", other)
-
-    def __sub__(self, other: Any) -> Any:
-        return self._both("sub", other)
-
-    def __mul__(self, other: Any) -> Any:
-        return self._both("mul", other)
-
-    def __truediv__(self, other: Any) -> Any:
-        return self._both("truediv", other)
+    __lt__, __le__, __gt__, __ge__ = map(_operator, ("lt", "le", "gt", "ge"))
+    __add__, __sub__, __mul__ = map(_operator, ("add", "sub", "mul"))
+    __truediv__ = _operator("truediv")
 
 
 class Values:
