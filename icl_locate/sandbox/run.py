@@ -53,9 +53,9 @@ def run_python(
 
     - "sealed": the tests run in a process of their own. They call the code's functions across a
       wall, and see copies of the data that these return. Nothing that the code does to its
-      interpreter makes a test pass, and no object of its own equals plain data. Where tests fail that
-      use such objects, ask whether two things are one, or change what was returned, that may be the
-      wall's doing: they get no verdict but "unjudged".
+      interpreter makes a test pass, and no object of its own equals plain data. Where tests fail
+      that use such objects, ask whether two things are one, or change what was returned, that may
+      be the wall's doing: they get no verdict but "unjudged".
     - "shared": one process runs the code, then the tests in a namespace of their own, with builtins
       and the standard library as they were before. So do the published harnesses. Code that means
       to deceive can reach the tests, and pass.
