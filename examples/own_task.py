@@ -63,15 +63,15 @@ def main(arguments: list[str]) -> None:
         else:
             model_path = write_model(Path(scratch) / "model")
             task_path = write_task(Path(scratch) / "reviews.jsonl")
-        template = icl.PromptTemplate(source_prefix="Review: ", target_prefix="\nSentiment: ")
+        template = icl.PromptTemplate(
+            source_prefix="Review: ", target_prefix="\nSentiment: ", separator="\n\n"
+        )
         task = icl.load_task(task_path, template=template)
         model = icl.load_model(model_path)
         result = icl.sweep(
             model,
             task,
-            conditions=["examples"],
             n_shots=4,
-            n_queries=len(task.test),
             seeds=[0, 1],
             choice="balanced",
             metric="log_prob",
