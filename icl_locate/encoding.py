@@ -1,4 +1,4 @@
-"""Text as a tokenizer's tokens, with what it would take for control tokens kept under control.
+"""Text as a tokenizer's tokens, with control tokens kept out of a task's texts.
 
 Fast tokenizers look for their special tokens (BOS, EOS, a chat's turns) in every text before they
 do anything else: "</s>" in a review would end the text. A template's own words may hold such tokens
