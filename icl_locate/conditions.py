@@ -2,11 +2,14 @@
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from icl_locate._types import Segment
 from icl_locate.errors import MaskError
 from icl_locate.layers import LayerRange
-from icl_locate.masks import ContextMask
+
+if TYPE_CHECKING:
+    from icl_locate.masks import ContextMask
 
 
 @dataclass(frozen=True)
@@ -37,8 +40,10 @@ class Condition:
                 "set instruction=True, or do not hide them"
             )
 
-    def mask(self, layers: LayerRange | AbstractSet[int]) -> ContextMask:
+    def mask(self, layers: LayerRange | AbstractSet[int]) -> "ContextMask":
         """The condition's mask at some layers."""
+        from icl_locate.masks import ContextMask  # brings torch; a condition's name asks for none
+
         return ContextMask(
             self.hide, layers, keep_self=self.keep_self, without_bias=self.without_bias
         )

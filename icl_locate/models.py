@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +13,9 @@ from transformers import PreTrainedModel
 
 from icl_locate.arguments import show
 from icl_locate.errors import ModelError
-
-EMBEDDED = "embedded"
-
-
-def embedded_directory() -> Path:
-    """Where the package keeps the embedded model: weights, tokenizer and card."""
-    return Path(str(files("icl_locate.embedded") / "model"))
+from icl_locate.model_names import EMBEDDED as EMBEDDED
+from icl_locate.model_names import embedded_directory as embedded_directory
+from icl_locate.model_names import find_model
 
 
 def load_model(
@@ -48,17 +43,12 @@ def load_model(
     if model is not None and not isinstance(model, (str, Path)):
         raise ModelError(_not_a_bridge(model))
     name = str(model or EMBEDDED)
-    path = embedded_directory() if name == EMBEDDED else Path(name)
-    if name != EMBEDDED and (path.is_absolute() or name.startswith(".")) and not path.is_dir():
-        raise ModelError(f"there is no model directory {name}: expected one with a config.json")
+    found = find_model(name, revision)
     place, floats = resolve_device(device), resolve_dtype(dtype)
     try:
-        with quiet_loading() if path.is_dir() else nullcontext():
+        with quiet_loading() if Path(found).is_dir() else nullcontext():
             bridge = TransformerBridge.boot_transformers(
-                str(path) if path.is_dir() else name,
-                device=place,
-                dtype=floats,
-                revision=None if path.is_dir() else revision,
+                found, device=place, dtype=floats, revision=revision
             )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise loading_error(name, error) from error

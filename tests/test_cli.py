@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,18 @@ from pathlib import Path
 import pytest
 import tiny
 
-from icl_locate.cli import DemoConfig, SweepConfig, main
+import icl_locate as icl
+from icl_locate.cli import (
+    DemoConfig,
+    GatesConfig,
+    InductionConfig,
+    LoraByLayerConfig,
+    SavingsConfig,
+    SweepConfig,
+    main,
+)
+
+ROOT = Path(__file__).parents[1]
 
 COMMAND = [sys.executable, "-m", "icl_locate.cli"]
 
@@ -34,6 +46,91 @@ def _timed(*arguments):
     done = run(*arguments)
     assert done.returncode == 0 and "--help" in done.stdout
     return time.perf_counter() - start
+
+
+def test_the_first_word_comes_at_once():
+    best = min(_first_word("demo", "--output", "/dev/null/nowhere") for _ in range(3))
+    assert best < 1.0
+
+
+def _first_word(*arguments):
+    start = time.perf_counter()
+    with subprocess.Popen([*COMMAND, *arguments], stderr=subprocess.PIPE, text=True) as running:
+        line = running.stderr.readline()
+        took = time.perf_counter() - start
+        running.kill()
+    assert line == "icl-locate demo: model embedded\n"
+    return took
+
+
+TYPOS = {
+    "sweep nonsense": "unknown task 'nonsense'",
+    "sweep nothing.csv": "there is no task file nothing.csv",
+    "sweep flores/en-klingon": "the direction is 'en-klingon'",
+    "sweep --metric blue": "unknown metric 'blue'",
+    "sweep --conditions exmples": "unknown condition 'exmples'",
+    "sweep --conditions-file none.toml": "there is no such file",
+    "sweep --scope onyl": "scope is 'onyl'",
+    "sweep --seeds 0 0": "--seeds is (0, 0): expected a whole number, or a list of them, each once",
+    "sweep --n-queries 0": "--n-queries is 0: expected a whole number of at least 1",
+    "sweep --confidence 95": "--confidence is 95.0: expected a number above 0 and below 1",
+    "sweep --model ./nowhere": "there is no model directory ./nowhere",
+    "sweep --model a/b/c": "model is 'a/b/c': expected 'embedded', a local directory",
+    "sweep --model gpt2:": "model is 'gpt2:': expected 'embedded', a local directory",
+    "sweep --model nobody/nothing": "HF_HUB_OFFLINE is set",
+    "sweep --revision main": "revision is 'main', but the model is the directory",
+    "induction --fractions 3": "--fractions is 3.0: expected a number above 0 and at most 1",
+    "induction --reference none": "there is no such file",
+    "savings --model ./nowhere": "there is no model directory ./nowhere",
+    "savings --measure --metric log_prob": "the metric 'log_prob' reads no answers: expected one",
+    "gates --metric blue": "unknown metric 'blue'",
+    "gates --metric pass@1": "pass@1 runs the programs that the model writes",
+    "lora --metric log_prob": "expected one of bleu, bleu_lc, chrf, exact_match, token_accuracy,",
+    "lora --sweep none": "there is no such file",
+}
+
+
+def test_typos_are_refused_before_torch_is_loaded(tmp_path):
+    code = """
+import json, sys
+from icl_locate.cli import main
+for line in json.load(sys.stdin):
+    print(line, file=sys.stderr)
+    assert main([*line.split(), "--quiet"] if "savings" not in line else line.split()) == 2
+    assert "torch" not in sys.modules, line
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(list(TYPOS)),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    for line, message in TYPOS.items():
+        said = done.stderr.partition(f"{line}\n")[2].splitlines()
+        assert any(text.startswith("icl-locate: ") and message in text for text in said[:2]), line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hub_out_of_reach_is_asked_once():
+    """Not six times with growing pauses, half a minute for each file."""
+    away = {"HF_HUB_OFFLINE": "0", "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = run("sweep", "--model", "nobody/nothing", "--quiet", env=os.environ | away, timeout=20)
+    assert done.returncode == 2 and "Retrying" not in done.stderr
+    assert "not on this machine, and the Hugging Face Hub cannot be reached" in done.stderr
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"icl-locate {icl.__version__}\n"
+
+
+def test_every_command_that_takes_a_model_takes_a_revision():
+    commands = (SweepConfig, InductionConfig, SavingsConfig, GatesConfig, LoraByLayerConfig)
+    assert all({"model", "revision"} <= vars(command()).keys() for command in commands)
 
 
 @pytest.mark.parametrize("config", [SweepConfig, DemoConfig])

@@ -34,7 +34,10 @@ def test_a_bridge_is_returned_as_it_is():
     [
         ("/no/such/directory", {}, "there is no model directory"),
         ("./neither", {}, "there is no model directory"),
-        ("no-such-user/no-such-model", {}, "could not be loaded: expected a directory"),
+        ("no-such-user/no-such-model", {}, "could not be loaded: it is not on this machine"),
+        ("gpt2 ", {}, "model is 'gpt2 ': expected 'embedded', a local directory"),
+        ("a/b/c", {}, "model is 'a/b/c': expected 'embedded', a local directory"),
+        ("embedded", {"revision": "main"}, "revision is 'main', but the model is the directory"),
         ("embedded", {"device": "quantum"}, "device is 'quantum': expected one of this machine"),
         ("embedded", {"dtype": "int8"}, "dtype is 'int8': expected float32"),
         ("embedded", {"dtype": "float33"}, "dtype is 'float33'"),

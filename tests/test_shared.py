@@ -203,22 +203,27 @@ def test_out_of_memory_halves_the_budget_and_goes_on():
         run_in_chunks(prompts, cost=1, budget=100, batch_size=8, run=never)
 
 
-def test_progress_counts_every_cell():
-    model = tiny.boot("llama")
+@pytest.mark.parametrize("metric", ["log_prob", "exact_match", "label_accuracy"])
+@pytest.mark.parametrize("engine", ["shared", "hooks"])
+@pytest.mark.parametrize("batch_size", [1, 64])
+def test_progress_counts_every_cell(engine, metric, batch_size):
+    """Step by step, although the shared engine runs all cells at once."""
+    model, told = tiny.boot("llama"), []
     prompts = prompts_for(model)
-    for engine in ("shared", "hooks"):
-        told = []
-        run_grid(
-            model,
-            prompts,
-            PAPER,
-            METRICS["log_prob"],
-            engine=engine,
-            max_new_tokens=1,
-            batch_size=1,
-            on_progress=told.append,
-        )
-        assert sum(told) == len(PAPER) and len(told) > 1
+    scored = METRICS[metric]
+    if metric == "label_accuracy":
+        scored = scored.bound_to([icl.Example("a", target) for target in ("zimo", "zimo zimo")])
+    run_grid(
+        model,
+        prompts,
+        PAPER,
+        scored,
+        engine=engine,
+        max_new_tokens=4,
+        batch_size=batch_size,
+        on_progress=told.append,
+    )
+    assert sum(told) == len(PAPER) and min(told) > 0 and len(told) > 2
 
 
 def test_the_shared_engine_is_chosen_on_every_architecture(model):

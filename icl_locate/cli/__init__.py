@@ -5,10 +5,12 @@ from typing import Annotated, Any
 
 import tyro
 
+from icl_locate import __version__
 from icl_locate.cli.configs import DemoConfig, InductionConfig, SavingsConfig, SweepConfig
 from icl_locate.cli.demo import run_demo
 from icl_locate.cli.induction import run_induction
 from icl_locate.cli.savings import run_savings
+from icl_locate.cli.start import start
 from icl_locate.cli.sweep import run_sweep
 from icl_locate.cli.train import run_gates, run_lora
 from icl_locate.cli.train_configs import GatesConfig, LoraByLayerConfig
@@ -46,14 +48,20 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run a command; returns the exit status."""
 
     def run() -> int:
+        if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+            print(f"icl-locate {__version__}")
+            return 0
         config: Any = tyro.cli(
             Command,
             config=(tyro.conf.OmitArgPrefixes,),
             prog="icl-locate",
-            description="Find where in a language model in-context learning happens.",
+            description="Find where in a language model in-context learning happens. --version says "
+            "which release this is.",
             args=arguments,
         )
-        _RUN[type(config)](config)
+        command = _RUN[type(config)]
+        start(command.__name__.removeprefix("run_"), config)
+        command(config)
         return 0
 
     return in_words(run)

@@ -20,12 +20,13 @@ def announce(
     from icl_locate.conditions import get_condition
     from icl_locate.estimates import Shape, estimate_sweep, measure_speed
     from icl_locate.metrics import generates
-    from icl_locate.models import embedded_directory, loading_error, resolve_device
+    from icl_locate.model_names import find_model
+    from icl_locate.models import loading_error, resolve_device
 
-    where = embedded_directory() if config.model == "embedded" else config.model
+    where = find_model(config.model, config.revision)
     try:
-        shape = Shape.of(AutoConfig.from_pretrained(where))
-        tokenizer = AutoTokenizer.from_pretrained(where)
+        shape = Shape.of(AutoConfig.from_pretrained(where, revision=config.revision))
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=config.revision)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as TransformerLens does
     except (OSError, ValueError) as error:
         raise loading_error(str(where), error) from error

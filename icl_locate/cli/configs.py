@@ -32,6 +32,9 @@ class SweepConfig:
     model: str = "embedded"
     """embedded, a name on the Hugging Face Hub, or a local directory."""
 
+    revision: str | None = None
+    """Commit, tag or branch of a model on the Hub. Default: the newest."""
+
     output: Path = Path("runs/sweep")
     """Directory for what is written; made if it is not there."""
 
@@ -138,6 +141,9 @@ class InductionConfig:
     model: str = "embedded"
     """embedded, a name on the Hugging Face Hub, or a local directory."""
 
+    revision: str | None = None
+    """Commit, tag or branch of a model on the Hub. Default: the newest."""
+
     output: Path = Path("runs/induction")
     """Directory for what is written; made if it is not there."""
 
@@ -223,6 +229,9 @@ class SavingsConfig:
     model: str = "embedded"
     """embedded, a name on the Hugging Face Hub, or a local directory; only its configuration is
     read unless --measure."""
+
+    revision: str | None = None
+    """Commit, tag or branch of a model on the Hub. Default: the newest."""
 
     layers: tuple[int, ...] = ()
     """Layers from which to drop the context. Default: all."""

@@ -6,6 +6,7 @@ from typing import Any
 from icl_locate.cli.configs import InductionConfig
 from icl_locate.cli.earlier import check_earlier, with_settings
 from icl_locate.cli.first_prompt import print_first_prompt
+from icl_locate.cli.start import load_chosen_model, say
 from icl_locate.cli.writing import load_scored_task, say_written, write_pngs, write_table
 from icl_locate.errors import IclLocateError
 from icl_locate.files import check_output
@@ -18,7 +19,6 @@ _WRITTEN = (
 
 def run_induction(config: InductionConfig) -> None:
     """Score all heads, take the best out, and write what was found."""
-    import icl_locate as icl
     from icl_locate import induction
     from icl_locate.induction.sequences import Sequences, check_lengths
     from icl_locate.location import check_confidence
@@ -36,10 +36,11 @@ def run_induction(config: InductionConfig) -> None:
         reference = induction.HeadReference.load(config.reference)
     if not config.quiet:
         print_first_prompt(task, n_shots=config.shots[0], instruction=True, seed=config.seeds[0])
-    model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
+    model = load_chosen_model(config)
     check_earlier(config, config.output / "ablation.safetensors", model=model)
     own = None if config.tokens == "vocabulary" else induction.task_tokens(model, task)
     fitted = Sequences.fit(model, config.lengths or None, tokens=own, speech="command")
+    say(config, f"scoring {model.cfg.n_layers * model.cfg.n_heads} heads on random tokens")
     scores = induction.head_scores(
         model, lengths=fitted.lengths, n_copies=fitted.n_copies, tokens=own
     )

@@ -4,6 +4,7 @@ from typing import Any
 
 from icl_locate.cli.configs import SavingsConfig
 from icl_locate.cli.earlier import check_earlier, with_settings
+from icl_locate.cli.start import load_chosen_model, say
 from icl_locate.cli.writing import load_scored_task, say_written, write_pngs, write_table
 from icl_locate.files import check_output
 
@@ -20,7 +21,7 @@ def _estimate(config: SavingsConfig) -> None:
     from icl_locate.report import align_table
     from icl_locate.savings import ModelCosts, estimate_savings
 
-    costs = ModelCosts.of(config.model)
+    costs = ModelCosts.of(config.model, revision=config.revision)
     rows = []
     for layer in config.layers or range(costs.n_layers + 1):
         found = estimate_savings(
@@ -55,7 +56,6 @@ def _estimate(config: SavingsConfig) -> None:
 
 
 def _measure(config: SavingsConfig) -> None:
-    import icl_locate as icl
     from icl_locate import plots
     from icl_locate.savings import measure_savings
 
@@ -63,8 +63,9 @@ def _measure(config: SavingsConfig) -> None:
     check_output(config.output, (result.name, "savings.csv", "savings.recipe.json"))
     check_earlier(config, result)
     task, metric = load_scored_task(config)
-    model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
+    model = load_chosen_model(config)
     check_earlier(config, result, model=model)
+    say(config, "generating with the context dropped from each layer on")
     measured = measure_savings(
         model,
         task,

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from icl_locate.cli.announce import announce
+from icl_locate.cli.conditions_file import read_conditions
 from icl_locate.cli.configs import SweepConfig
 from icl_locate.cli.earlier import check_earlier
 from icl_locate.cli.first_prompt import print_first_prompt
+from icl_locate.cli.start import load_chosen_model
 from icl_locate.cli.writing import WRITTEN, check_code, write_result, write_shots
 from icl_locate.errors import IclLocateError
 from icl_locate.files import check_output
@@ -48,7 +50,7 @@ def run_sweep(config: SweepConfig) -> None:
         announce(config, task, conditions, n_queries, shots, max_new_tokens)
     if config.dry_run:
         return
-    model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
+    model = load_chosen_model(config)
     check_earlier(config, *results_of, model=model)
     results = {}
     for n_shots, output in places.items():
@@ -114,26 +116,10 @@ def _with_preset(config: SweepConfig) -> SweepConfig:
 
 
 def _conditions(config: SweepConfig, task: Any, n_shots: int) -> tuple[Any, ...]:
-    import tomllib
-
-    import icl_locate as icl
     from icl_locate.plan import choose_conditions
 
     if config.conditions_file is None:
         return choose_conditions(task, n_shots, config.conditions or None)
     if config.conditions:
         raise IclLocateError("give either --conditions or --conditions-file, not both")
-    try:
-        tables = tomllib.loads(config.conditions_file.read_text("utf-8"))["condition"]
-        return tuple(
-            icl.Condition(**table | {"hide": {icl.Segment[name] for name in table["hide"]}})
-            for table in tables
-        )
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise IclLocateError(f"{config.conditions_file} cannot be read: {error}") from error
-    except (KeyError, TypeError) as error:
-        raise IclLocateError(
-            f"{config.conditions_file} is no list of conditions ({error}): expected tables "
-            '[[condition]] with name = "...", hide = ["EXAMPLES", ...] and optionally instruction '
-            "and keep_self, segments being BOS, INSTRUCTIONS, EXAMPLES, QUERY and GENERATED"
-        ) from error
+    return read_conditions(config.conditions_file)

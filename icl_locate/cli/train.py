@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from icl_locate.cli.earlier import check_earlier, with_settings
 from icl_locate.cli.first_prompt import print_first_prompt
+from icl_locate.cli.start import load_chosen_model
 from icl_locate.cli.train_configs import GatesConfig, LoraByLayerConfig
 from icl_locate.cli.writing import load_scored_task, say_written, write_pngs, write_table
 from icl_locate.errors import IclLocateError
@@ -12,7 +13,6 @@ from icl_locate.files import check_output
 
 def run_gates(config: GatesConfig) -> None:
     """Learn gates, and write what was found."""
-    import icl_locate as icl
     from icl_locate import plots
     from icl_locate.gates import GateConfig, train_gates
     from icl_locate.storage import saved_path
@@ -35,7 +35,7 @@ def run_gates(config: GatesConfig) -> None:
         print_first_prompt(
             task, n_shots=config.n_shots, instruction=config.instruction, seed=config.seed
         )
-    model = icl.load_model(config.model, device=config.device, dtype=config.dtype)
+    model = load_chosen_model(config)
     check_earlier(config, result, model=model)
     if config.overwrite:
         saved_path(checkpoint).unlink(missing_ok=True)
@@ -100,6 +100,7 @@ def run_lora(config: LoraByLayerConfig) -> None:
         max_new_tokens=config.max_new_tokens,
         device=config.device,
         dtype=config.dtype,
+        revision=config.revision,
         progress=not config.quiet,
     )
     found = with_settings(found, config)

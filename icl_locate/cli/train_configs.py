@@ -22,6 +22,9 @@ class GatesConfig:
     model: str = "embedded"
     """embedded, a name on the Hugging Face Hub, or a local directory."""
 
+    revision: str | None = None
+    """Commit, tag or branch of a model on the Hub. Default: the newest."""
+
     output: Path = Path("runs/gates")
     """Directory for what is written; made if it is not there."""
 
@@ -108,6 +111,9 @@ class LoraByLayerConfig:
 
     model: str = "embedded"
     """embedded, a name on the Hugging Face Hub, or a local directory."""
+
+    revision: str | None = None
+    """Commit, tag or branch of a model on the Hub. Default: the newest."""
 
     output: Path = Path("runs/lora")
     """Directory for what is written; made if it is not there."""

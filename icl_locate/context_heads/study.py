@@ -205,8 +205,10 @@ class HeadStudy:
     def _run(self, groups: Sequence[Sequence[frozenset[Head]]], *, quiet: bool = False) -> ndarray:
         """Statistics ``[cell, seed, item, stat]``; the cells of a group run together."""
         by_seed: list[list[Statistics]] = [[] for _ in self._seeds]
-        total = len(groups) * len(self._seeds)
-        with tqdm(total=total, unit="group", disable=quiet or not self._progress) as bar:
+        total = sum(map(len, groups)) * len(self._seeds)
+        with tqdm(
+            total=total, unit="cell", desc="heads", disable=quiet or not self._progress
+        ) as bar:
             for found, prompts in zip(by_seed, self._prompts, strict=True):
                 for group in groups:
                     cells = run_grid(
@@ -217,9 +219,9 @@ class HeadStudy:
                         engine=self._engine,
                         max_new_tokens=self._max_new_tokens,
                         batch_size=self._batch_size,
+                        on_progress=bar.update,
                     )
                     found += [cell.statistics for cell in cells]
-                    bar.update()
         return np.stack([np.stack(found) for found in by_seed], axis=1)
 
     def _mask(self, heads: frozenset[Head]) -> ContextMask:

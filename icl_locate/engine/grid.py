@@ -13,6 +13,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate._types import Segment
 from icl_locate.engine.hooked import Cell, run_cell
 from icl_locate.engine.labels import score_labels_many
+from icl_locate.engine.progress import CellCount
 from icl_locate.engine.scoring import append_targets, score_targets
 from icl_locate.engine.shared import can_drop, score_many
 from icl_locate.engine.shared_decoding import generate_many
@@ -115,7 +116,8 @@ def run_grid(
     Args:
         token_budget: for the shared engine, the most tokens that are in flight at once, over all
             runs; ``None`` derives it from free memory.
-        on_progress: told how many more cells are done.
+        on_progress: told how many more cells are done; where all cells are under way at once, how
+            many their work so far comes to.
     """
     options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     if engine == "hooks":
@@ -134,24 +136,23 @@ def run_grid(
     cost = tokens_in_flight(model, prompts, masks, generated)
     answers: list[list[str]] = [[] for _ in masks]
     scores: list[list[float]] = [[] for _ in masks]
-    done = [0]
+    count = CellCount(on_progress, len(masks), len(prompts))
 
     def run(batch: Prompts) -> None:
+        tell = count.during(len(batch))
         if isinstance(metric, LabelAccuracy):
-            by_mask = score_labels_many(model, batch, masks, metric.labels, drop=drop).tolist()
-            for written, some in zip(answers, by_mask, strict=True):
+            by_mask = score_labels_many(model, batch, masks, metric.labels, drop=drop, tell=tell)
+            for written, some in zip(answers, by_mask.tolist(), strict=True):
                 written.extend(metric.choose(some, batch.texts))
         elif is_log_prob(metric):
-            found = score_many(model, batch, masks, drop=drop).tolist()
+            found = score_many(model, batch, masks, drop=drop, tell=tell).tolist()
             for row, values in zip(scores, found, strict=True):
                 row.extend(values)
         else:
-            texts = generate_many(model, batch, masks, max_new_tokens, drop=drop)
+            texts = generate_many(model, batch, masks, max_new_tokens, drop=drop, tell=tell)
             for written, new in zip(answers, texts, strict=True):
                 written.extend(new)
-        before = len(masks) * done[0] // len(prompts)
-        done[0] += len(batch)
-        on_progress(len(masks) * done[0] // len(prompts) - before)
+        count.finish(len(batch))
 
     limit = token_budget if token_budget is not None else default_budget(model, prompts)
     run_in_chunks(prompts, cost, limit, batch_size, run)

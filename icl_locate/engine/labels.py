@@ -9,6 +9,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
+from icl_locate.engine.progress import Tell, part, silent
 from icl_locate.engine.scoring import score_targets
 from icl_locate.engine.shared import score_many
 from icl_locate.errors import PromptError
@@ -61,8 +62,12 @@ def score_labels_many(
     labels: Sequence[str],
     *,
     drop: bool = True,
+    tell: Tell = silent,
 ) -> Float[Tensor, "mask batch label"]:
     """`score_labels` under each mask, by the shared engine: one pass for all short labels.
+
+    Args:
+        tell: told how much of the work is done.
 
     Raises:
         NotSharedError: if the model's blocks cannot be run on other rows.
@@ -71,14 +76,18 @@ def score_labels_many(
     tokens = label_tokens(model, prompts, labels)
     short = _of_one_token(tokens)
     found = torch.zeros(len(masks), len(prompts), len(labels))
+    long = [label for label in range(len(labels)) if label not in short]
+    n_passes = len(long) + bool(short)
+    shares = iter(part(tell, i / n_passes, (i + 1) / n_passes) for i in range(n_passes))
     if short:
         rivals = torch.tensor([[row[0] for row in tokens[label]] for label in short]).T
         target = replace(prompts, target_tokens=tokens[short[0]])
-        found[:, :, short] = score_many(model, target, masks, drop=drop, rivals=rivals)
-    for label in range(len(labels)):
-        if label not in short:
-            target = replace(prompts, target_tokens=tokens[label])
-            found[:, :, label] = score_many(model, target, masks, drop=drop)
+        found[:, :, short] = score_many(
+            model, target, masks, drop=drop, rivals=rivals, tell=next(shares)
+        )
+    for label, share in zip(long, shares, strict=True):
+        target = replace(prompts, target_tokens=tokens[label])
+        found[:, :, label] = score_many(model, target, masks, drop=drop, tell=share)
     return found
 
 

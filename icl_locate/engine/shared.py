@@ -16,6 +16,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from icl_locate._types import Segment
 from icl_locate.engine.forward import keep_logits, require_numbers
+from icl_locate.engine.progress import Tell, silent
 from icl_locate.engine.replay import (
     BlockCall,
     cache_with,
@@ -49,8 +50,10 @@ class SharedPass:
         readout: Rows,
         *,
         keeps_caches: bool = False,
+        tell: Tell = silent,
     ) -> None:
         self._n_layers = n_layers
+        self._tell = tell
         self._keeps_caches = keeps_caches
         self._streams = streams
         self._rows = readout
@@ -72,6 +75,7 @@ class SharedPass:
             self.active.append(active)
         else:
             call.cache.layers[call.layer] = DynamicLayer()  # nobody will ask for it again
+        self._tell((call.layer + 1) / self._n_layers)
         if call.layer == self._n_layers - 1:
             self.readout = with_first(output, self._gather(first(output)))
         return output
@@ -147,12 +151,14 @@ def score_many(
     *,
     drop: bool = True,
     rivals: Int[Tensor, "batch rival"] | None = None,
+    tell: Tell = silent,
 ) -> Float[Tensor, "mask batch"] | Float[Tensor, "mask batch rival"]:
     """Each target's log-probability under each mask, by one pass up the layers.
 
     Args:
         drop: whether rows that reach nothing are dropped; else all rows are kept.
         rivals: tokens to score in the place of targets of one token each, instead of these.
+        tell: told how much of the pass is done.
 
     Raises:
         NotSharedError: if the model's blocks cannot be run on other rows.
@@ -166,7 +172,7 @@ def score_many(
     streams, places = plan_streams(
         masks, segments, readout, n_layers, int(model.cfg.n_heads), drop=drop
     )
-    shared = SharedPass(n_layers, streams, rows)
+    shared = SharedPass(n_layers, streams, rows, tell=tell)
     with replaced_blocks(model, shared):
         model(
             tokens,

@@ -12,12 +12,15 @@ from transformers.cache_utils import DynamicCache
 
 from icl_locate.engine.decoding import Answers, check_room, resolve_stops
 from icl_locate.engine.forward import keep_logits, require_numbers
+from icl_locate.engine.progress import Tell, part, silent
 from icl_locate.engine.replay import BlockCall, replaced_blocks, with_first
 from icl_locate.engine.shared import SharedPass, read_out, run_index
 from icl_locate.engine.streams import Rows, plan_streams
 from icl_locate.engine.texts import begin_texts
 from icl_locate.masks import Mask
 from icl_locate.tokens import Prompts
+
+_PREFILL = 0.3  # a guess at its share of the work, for progress bars
 
 
 def generate_many(
@@ -28,8 +31,12 @@ def generate_many(
     stop: str | Sequence[str] | None = None,
     *,
     drop: bool = True,
+    tell: Tell = silent,
 ) -> list[list[str]]:
     """Greedy answers to each prompt under each mask: one prefill, one decoding batch.
+
+    Args:
+        tell: told how much of the work is done.
 
     Returns:
         ``answers[mask][prompt]``, equal to those of `generate` with each mask.
@@ -42,10 +49,11 @@ def generate_many(
     stops = resolve_stops(prompts, stop)
     check_room(model, prompts, max_new_tokens)
     if not drop:
-        return _generate(model, prompts, masks, max_new_tokens, stops, drop=False)
+        return _generate(model, prompts, masks, max_new_tokens, stops, tell, drop=False)
     found: list[list[str]] = []
     for some in _portions(model, prompts, masks, max_new_tokens):
-        found += _generate(model, prompts, some, max_new_tokens, stops, drop=True)
+        share = part(tell, len(found) / len(masks), (len(found) + len(some)) / len(masks))
+        found += _generate(model, prompts, some, max_new_tokens, stops, share, drop=True)
     return found
 
 
@@ -83,6 +91,7 @@ def _generate(
     masks: Sequence[Mask],
     max_new_tokens: int,
     stops: Sequence[str],
+    tell: Tell,
     *,
     drop: bool,
 ) -> list[list[str]]:
@@ -95,7 +104,8 @@ def _generate(
     streams, places = plan_streams(
         masks, segments, readout, n_layers, int(model.cfg.n_heads), drop=drop
     )
-    shared = SharedPass(n_layers, streams, Rows.where(readout), keeps_caches=True)
+    prefill, decoding = part(tell, 0.0, _PREFILL), part(tell, _PREFILL, 1.0)
+    shared = SharedPass(n_layers, streams, Rows.where(readout), keeps_caches=True, tell=prefill)
     cache = DynamicCache()
     with replaced_blocks(model, shared):
         model(
@@ -110,13 +120,15 @@ def _generate(
         begin_texts(layer, cache, shared.active[layer], streams, max_new_tokens, by_prompt=drop)
         for layer in range(n_layers)
     ]
-    answers = Answers(model, len(logits), stops)
-    alive = torch.arange(len(logits), device=device)
+    n_texts = len(logits)
+    answers = Answers(model, n_texts, stops)
+    alive = torch.arange(n_texts, device=device)
     written = alive % n_prompts  # a number for each alive cell's prompt and text so far
     for n_generated in range(1, max_new_tokens + 1):
         step = require_numbers(logits[:, -1]).argmax(dim=-1)
         done = answers.extend(step, alive.tolist()).to(device)
         stays = ~done[alive]
+        decoding(max(1 - int(stays.sum()) / n_texts, n_generated / max_new_tokens))
         if n_generated == max_new_tokens or not stays.any():
             break
         alive, step = alive[stays], step[stays]

@@ -21,15 +21,15 @@ from icl_locate.lora.train import train_adapter
 from icl_locate.metrics import (
     Metric,
     TextScore,
-    generates,
     is_known,
     is_mean,
     judged,
+    require_answers,
     score_totals,
 )
+from icl_locate.model_names import find_model
 from icl_locate.models import (
     EMBEDDED,
-    embedded_directory,
     loading_error,
     quiet_loading,
     resolve_device,
@@ -54,6 +54,7 @@ def lora_by_layer(
     max_new_tokens: int = 50,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str = torch.float32,
+    revision: str | None = None,
     progress: bool = False,
 ) -> LoraResult:
     """Tune the attention output projection of each layer by itself, and score each tuned model.
@@ -71,7 +72,7 @@ def lora_by_layer(
         layers: which; ``None`` means all.
         seeds: each initialises adapters and orders pairs anew.
         n_queries, metric, max_new_tokens: as in `sweep`.
-        device, dtype: where and how the model is loaded.
+        device, dtype, revision: where and how the model is loaded, as `load_model` says.
         progress: whether to show a progress bar over layers and seeds.
 
     Raises:
@@ -84,7 +85,7 @@ def lora_by_layer(
     scored = choose_metric(task, metric, n_queries)
     drawn = (seeds,) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
     _check(task, chosen, scored, n_queries, drawn)
-    base, tokenizer = _load(model, device, dtype)
+    base, tokenizer = _load(model, device, dtype, revision)
     names = output_projections(base)
     wanted = tuple(range(len(names)) if layers is None else sorted(set(map(int, layers))))
     if not wanted or not all(0 <= layer < len(names) for layer in wanted):
@@ -181,23 +182,24 @@ def _check(
         raise TaskError(f"n_queries is {n_queries}: expected 1 to {len(task.test)}")
     if not seeds or len(set(seeds)) < len(seeds):
         raise TaskError(f"seeds are {list(seeds)}: expected at least one, each once")
-    if not generates(metric):
-        raise TaskError(f"the metric {metric.name!r} reads no answers: choose one of answers")
+    require_answers(metric)
 
 
 def _load(
-    model: str | Path | None, device: str | torch.device | None, dtype: torch.dtype | str
+    model: str | Path | None,
+    device: str | torch.device | None,
+    dtype: torch.dtype | str,
+    revision: str | None,
 ) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    name = str(model or EMBEDDED)
-    where = str(embedded_directory()) if name == EMBEDDED else name
+    where, floats = find_model(model, revision), resolve_dtype(dtype)
     try:
         with quiet_loading():
-            base = AutoModelForCausalLM.from_pretrained(where, dtype=resolve_dtype(dtype))
-        tokenizer = AutoTokenizer.from_pretrained(where)
+            base = AutoModelForCausalLM.from_pretrained(where, dtype=floats, revision=revision)
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
     except (OSError, ValueError, KeyError) as error:
-        raise loading_error(name, error) from error
+        raise loading_error(str(model or EMBEDDED), error) from error
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return base.to(resolve_device(device)).eval(), tokenizer

@@ -25,6 +25,7 @@ from icl_locate.metrics.registry import (
     is_known,
     is_log_prob,
     is_mean,
+    require_answers,
 )
 from icl_locate.metrics.text import (
     CorpusBleu,
@@ -56,6 +57,7 @@ __all__ = [
     "is_mean",
     "judged",
     "mean_statistics",
+    "require_answers",
     "score_totals",
     "token_accuracy",
 ]

@@ -59,6 +59,19 @@ def is_mean(metric: Metric) -> bool:
     return isinstance(metric, (MeanMetric, LabelAccuracy, PassRate))
 
 
+def require_answers(metric: Metric) -> None:
+    """Refuse a metric that is read off log-probabilities where answers are what counts.
+
+    Raises:
+        TaskError: naming the metrics of answers.
+    """
+    if not generates(metric):
+        raise TaskError(
+            f"the metric {metric.name!r} reads no answers: expected one of "
+            f"{', '.join(filter(generates, METRICS))}"
+        )
+
+
 def is_known(name: str) -> bool:
     """Whether a metric's name is enough to compute it again."""
     try:

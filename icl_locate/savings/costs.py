@@ -10,7 +10,8 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from icl_locate.errors import ModelError
-from icl_locate.models import EMBEDDED, embedded_directory, loading_error, resolve_dtype
+from icl_locate.model_names import find_model
+from icl_locate.models import loading_error, resolve_dtype
 
 _PER_WEIGHT = 2  # a multiplication and an addition
 
@@ -39,18 +40,21 @@ class ModelCosts:
         return len(self.layer_weights)
 
     @classmethod
-    def of(cls, model: str | Path | TransformerBridge | Any) -> "ModelCosts":
+    def of(
+        cls, model: str | Path | TransformerBridge | Any, *, revision: str | None = None
+    ) -> "ModelCosts":
         """The costs of a model; of a name or directory only the configuration is read.
 
         Args:
             model: a name on the Hugging Face Hub, a local directory, "embedded", a
                 TransformerBridge, or a Hugging Face configuration.
+            revision: of a name on the Hub.
 
         Raises:
             ModelError: if there is no such model, or not every token passes the same weights (a
                 mixture of experts).
         """
-        name, config = _find_config(model)
+        name, config = _find_config(model, revision)
         try:
             with torch.device("meta"):
                 empty = AutoModelForCausalLM.from_config(config)
@@ -91,15 +95,15 @@ class ModelCosts:
         return 2 * n_keys * self.n_kv_heads * self.d_head * resolve_dtype(dtype).itemsize
 
 
-def _find_config(model: Any) -> tuple[str, Any]:
+def _find_config(model: Any, revision: str | None) -> tuple[str, Any]:
     if isinstance(model, TransformerBridge):
         name = str(getattr(model.cfg, "model_name", ""))
         return name, model.original_model.config
     if hasattr(model, "get_text_config"):
         return str(model.name_or_path or model.model_type), model
-    where = embedded_directory() if str(model) == EMBEDDED else model
+    where = find_model(model, revision)
     try:
-        return str(model), AutoConfig.from_pretrained(where)
+        return str(model), AutoConfig.from_pretrained(where, revision=revision)
     except (OSError, ValueError) as error:
         raise loading_error(str(model), error) from error
 

@@ -22,7 +22,7 @@ from icl_locate.errors import MaskError, ResultError, TaskError
 from icl_locate.hooks import hold
 from icl_locate.hooks.padding import runs_of
 from icl_locate.memory import peak_bytes
-from icl_locate.metrics import Metric, TextScore, generates, judged
+from icl_locate.metrics import Metric, TextScore, judged, require_answers
 from icl_locate.models import check_model
 from icl_locate.prompts import Choice
 from icl_locate.recipes import describe_model, prompts_digest
@@ -157,11 +157,7 @@ def measure_savings(
     if any(not 0 <= start < n_layers for start in starts):
         raise MaskError(f"layers are {list(starts)}: expected some of 0 to {n_layers}")
     scored = choose_metric(task, metric, n_queries)
-    if not generates(scored):
-        raise TaskError(
-            f"the metric {scored.name!r} reads no answers: savings are of generation, so choose a "
-            "metric of answers such as 'exact_match'"
-        )
+    require_answers(scored)
     if repeats < 1 or not 1 <= n_queries <= len(task.test):
         raise TaskError(
             f"repeats is {repeats}, n_queries {n_queries}: expected 1 or more, and 1 to "

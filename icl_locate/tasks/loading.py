@@ -14,7 +14,7 @@ from icl_locate.tasks.files import read_placed
 from icl_locate.tasks.patterns import PATTERN_TASKS, pattern_task
 from icl_locate.tasks.pseudo import CODE, TRANSLATION, pseudo_task
 from icl_locate.tasks.task import DEFAULT_TEMPLATE, Task
-from icl_locate.tasks.translation import flores_task
+from icl_locate.tasks.translation import flores_task, parse_direction
 
 SPLITS = ("train", "test")
 PAIRS, LABELLED = ("source", "target"), ("text", "label")
@@ -72,6 +72,21 @@ def load_task(
     if template is not None:
         found = replace(found, template=template, bare_template=None)
     return replace(found, metric=metric or found.metric)
+
+
+def check_task(task: str | Path, *, data: str | Path | None = None) -> Task | None:
+    """`load_task` as far as this machine goes: ``None`` for what would come from the Hub.
+
+    Raises:
+        TaskError: as `load_task` does.
+    """
+    kind, _, direction = str(task).partition("/")
+    if data is None and kind == "flores" and direction:
+        parse_direction(direction)
+        return None
+    if data is None and kind == "humaneval":
+        return None
+    return load_task(task, data=data)
 
 
 def _file_task(path: Path) -> Task:
