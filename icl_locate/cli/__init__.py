@@ -1,5 +1,6 @@
 """The command line: ``icl-locate`` demo, sweep, induction, savings, gates and lora."""
 
+import sys
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -55,8 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
             Command,
             config=(tyro.conf.OmitArgPrefixes,),
             prog="icl-locate",
-            description="Find where in a language model in-context learning happens. --version says "
-            "which release this is.",
+            description="Find where in a language model in-context learning happens. --version "
+            "says which release this is.",
             args=arguments,
         )
         command = _RUN[type(config)]
