@@ -289,8 +289,8 @@ def test_conditions_from_a_file_shots_and_scopes_on_the_command_line(tmp_path, c
     assert main(only.split()) == 0
     assert "masked alone, a layer costs beyond doubt" in capsys.readouterr().out
     for wrong, message in (
-        (command.replace("--shots 1 2", "--shots 1 1"), "shots are [1, 1]"),
-        (command.replace("--max-new-tokens 2", "--max-new-tokens 0"), "max_new_tokens is 0"),
+        (command.replace("--shots 1 2", "--shots 1 1"), "--shots is (1, 1)"),
+        (command.replace("--max-new-tokens 2", "--max-new-tokens 0"), "--max-new-tokens is 0"),
     ):
         assert main(wrong.split()) == 2
         assert message in capsys.readouterr().err
