@@ -61,7 +61,8 @@ def _check_directory(path: Path, revision: str | None) -> str:
 
 def _check_name(name: str) -> None:
     """Refuse what no model on the Hub can be called."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)

@@ -91,6 +91,8 @@ def _check_conditions(config: Any) -> None:
     for condition in config.conditions:
         get_condition(condition)
     if config.conditions_file is not None:
+        if config.conditions:
+            raise IclLocateError("give either --conditions or --conditions-file, not both")
         read_conditions(config.conditions_file)
 
 
@@ -101,9 +103,9 @@ def _check_task(config: Any) -> None:
     from icl_locate.tasks import check_task
 
     task = check_task(config.task, data=config.data)
-    metric = config.metric or (task and task.metric)
-    if metric is None:
+    if config.metric is None and task is None:
         return
+    metric: str = config.metric or (task.metric if task else "")
     scored = get_metric(metric)
     check_code(metric, allowed=config.run_code or getattr(config, "dry_run", False))
     if getattr(config, "measure", False) or hasattr(config, "loss"):

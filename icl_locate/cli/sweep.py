@@ -11,7 +11,6 @@ from icl_locate.cli.earlier import check_earlier
 from icl_locate.cli.first_prompt import print_first_prompt
 from icl_locate.cli.start import load_chosen_model
 from icl_locate.cli.writing import WRITTEN, check_code, write_result, write_shots
-from icl_locate.errors import IclLocateError
 from icl_locate.files import check_output
 
 
@@ -120,6 +119,4 @@ def _conditions(config: SweepConfig, task: Any, n_shots: int) -> tuple[Any, ...]
 
     if config.conditions_file is None:
         return choose_conditions(task, n_shots, config.conditions or None)
-    if config.conditions:
-        raise IclLocateError("give either --conditions or --conditions-file, not both")
     return read_conditions(config.conditions_file)
