@@ -210,7 +210,7 @@ def test_figures_and_the_command(circuit, tmp_path, capsys):
         assert (output / name).is_file()
     for wrong, message in (
         (f"{command} --penalty -1", "penalty is -1"),
-        (f"{command} --seed 2", "belongs to another training"),
+        (f"{command} --seed 2", "a result of another recipe (other seed)"),
     ):
         assert main(wrong.split()) == 2
         assert message in capsys.readouterr().err
