@@ -1,9 +1,11 @@
 """Which rows the shared engine computes: planned on segments alone."""
 
+import tiny
 import torch
 
 import icl_locate as icl
 from icl_locate import Segment
+from icl_locate.engine.shared_decoding import _portions
 from icl_locate.engine.streams import Rows, plan_streams
 
 SEGMENTS = torch.tensor([[0, 0, 1, 2, 3, 3, 4, 4], [1, 2, 2, 3, 3, 4, 4, 4]], dtype=torch.int8)
@@ -57,6 +59,25 @@ def test_other_masks_keep_all_rows_and_a_stream_of_their_own():
     (kept,), _ = plan(upwards, drop=False)
     for stream in (*streams, kept):
         assert not stream.static.valid.any() and positions(stream.active) == [[*range(8)]] * 2
+
+
+def test_masks_are_decoded_in_portions_whose_keys_fit():
+    """Four times d_model keys at once: the prompt's, and each run's own with its new ones."""
+    model, n_new = tiny.boot("llama"), 20
+    queries = [icl.Example("sort thin one", "zimo"), icl.Example("zero", "rovu")]
+    bank = [icl.Example("reverse double", "dode"), icl.Example("count", "goza")]
+    prompts = icl.build_prompts(model, queries, examples=bank, n_shots=2)
+    after = int((prompts.segments == Segment.QUERY).sum(dim=1).max()) + n_new  # keys of a run
+    room = (4 * tiny.D_MODEL - prompts.tokens.shape[1]) // after
+    assert 1 < room < 6
+    masks = [icl.ContextMask(EXAMPLES, icl.from_layer(i)) for i in range(tiny.N_LAYERS + 1)]
+    masks += [icl.ContextMask({Segment.BOS, *EXAMPLES}, mask.layers) for mask in masks]
+    starts = [mask for mask in masks if mask.layers != icl.from_layer(tiny.N_LAYERS)]
+    found = _portions(model, prompts, [*masks[:1], *masks], n_new)
+    assert [mask for some in found for mask in some] == [*masks[:1], *masks], "in their order"
+    costs = [len({mask for mask in portion if mask in starts}) for portion in found]
+    assert costs == [room] * (6 // room) + [6 % room] * (6 % room > 0)
+    assert found[0][:2] == masks[:1] * 2, "equal masks are one run, and no mask is no key"
 
 
 def test_rows_are_taken_in_order_from_any_dimension():
