@@ -9,6 +9,7 @@ import torch
 import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.engine.decoding import check_room, cut_at_stop
+from icl_locate.engine.forward import keep_logits, require_numbers
 from icl_locate.engine.labels import label_tokens
 from icl_locate.engine.scoring import append_targets
 from icl_locate.errors import NumericalError, PromptError
@@ -127,6 +128,24 @@ def test_nan_logits_are_refused():
         icl.generate(model, prompts, max_new_tokens=2)
     with pytest.raises(NumericalError, match="NaN for prompt 0"):
         icl.score_targets(model, prompts)
+
+
+def test_one_nan_among_numbers_is_refused():
+    values = torch.arange(6.0).view(3, 2)
+    assert require_numbers(values) is values
+    values[1, 0] = torch.nan
+    with pytest.raises(NumericalError, match="NaN for prompt 1 of the batch"):
+        require_numbers(values)
+    values[0] = torch.inf
+    with pytest.raises(NumericalError, match="NaN for prompt 1"):
+        require_numbers(values)
+
+
+def test_only_the_last_positions_are_unembedded_where_a_model_can(monkeypatch):
+    model = tiny.boot("llama")
+    assert keep_logits(model, 2) == {"logits_to_keep": 2}
+    monkeypatch.setattr(model.original_model, "forward", lambda input_ids: input_ids)
+    assert keep_logits(model, 2) == {}
 
 
 def test_a_model_in_training_mode_is_refused(model, prompts):
