@@ -10,6 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+import torch
+
 import icl_locate as icl
 
 REVIEWS = {
@@ -51,7 +53,9 @@ def write_model(directory: Path) -> Path:
         bos_token_id=0,
         eos_token_id=0,
     )
-    GPT2LMHeadModel(config).save_pretrained(directory)
+    with torch.random.fork_rng():  # the same weights each time, and nobody else's generator moved
+        torch.manual_seed(0)
+        GPT2LMHeadModel(config).save_pretrained(directory)
     return directory
 
 

@@ -214,3 +214,16 @@ def test_figures_and_the_command(circuit, tmp_path, capsys):
     ):
         assert main(wrong.split()) == 2
         assert message in capsys.readouterr().err
+
+
+def test_gates_that_stopped_at_their_limit_say_so():
+    recipe = {"max_epochs": 12, "patience": 10}
+    opened, mixed = torch.full((2, 3), 3.0), torch.tensor([[3.0, 3.0, -9.0]] * 2)
+
+    def result(alpha, n_epochs):
+        return GatesResult("prune", alpha, n_epochs, 1.0, 1.0, torch.ones(7), "log_prob", recipe)
+
+    limit, nothing = result(opened, 12).doubts
+    assert "ended at its limit of 12 epochs" in limit and "no gate closed in 12 epochs" in nothing
+    assert result(mixed, 12).doubts == (limit,) and not result(mixed, 11).doubts
+    assert limit.split()[0] in plots.pruning_curve(result(mixed, 12)).layout.annotations[-1].text

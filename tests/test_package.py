@@ -1,11 +1,13 @@
 """The package as a whole: names, import time, examples, what it must not contain."""
 
+import runpy
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+import torch
 
 import icl_locate as icl
 
@@ -64,6 +66,14 @@ def test_examples_run(example):
     assert done.returncode == 0, done.stderr[-2000:]
     assert "examples: " in done.stdout, "each example ends with a location"
     assert time.perf_counter() - start < 240
+
+
+def test_an_examples_model_is_the_same_each_time(tmp_path):
+    write_model = runpy.run_path(str(ROOT / "examples" / "own_task.py"))["write_model"]
+    before = torch.random.get_rng_state()
+    one, other = (write_model(tmp_path / name) / "model.safetensors" for name in ("one", "other"))
+    assert one.read_bytes() == other.read_bytes()
+    assert torch.equal(torch.random.get_rng_state(), before), "and nobody else's draws moved"
 
 
 def test_no_module_outgrows_its_noun():

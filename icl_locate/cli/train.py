@@ -63,6 +63,8 @@ def run_gates(config: GatesConfig) -> None:
     for name, heads in (("needed", found.needed), ("can go", found.can_go)):
         listed = " ".join(f"{layer}.{head}" for layer, head in sorted(heads))
         print(f"{name}: {len(heads)} heads: {listed}")
+    for doubt in found.doubts:
+        print(f"careful: {doubt}")
     say_written(written, problem)
 
 

@@ -101,6 +101,23 @@ class GatesResult(
         return self.closed if self.objective == "prune" else self.open
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """Why these gates may say little: training that its limit ended, or that closed nothing."""
+        limit = self.provenance.get("max_epochs")
+        found = []
+        if limit is not None and self.n_epochs >= limit:
+            found.append(
+                f"training ended at its limit of {limit} epochs, not because it had settled: raise "
+                "max_epochs"
+            )
+        if not self.closed:
+            found.append(
+                f"no gate closed in {self.n_epochs} epochs: raise learning_rate, penalty or "
+                "patience, or lower start"
+            )
+        return tuple(found)
+
+    @property
     def order(self) -> tuple[Head, ...]:
         """All heads, the lowest gate first: the order of ``curve``."""
         n_heads = self.alpha.shape[1]

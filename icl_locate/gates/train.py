@@ -103,15 +103,22 @@ def train_gates(
     shape = int(model.cfg.n_layers), int(model.cfg.n_heads)
     state = _State.load(checkpoint, recipe, shape) if checkpoint is not None else None
     state = state or _State.new(shape, config)
-    with frozen(model):
-        bar = tqdm(total=config.max_epochs, initial=state.epoch, unit="epoch", disable=not progress)
-        with bar:
-            while state.epoch < config.max_epochs and state.waited < config.patience:
-                _train_epoch(model, train, state, config)
-                state.note(_objective(model, dev, state.alpha, config), config)
-                if checkpoint is not None:
-                    state.save(checkpoint, recipe)
-                bar.update()
+    with (
+        frozen(model),
+        tqdm(
+            total=config.max_epochs,
+            initial=state.epoch,
+            unit="epoch",
+            desc=f"gates, {task.name}",
+            disable=not progress,
+        ) as bar,
+    ):
+        while state.epoch < config.max_epochs and state.waited < config.patience:
+            _train_epoch(model, train, state, config)
+            state.note(_objective(model, dev, state.alpha, config), config)
+            if checkpoint is not None:
+                state.save(checkpoint, recipe)
+            bar.update()
     alpha = state.best_alpha
 
     def score(heads: frozenset[tuple[int, int]]) -> float:
@@ -147,7 +154,8 @@ def train_gates(
         },
     )
     order = found.order[: n_curve if n_curve is not None else alpha.numel()]
-    curve = [found.whole, *(score(frozenset(order[: i + 1])) for i in range(len(order)))]
+    sizes = tqdm(range(1, len(order) + 1), unit="head", desc="closing", disable=not progress)
+    curve = [found.whole, *(score(frozenset(order[:size])) for size in sizes)]
     closed = score(found.closed) if found.closed else found.whole
     provenance = {**found.provenance, **judged(scored)}
     return replace(found, curve=torch.tensor(curve), pruned=closed, provenance=provenance)

@@ -112,7 +112,9 @@ def lora_by_layer(
     identity = f"{task.name}, {recipe['fingerprint']}, {recipe['pairs_sha256']}"
     untuned = float(scored.score(answer(base).sum(axis=0)))
     runs: dict[tuple[int, int], tuple[Any, Any]] = {}
-    with tqdm(total=len(wanted) * len(drawn), unit="adapter", disable=not progress) as bar:
+    with tqdm(
+        total=len(wanted) * len(drawn), unit="adapter", desc=task.name, disable=not progress
+    ) as bar:
         for seed in drawn:
             for layer in wanted:
                 place = Path(output) / f"seed_{seed}" / f"layer_{layer}"

@@ -39,6 +39,7 @@ def pruning_curve(result: GatesResult) -> go.Figure:
     add_caption(
         figure,
         f"{recipe.get('n_shots')} shots, {recipe.get('n_queries')} queries, lambda "
-        f"{recipe.get('penalty')}, seed {recipe.get('seed')}; {recipe.get('signature')}",
+        f"{recipe.get('penalty')}, seed {recipe.get('seed')}; {recipe.get('signature')}"
+        + "".join(f"<br>careful: {doubt}" for doubt in result.doubts),
     )
     return figure
