@@ -7,6 +7,7 @@ from typing import Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from icl_locate.arguments import check_choice, check_count, check_type
 from icl_locate.contents import check_recipe, check_table, settle
 from icl_locate.errors import MaskError, ResultError
 from icl_locate.layers import as_pairs, check_heads
@@ -88,8 +89,11 @@ class HeadAblation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "heads", as_pairs(self.heads))
-        if self.method not in METHODS:
-            raise MaskError(f"method is {self.method!r}: expected one of {', '.join(METHODS)}")
+        check_choice("method", self.method, METHODS, error=MaskError)
+        object.__setattr__(self, "seed", check_count("seed", self.seed, least=0, error=MaskError))
+        if self.reference is not None:
+            hint = "head_reference(model, ...) makes one"
+            check_type("reference", self.reference, HeadReference, hint=hint, error=MaskError)
         if self.method == "zero":
             return
         if self.reference is None:

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from icl_locate._types import Segment
+from icl_locate.arguments import check_flag, check_text, refuse
 from icl_locate.errors import MaskError
 from icl_locate.layers import LayerRange
+from icl_locate.segments import as_segments
 
 if TYPE_CHECKING:
     from icl_locate.masks import ContextMask
@@ -18,11 +20,15 @@ class Condition:
 
     Attributes:
         name: its label in results and figures.
-        hide: the segments whose keys are hidden.
+        hide: the segments whose keys are hidden: members of `Segment` or their names in any case;
+            a single one may stand alone.
         instruction: whether the prompt holds the task's instruction.
         keep_self: whether a row still sees its own token.
         without_bias: whether rows that see nothing get no attention output at all, not even the
             output projection's bias.
+
+    Raises:
+        MaskError: if an argument is none of these, or hides what the prompt does not hold.
     """
 
     name: str
@@ -32,7 +38,12 @@ class Condition:
     without_bias: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "hide", frozenset(self.hide))
+        if not check_text("name", self.name, error=MaskError).strip():
+            refuse("name", self.name, "a condition's label", MaskError)
+        object.__setattr__(self, "hide", as_segments(self.hide))
+        for name in ("instruction", "keep_self", "without_bias"):
+            flag = check_flag(name, getattr(self, name), error=MaskError)
+            object.__setattr__(self, name, flag)
         hides_all = self.keep_self or self.without_bias
         if Segment.INSTRUCTIONS in self.hide and not self.instruction and not hides_all:
             raise MaskError(

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Int, Int8
 from torch import Tensor
 
 from icl_locate._types import Segment
+from icl_locate.arguments import check_choice
 from icl_locate.errors import MaskError
 from icl_locate.reprs import short_repr
 
@@ -46,8 +47,7 @@ class InductionEdges:
     match: Match | str = "token"
 
     def __post_init__(self) -> None:
-        if self.match not in ("token", "word"):
-            raise MaskError(f"match is {self.match!r}: expected 'token' or 'word'")
+        check_choice("match", self.match, ("token", "word"), error=MaskError)
 
     def __call__(
         self, positions: Positions, n_rows: int

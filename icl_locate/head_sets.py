@@ -4,7 +4,9 @@ from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from icl_locate.layers import check_heads
+from icl_locate.arguments import check_count
+from icl_locate.errors import MaskError
+from icl_locate.layers import check_heads, list_pairs
 from icl_locate.reprs import short_repr
 
 
@@ -23,8 +25,10 @@ class HeadSet(AbstractSet[tuple[int, int]]):
     n_heads: int
 
     def __post_init__(self) -> None:
-        pairs = [(int(layer), int(head)) for layer, head in self.heads]
-        object.__setattr__(self, "heads", tuple(dict.fromkeys(pairs)))
+        for name in ("n_layers", "n_heads"):
+            n = check_count(name, getattr(self, name), error=MaskError)
+            object.__setattr__(self, name, n)
+        object.__setattr__(self, "heads", tuple(dict.fromkeys(list_pairs(self.heads))))
         check_heads(self.heads, self.n_layers, self.n_heads)
 
     def __contains__(self, head: object) -> bool:

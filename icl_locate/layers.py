@@ -3,8 +3,17 @@
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from typing import Any
 
+from icl_locate.arguments import check_count, check_items, show
 from icl_locate.errors import MaskError
+
+
+def _whole(layer: Any) -> int:
+    """A layer's number, whatever kind of integer came; whether the model has it is seen later."""
+    if isinstance(layer, int) and layer < 0:
+        return layer
+    return check_count("layer", layer, least=0, error=MaskError)
 
 
 @dataclass(frozen=True)
@@ -13,6 +22,11 @@ class LayerRange:
 
     start: int
     stop: int | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "start", _whole(self.start))
+        if self.stop is not None:
+            object.__setattr__(self, "stop", _whole(self.stop))
 
     def resolve(self, n_layers: int) -> frozenset[int]:
         """The layers of a model with ``n_layers``.
@@ -44,12 +58,28 @@ def until_layer(layer: int) -> LayerRange:
 
 def only_layer(layer: int) -> LayerRange:
     """The one layer ``layer``."""
-    return LayerRange(layer, layer + 1)
+    return LayerRange(_whole(layer), _whole(layer) + 1)
 
 
 def window(layer: int, width: int) -> LayerRange:
-    """The ``width`` layers ``layer .. layer + width - 1``."""
-    return LayerRange(layer, layer + width)
+    """The ``width`` layers ``layer .. layer + width - 1``; ``width`` is 1 or more."""
+    width = check_count("width", width, error=MaskError)
+    return LayerRange(_whole(layer), _whole(layer) + width)
+
+
+def as_layers(value: Any) -> LayerRange | frozenset[int]:
+    """A range of layers, or a set of them, of which a single one may stand alone.
+
+    Raises:
+        MaskError: if it is neither.
+    """
+    if isinstance(value, LayerRange):
+        return value
+    if hasattr(value, "__index__") and getattr(value, "shape", ()) == ():
+        return frozenset({_whole(value)})
+    expected = "a layer, a set of layers such as {2, 5}, or a range such as from_layer(2)"
+    found = check_items("layers", value, expected, error=MaskError)
+    return frozenset(_whole(layer) for layer in found)
 
 
 def resolve_layers(layers: LayerRange | AbstractSet[int], n_layers: int) -> frozenset[int]:
@@ -68,17 +98,29 @@ def resolve_layers(layers: LayerRange | AbstractSet[int], n_layers: int) -> froz
     return frozenset(layers)
 
 
-def as_pairs(heads: Iterable[Iterable[int]]) -> frozenset[tuple[int, int]]:
+_PAIRS = "(layer, head) pairs, such as {(3, 1), (4, 0)}"
+
+
+def as_pairs(heads: Any) -> frozenset[tuple[int, int]]:
     """Heads as (layer, head) pairs of plain integers, whatever kind of integers and pairs came.
 
     Raises:
         MaskError: if one is no pair.
     """
-    found = [tuple(int(number) for number in head) for head in heads]
-    wrong = [head for head in found if len(head) != 2]
-    if wrong:
-        raise MaskError(f"{wrong[0]} is no head: expected (layer, head)")
-    return frozenset((layer, head) for layer, head in found)
+    return frozenset(list_pairs(heads))
+
+
+def list_pairs(heads: Any) -> list[tuple[int, int]]:
+    """The same, in the order in which they came."""
+    return [_as_pair(head) for head in check_items("heads", heads, _PAIRS, error=MaskError)]
+
+
+def _as_pair(head: Any) -> tuple[int, int]:
+    try:
+        layer, number = check_items("head", head, _PAIRS, error=MaskError)
+        return _whole(layer), _whole(number)
+    except ValueError:  # one, three, or no whole numbers
+        raise MaskError(f"{show(head)} is no head: expected {_PAIRS}") from None
 
 
 def check_heads(heads: Iterable[tuple[int, int]], n_layers: int, n_heads: int) -> None:

@@ -15,10 +15,19 @@ from jaxtyping import Bool, Int8
 from torch import Tensor
 
 from icl_locate._types import Segment
+from icl_locate.arguments import check_choice, check_count, check_flag, check_items, refuse
 from icl_locate.edges import EdgeRule, Positions
 from icl_locate.errors import MaskError
-from icl_locate.layers import ALL_LAYERS, LayerRange, check_heads, resolve_layers
+from icl_locate.layers import (
+    ALL_LAYERS,
+    LayerRange,
+    as_layers,
+    as_pairs,
+    check_heads,
+    resolve_layers,
+)
 from icl_locate.reprs import short_repr
+from icl_locate.segments import as_segments
 
 Rows = Literal["all", "after"]
 
@@ -29,8 +38,10 @@ class ContextMask:
     """Hide segments of the context from attention.
 
     Attributes:
-        hide: the segments whose tokens are hidden as keys.
-        layers: where: `from_layer`, `until_layer`, `only_layer`, `window`, or any set of layers.
+        hide: the segments whose tokens are hidden as keys: members of `Segment` or their names in
+            any case; a single one may stand alone.
+        layers: where: `from_layer`, `until_layer`, `only_layer`, `window`, any set of layers, or
+            a single one.
         heads: the (layer, head) pairs to which the mask is limited; ``None`` means every head.
         rows: "all" query rows, or only those "after" the last hidden token of their prompt.
         keep_self: whether a row still sees its own token although its segment is hidden.
@@ -39,6 +50,9 @@ class ContextMask:
             output projection's bias is left of it.
 
     Masks compose with ``|``: the union hides what any of them hides.
+
+    Raises:
+        MaskError: if an argument is none of these.
     """
 
     hide: AbstractSet[Segment]
@@ -50,15 +64,14 @@ class ContextMask:
     without_bias: bool = False
 
     def __post_init__(self) -> None:
-        if Segment.PAD in self.hide:
-            raise MaskError("hide holds Segment.PAD: padding is always hidden, leave it out")
-        if self.rows not in ("all", "after"):
-            raise MaskError(f"rows is {self.rows!r}: expected 'all' or 'after'")
-        object.__setattr__(self, "hide", frozenset(Segment(s) for s in self.hide))
-        if not isinstance(self.layers, LayerRange):
-            object.__setattr__(self, "layers", frozenset(self.layers))
-        if self.heads is not None:
-            object.__setattr__(self, "heads", frozenset(self.heads))
+        object.__setattr__(self, "hide", as_segments(self.hide))
+        _tidy_places(self)
+        check_choice("rows", self.rows, ("all", "after"), error=MaskError)
+        for name in ("keep_self", "without_bias"):
+            flag = check_flag(name, getattr(self, name), error=MaskError)
+            object.__setattr__(self, name, flag)
+        n = check_count("hide_generated", self.hide_generated, least=0, error=MaskError)
+        object.__setattr__(self, "hide_generated", n)
 
     @property
     def hides_nothing(self) -> bool:
@@ -79,7 +92,8 @@ class EdgeMask:
     Attributes:
         rule: takes the `Positions` so far and a number ``n``, and gives the cells hidden from the
             last ``n`` rows. What it says of padding and of keys behind their row does not matter.
-        layers: where: `from_layer`, `until_layer`, `only_layer`, `window`, or any set of layers.
+        layers: where: `from_layer`, `until_layer`, `only_layer`, `window`, any set of layers, or
+            a single one.
         heads: the (layer, head) pairs to which the mask is limited; ``None`` means every head.
     """
 
@@ -88,10 +102,9 @@ class EdgeMask:
     heads: AbstractSet[tuple[int, int]] | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.layers, LayerRange):
-            object.__setattr__(self, "layers", frozenset(self.layers))
-        if self.heads is not None:
-            object.__setattr__(self, "heads", frozenset(self.heads))
+        if not callable(self.rule):
+            refuse("rule", self.rule, "a function of (positions, number of rows)", MaskError)
+        _tidy_places(self)
 
     def __or__(self, other: "Mask") -> "MaskUnion":
         return MaskUnion(parts_of(self) | parts_of(other))
@@ -114,7 +127,10 @@ class EdgeMask:
         """
         real = positions.segments != Segment.PAD
         batch, total = real.shape
-        found = self.rule(positions, n_rows)
+        found: object = self.rule(positions, n_rows)
+        if not (isinstance(found, Tensor) and found.dtype == torch.bool):
+            kind = found.dtype if isinstance(found, Tensor) else type(found).__name__
+            raise MaskError(f"the rule of an EdgeMask gave {kind}: expected a tensor of booleans")
         if found.shape != (batch, n_rows, total):
             raise MaskError(
                 f"the rule of an EdgeMask gave cells of shape {tuple(found.shape)}: expected "
@@ -132,6 +148,11 @@ class MaskUnion:
 
     masks: frozenset[ContextMask | EdgeMask]
 
+    def __post_init__(self) -> None:
+        given = check_items("masks", self.masks, "a set of masks", error=MaskError)
+        parts = frozenset[ContextMask | EdgeMask]().union(*map(parts_of, given))
+        object.__setattr__(self, "masks", parts)
+
     def __or__(self, other: "Mask") -> "MaskUnion":
         return MaskUnion(self.masks | parts_of(other))
 
@@ -140,8 +161,24 @@ Mask = ContextMask | EdgeMask | MaskUnion
 
 
 def parts_of(mask: Mask) -> frozenset[ContextMask | EdgeMask]:
-    """The masks that a union is made of; any other mask is its own only part."""
-    return mask.masks if isinstance(mask, MaskUnion) else frozenset({mask})
+    """The masks that a union is made of; any other mask is its own only part.
+
+    Raises:
+        MaskError: if it is no mask.
+    """
+    if isinstance(mask, MaskUnion):
+        return mask.masks
+    if not isinstance(mask, (ContextMask, EdgeMask)):
+        hint = "heads are ablated by icl_locate.induction.ablate_heads"
+        refuse("mask", mask, "a ContextMask, an EdgeMask, or several joined by |", MaskError, hint)
+    return frozenset({mask})
+
+
+def _tidy_places(mask: ContextMask | EdgeMask) -> None:
+    """Check layers and heads, and make them plain; called while a mask is made."""
+    object.__setattr__(mask, "layers", as_layers(mask.layers))
+    if mask.heads is not None:
+        object.__setattr__(mask, "heads", as_pairs(mask.heads))
 
 
 @dataclass(frozen=True)
@@ -159,12 +196,19 @@ def resolve(mask: Mask, n_layers: int, n_heads: int) -> dict[int, tuple[LayerMas
     """The masks that act at each layer of a model; layers where nothing acts are left out.
 
     Raises:
-        MaskError: if layers or heads are out of the model's range.
+        MaskError: if layers or heads are out of the model's range, or all heads of a mask are
+            outside its layers.
     """
     acting: dict[int, list[LayerMask]] = {}
     for part in sorted(parts_of(mask), key=lambda part: repr(vars(part))):
         layers = resolve_layers(part.layers, n_layers)
         check_heads(part.heads or (), n_layers, n_heads)
+        if part.heads and layers and not any(layer in layers for layer, _ in part.heads):
+            raise MaskError(
+                f"no head of the mask, such as {min(part.heads)}, lies in its layers, "
+                f"{min(layers)} to {max(layers)}, so that it would do nothing: give heads=None for "
+                "all heads of these layers, or layers that hold the heads"
+            )
         if part.hides_nothing:
             continue
         for layer in sorted(layers):

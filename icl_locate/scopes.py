@@ -1,5 +1,6 @@
 """Where a sweep's masks act: from a layer on, at one layer only, or in a window of layers."""
 
+from icl_locate.arguments import check_text
 from icl_locate.errors import MaskError
 from icl_locate.layers import LayerRange, from_layer
 
@@ -28,7 +29,7 @@ def scope_width(scope: str) -> int:
     Raises:
         MaskError: if the scope has no width.
     """
-    kind, _, width = scope.partition(":")
+    kind, _, width = check_text("scope", scope, error=MaskError).partition(":")
     if scope == "only":
         return 1
     if kind == "window" and width.isdecimal() and int(width) > 0:

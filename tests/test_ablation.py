@@ -390,7 +390,7 @@ def test_bad_arguments():
     other = induction.head_reference(planted.boot(), n_texts=1, length=4)
     for options, message in (
         ({"heads": {(3, 0)}}, r"head \(layer 3, head 0\) is out of range"),
-        ({"heads": HEADS, "method": "median"}, "method is 'median': expected one of zero"),
+        ({"heads": HEADS, "method": "median"}, "method is 'median': expected one of 'zero'"),
         ({"heads": HEADS, "method": "mean_z"}, "give reference=head_reference"),
         ({"heads": HEADS, "method": "mean_z", "reference": other}, "was measured on another model"),
         ({"heads": HEADS, "method": "resample", "reference": reference}, "holds no samples"),

@@ -189,7 +189,7 @@ def test_bad_dropping():
     model = tiny.boot("llama")
     prompts = prompts_for(model)
     for options, message in (
-        ({"from_layer": 4}, "from_layer is 4: expected 0 to 3"),
+        ({"from_layer": 4}, "from_layer is 4: expected a whole number from 0 to 3"),
         ({"from_layer": -1}, "from_layer is -1"),
         ({"from_layer": 1, "drop": {Segment.QUERY}}, "drop is QUERY: expected some of"),
     ):

@@ -357,7 +357,7 @@ def test_bad_rules():
     small = icl.EdgeMask(lambda positions, n_rows: positions.segments[:, None, :3] > 0)
     with pytest.raises((MaskError, TypeCheckError), match="gave cells of shape|Type-check"):
         icl.score_targets(model, prompts, small)
-    with pytest.raises(MaskError, match="match is 'letter': expected 'token' or 'word'"):
+    with pytest.raises(MaskError, match="match is 'letter': expected one of 'token', 'word'"):
         induction.knockout(HEADS, match="letter")
     with pytest.raises(MaskError, match="head .layer 5, head 0. is out of range"):
         icl.score_targets(model, prompts, induction.knockout({(5, 0)}))

@@ -12,6 +12,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from icl_locate._types import Segment
+from icl_locate.arguments import check_count
 from icl_locate.engine.grid import why_not_shared
 from icl_locate.engine.replay import BlockCall, first, replaced_blocks, with_first
 from icl_locate.engine.shared import can_drop
@@ -21,6 +22,7 @@ from icl_locate.hooks import hold
 from icl_locate.hooks.padding import runs_of
 from icl_locate.masks import extend_segments
 from icl_locate.models import check_model
+from icl_locate.segments import as_segments
 from icl_locate.tokens import Prompts
 
 CONTEXT = frozenset({Segment.INSTRUCTIONS, Segment.EXAMPLES})
@@ -55,10 +57,10 @@ def drop_context(
     """
     check_model(model)
     n_layers = int(model.cfg.n_layers)
-    if not 0 <= from_layer <= n_layers:
-        raise MaskError(f"from_layer is {from_layer}: expected 0 to {n_layers}")
+    from_layer = check_count("from_layer", from_layer, least=0, most=n_layers, error=MaskError)
+    drop = as_segments(drop, name="drop")
     if not drop <= CONTEXT | {Segment.BOS}:
-        names = ", ".join(sorted(Segment(segment).name for segment in drop))
+        names = ", ".join(sorted(segment.name for segment in drop))
         raise MaskError(f"drop is {names}: expected some of BOS, INSTRUCTIONS and EXAMPLES")
     why_not = why_not_shared(model)
     if not why_not and not can_drop(model):
