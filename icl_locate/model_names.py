@@ -34,7 +34,12 @@ def find_model(model: str | Path | None = None, revision: str | None = None) -> 
     icl_locate.errors.ModelError: there is no model directory ./nowhere: expected one with a \
 config.json
     """
-    name = str(model or EMBEDDED)
+    if model is not None and not isinstance(model, (str, Path)):
+        raise ModelError(
+            f"model is a {type(model).__name__}: expected a name on the Hugging Face Hub, a local "
+            "directory, 'embedded' or None"
+        )
+    name = EMBEDDED if model is None else str(model)
     path = embedded_directory() if name == EMBEDDED else Path(name)
     if path.is_dir():
         return _check_directory(path, revision)

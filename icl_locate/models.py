@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
@@ -16,6 +15,7 @@ from icl_locate.errors import ModelError
 from icl_locate.model_names import EMBEDDED as EMBEDDED
 from icl_locate.model_names import embedded_directory as embedded_directory
 from icl_locate.model_names import find_model
+from icl_locate.trust import NO_CODE, check_weights, says_code
 
 
 def load_model(
@@ -29,7 +29,8 @@ def load_model(
 
     Args:
         model: ``None`` or "embedded" for the model that comes with the package; a name on the
-            Hugging Face Hub; a local directory; or a TransformerBridge, which is returned as it is.
+            Hugging Face Hub; a local directory; or a TransformerBridge, which is returned as it is,
+            in evaluation mode. Weights are safetensors; a model's own code is never run.
         device: where to put it; ``None`` means a GPU if there is one.
         dtype: of the weights, as a torch dtype or its name.
         revision: of a model on the Hub.
@@ -42,15 +43,16 @@ def load_model(
         return model
     if model is not None and not isinstance(model, (str, Path)):
         raise ModelError(_not_a_bridge(model))
-    name = str(model or EMBEDDED)
+    name = EMBEDDED if model is None else str(model)
     found = find_model(name, revision)
     place, floats = resolve_device(device), resolve_dtype(dtype)
+    check_weights(found, revision)
     try:
         with quiet_loading() if Path(found).is_dir() else nullcontext():
             bridge = TransformerBridge.boot_transformers(
-                found, device=place, dtype=floats, revision=revision
+                found, device=place, dtype=floats, revision=revision, **NO_CODE
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except Exception as error:  # a damaged directory makes its readers raise anything
         raise loading_error(name, error) from error
     bridge.eval()
     return bridge
@@ -116,6 +118,12 @@ def _not_a_bridge(model: Any) -> str:
 
 def loading_error(name: str, error: BaseException) -> ModelError:
     """What to tell a user whose model could not be loaded."""
+    if says_code(error):
+        return ModelError(
+            f"the model {name!r} brings code of its own (auto_map in its files), which is never "
+            "run here: if you trust its authors, load model and tokenizer yourself, and give "
+            "TransformerBridge.boot_transformers(NAME, hf_model=model, tokenizer=tokenizer).eval()"
+        )
     return ModelError(
         f"the model {name!r} could not be loaded: expected a directory with config.json, "
         "weights and tokenizer, or the name of a model that TransformerLens supports "
@@ -132,7 +140,7 @@ def resolve_device(device: str | torch.device | None) -> torch.device:
     try:
         found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ModelError(
             f"device is {str(device)!r}: expected one of this machine, such as 'cpu' "
             f"({first_line(error)})"

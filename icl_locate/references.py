@@ -14,7 +14,7 @@ from icl_locate.hooks import replace_inputs, watch_attention
 from icl_locate.models import check_model
 from icl_locate.random_tokens import random_tokens
 from icl_locate.recipes import describe_model
-from icl_locate.tokens import Prompts, check_tokenizer
+from icl_locate.tokens import Prompts, check_tokenizer, check_vocabulary
 
 Corpus = Prompts | str | Sequence[str] | Int[Tensor, "text pos"]
 
@@ -52,6 +52,7 @@ def head_reference(
         length = length if limit is None else min(length, int(limit))
         corpus = random_tokens(model, n_texts, length, seed=seed)
     tokens, real = _tokenise(model, corpus)
+    check_vocabulary(model, tokens.tolist())
     if limit is not None and tokens.shape[1] > limit:
         raise PromptError(
             f"a text of the corpus has {tokens.shape[1]} tokens, but the model's context holds "

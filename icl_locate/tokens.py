@@ -1,7 +1,7 @@
 """Prompts as tokens: one tokenisation a prompt, each token aligned to its segment, left-padded."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
@@ -153,7 +153,8 @@ def build_prompts(
         ModelError: a model without tokenizer and configuration, such as a name.
         PromptError: no queries; too few examples; an empty source or target; a prompt that exceeds
             the model's context; control tokens in a source or target that the template refuses;
-            a tokenizer without offsets, padding token or (if asked for) BOS.
+            tokens beyond its vocabulary; a tokenizer without offsets, padding token or (if asked
+            for) BOS.
     """
     if not isinstance(model, TokenizedModel):
         hint = "icl_locate.load_model(NAME_OR_DIRECTORY) gives one"
@@ -174,7 +175,7 @@ def build_prompts(
         rows.append(row)
         targets.append(continue_prompt(tokenizer, row.text, row.body, query.target, template))
     _check_length(model, rows, targets)
-    return _pad(
+    prompts = _pad(
         rows,
         int(tokenizer.pad_token_id),
         target_tokens=targets,
@@ -183,6 +184,35 @@ def build_prompts(
         targets=[query.target for query in queries],
         template=template,
     )
+    check_vocabulary(model, [*prompts.tokens.tolist(), *targets])
+    return prompts
+
+
+def check_vocabulary(model: TokenizedModel, rows: Iterable[Iterable[int]]) -> None:
+    """Refuse tokens that the model has no embedding of, such as those added to its tokenizer.
+
+    Raises:
+        PromptError: naming the first one, and how many tokens model and tokenizer have.
+    """
+    size = vocabulary_size(model)
+    beyond = [token for row in rows for token in row if size is not None and token >= size]
+    if beyond:
+        tokenizer = check_tokenizer(model.tokenizer)
+        text = tokenizer.convert_ids_to_tokens(beyond[0])
+        raise PromptError(
+            f"token {beyond[0]} ({text!r}) is beyond the model's vocabulary of {size} tokens; its "
+            f"tokenizer has {len(tokenizer)}: load the model with its own tokenizer, without "
+            "tokens that were added, or resize the embedding before the model becomes a bridge"
+        )
+
+
+def vocabulary_size(model: TokenizedModel) -> int | None:
+    """How many tokens the model has embeddings of; ``None`` if that is not known."""
+    inner = getattr(model, "original_model", None)
+    if inner is not None:
+        return int(inner.get_input_embeddings().weight.shape[0])
+    size = getattr(model.cfg, "d_vocab", None)
+    return None if size is None else int(size)
 
 
 def check_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:

@@ -22,13 +22,14 @@ def announce(
     from icl_locate.metrics import generates
     from icl_locate.model_names import find_model
     from icl_locate.models import loading_error, resolve_device
+    from icl_locate.trust import NO_CODE
 
     where = find_model(config.model, config.revision)
     try:
-        shape = Shape.of(AutoConfig.from_pretrained(where, revision=config.revision))
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=config.revision)
+        shape = Shape.of(AutoConfig.from_pretrained(where, revision=config.revision, **NO_CODE))
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=config.revision, **NO_CODE)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as TransformerLens does
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged directory makes its readers raise anything
         raise loading_error(str(where), error) from error
     chosen = [get_condition(condition) for condition in conditions]
     metric = config.metric or task.metric

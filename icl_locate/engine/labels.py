@@ -16,7 +16,7 @@ from icl_locate.errors import PromptError
 from icl_locate.fingerprint import hold_weights
 from icl_locate.masks import Mask
 from icl_locate.models import check_model
-from icl_locate.tokens import Prompts, check_tokenizer, continue_prompt
+from icl_locate.tokens import Prompts, check_tokenizer, check_vocabulary, continue_prompt
 
 
 def score_labels(
@@ -107,6 +107,7 @@ def label_tokens(
         ]
         for label in labels
     ]
+    check_vocabulary(model, [row for rows in found for row in rows])
     limit = getattr(model.cfg, "n_ctx", None)
     lengths = prompts.attention_mask.sum(dim=1).tolist()
     for label, rows in zip(labels, found, strict=True):

@@ -39,6 +39,7 @@ from icl_locate.prompts import Example
 from icl_locate.recipes import describe_weights, digest, versions
 from icl_locate.sweeps import choose_metric
 from icl_locate.tasks.task import Task
+from icl_locate.trust import NO_CODE, check_weights
 
 
 def lora_by_layer(
@@ -196,11 +197,15 @@ def _load(
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     where, floats = find_model(model, revision), resolve_dtype(dtype)
+    check_weights(where, revision)
+    safe: Any = NO_CODE | {"use_safetensors": True}
     try:
         with quiet_loading():
-            base = AutoModelForCausalLM.from_pretrained(where, dtype=floats, revision=revision)
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
-    except (OSError, ValueError, KeyError) as error:
+            base = AutoModelForCausalLM.from_pretrained(
+                where, dtype=floats, revision=revision, **safe
+            )
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, **NO_CODE)
+    except Exception as error:  # a damaged directory makes its readers raise anything
         raise loading_error(str(model or EMBEDDED), error) from error
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from icl_locate.errors import ModelError
 from icl_locate.model_names import find_model
 from icl_locate.models import loading_error, resolve_dtype
+from icl_locate.trust import NO_CODE
 
 _PER_WEIGHT = 2  # a multiplication and an addition
 
@@ -57,7 +58,7 @@ class ModelCosts:
         name, config = _find_config(model, revision)
         try:
             with torch.device("meta"):
-                empty = AutoModelForCausalLM.from_config(config)
+                empty = AutoModelForCausalLM.from_config(config, **NO_CODE)
         except (ValueError, KeyError) as error:
             raise loading_error(name, error) from error
         config = config.get_text_config(decoder=True)
@@ -103,8 +104,8 @@ def _find_config(model: Any, revision: str | None) -> tuple[str, Any]:
         return str(model.name_or_path or model.model_type), model
     where = find_model(model, revision)
     try:
-        return str(model), AutoConfig.from_pretrained(where, revision=revision)
-    except (OSError, ValueError) as error:
+        return str(model), AutoConfig.from_pretrained(where, revision=revision, **NO_CODE)
+    except Exception as error:  # a damaged directory makes its readers raise anything
         raise loading_error(str(model), error) from error
 
 
