@@ -435,3 +435,38 @@ def test_errors_of_the_system_in_words():
 def test_a_result_may_be_changed_and_saved_again(tmp_path):
     changed = replace(VALUES["sweep"], seeds=(7, 8))
     assert icl.SweepResult.load(changed.save(tmp_path / "run")).seeds == (7, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epoch": -1}, "epoch is -1"),
+        ({"history": [0.5, 0.4]}, "history is"),
+        ({"history": None}, "history is None"),
+        ({"best": "low"}, "best is 'low'"),
+        ({"alpha": torch.zeros(3, 2)}, "alpha has the shape"),
+        ({"alpha": torch.full((2, 2), torch.nan)}, "alpha holds NaN"),
+        ({"exp_avg": torch.zeros(2, 2).bfloat16()}, "exp_avg is of torch.bfloat16"),
+    ],
+)
+def test_a_checkpoint_is_checked_as_results_are(change, message, tmp_path):
+    from icl_locate.gates import train
+    from icl_locate.storage import save_checkpoint
+
+    parts = {
+        **{name: torch.zeros(2, 2) for name in train._TENSORS},
+        "epoch": 1,
+        "step": 2,
+        "waited": 0,
+        "best": 0.5,
+        "history": [0.5],
+    }
+    for given, refused in ((parts, False), (parts | change, True)):
+        tensors = {name: given[name] for name in train._TENSORS}
+        rest = {name: value for name, value in given.items() if name not in tensors}
+        path = save_checkpoint(tmp_path / "state", train._FORM, tensors, rest, {"seed": 0})
+        if not refused:
+            assert train._State.load(path, {"seed": 0}, (2, 2)).epoch == 1
+            continue
+        with pytest.raises(ResultError, match=message):
+            train._State.load(path, {"seed": 0}, (2, 2))
