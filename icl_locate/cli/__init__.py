@@ -7,10 +7,11 @@ from typing import Annotated, Any
 import tyro
 
 from icl_locate import __version__
-from icl_locate.cli.configs import DemoConfig, InductionConfig, SavingsConfig, SweepConfig
+from icl_locate.cli.configs import DemoConfig, InductionConfig, SweepConfig
 from icl_locate.cli.demo import run_demo
 from icl_locate.cli.induction import run_induction
 from icl_locate.cli.savings import run_savings
+from icl_locate.cli.savings_configs import SavingsConfig
 from icl_locate.cli.start import start
 from icl_locate.cli.sweep import run_sweep
 from icl_locate.cli.train import run_gates, run_lora

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from icl_locate.cli.configs import SavingsConfig
 from icl_locate.cli.earlier import check_earlier, with_settings
+from icl_locate.cli.savings_configs import SavingsConfig
 from icl_locate.cli.start import load_chosen_model, say
 from icl_locate.cli.writing import load_scored_task, say_written, write_pngs, write_table
 from icl_locate.files import check_output
