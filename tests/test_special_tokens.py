@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import icl_locate as icl
 from icl_locate import Part, Segment
-from icl_locate.encoding import control_tokens
+from icl_locate.encoding import control_tokens, count_tokens
 from icl_locate.engine.labels import label_tokens
 from icl_locate.errors import PromptError
 from icl_locate.lora.data import encode
@@ -153,3 +153,24 @@ def test_added_tokens_that_are_not_special_are_vocabulary():
 def test_there_are_three_ways():
     with pytest.raises(PromptError, match="special_tokens is 'encode': expected one of 'text'"):
         icl.PromptTemplate(special_tokens="encode")
+
+
+def test_the_unknown_token_is_one_where_it_is_written_out():
+    """A word that a tokenizer does not know is no control token; "<unk>" itself is one."""
+    tokenizer, text = word_level(), "the <unk> zebra"
+    encoding = tokenizer(text, return_offsets_mapping=True, return_special_tokens_mask=True)
+    unknown = tokenizer.unk_token_id
+    assert encoding["input_ids"][1:] == [unknown, unknown]
+    assert control_tokens(tokenizer, text, encoding) == [(4, 9)]
+
+
+def test_tokens_are_counted_as_they_are_encoded():
+    assert count_tokens(TOKENIZER, "") == 0
+    assert count_tokens(TOKENIZER, "</s>") == 1 < count_tokens(TOKENIZER, "</s>", plain=True)
+    with_bos = sentencepiece_like()("the cat")["input_ids"]
+    assert count_tokens(sentencepiece_like(), "the cat") == len(with_bos) - 1
+
+
+def test_what_control_tokens_are_is_one_of_three():
+    with pytest.raises(PromptError, match="special_tokens is 'raw'"):
+        icl.PromptTemplate(special_tokens="raw")
