@@ -58,7 +58,7 @@ class PromptTemplate:
             blank line if the separator holds one.
         instruction_separator: what stands after the instruction; ``None`` means the separator.
         special_tokens: what a source or target may do with the tokenizer's control tokens, such as
-            "</s>" or "<|endoftext|>": with "text" they are encoded as the characters that they
+            ``</s>`` or ``<|endoftext|>``: with "text" they are encoded as the characters that they
             are, or refused where the tokenizer cannot; with "refuse" they are refused; with
             "control" they act. The template's own texts, a chat's turns for instance, always may.
 
