@@ -1,6 +1,5 @@
 """The paired bootstrap: one draw for all cells, and percentiles at the level that was asked for."""
 
-import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -11,13 +10,9 @@ from test_locate import result_of, result_with
 import icl_locate as icl
 from icl_locate.bootstrap import bootstrap_scores, percentile_interval
 from icl_locate.context_heads import study
-from icl_locate.context_heads.results import HeadSweepResult
 from icl_locate.errors import ResultError
 from icl_locate.importance import layer_importance
-from icl_locate.induction.effects import HeadEffects
-from icl_locate.induction.results import AblationResult
 from icl_locate.location import bootstrap_curves
-from icl_locate.lora.results import LoraResult
 from icl_locate.metrics import METRICS
 from icl_locate.savings import measure
 
@@ -129,29 +124,6 @@ def test_one_item_is_never_beyond_doubt():
     found = layer_importance(losses_of([0.0, 1.0], n_items=1))[0]
     assert found.loss.tolist() == [1.0] and found.interval.isnan().all() and found.critical == ()
     assert layer_importance(losses_of([0.0, 1.0], n_items=2))[0].critical == (0,)
-
-
-@pytest.mark.parametrize(
-    "function",
-    [
-        icl.locate,
-        layer_importance,
-        HeadSweepResult.interval,
-        HeadSweepResult.share_below,
-        HeadSweepResult.to_dataframe,
-        HeadEffects.interval,
-        HeadEffects.to_dataframe,
-        AblationResult.compare,
-        LoraResult.interval,
-        LoraResult.rank_correlation,
-    ],
-)
-def test_intervals_are_of_95_percent_unless_others_are_asked_for(function):
-    parameters = inspect.signature(function).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    assert defaults.pop("confidence") == 0.95
-    assert defaults.pop("n_resamples", 1000) == 1000 and defaults.pop("seed", 0) == 0
-    assert defaults.pop("threshold", 0.9) == 0.9 and defaults in ({}, {"condition": None})
 
 
 @pytest.mark.parametrize("module", [study, measure])

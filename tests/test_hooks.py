@@ -11,7 +11,7 @@ import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.edges import Positions
 from icl_locate.errors import ModelError
-from icl_locate.hooks import Route, find_route
+from icl_locate.hooks import Route, find_route, probe
 from icl_locate.hooks.cells import CellTracker
 from icl_locate.hooks.routes import MaskEdit, ScoresEdit
 from icl_locate.masks import resolve
@@ -148,9 +148,17 @@ def test_a_model_that_takes_no_mask_for_single_heads():
         icl.mask_attention(model, prompts, one_head),
     ):
         pass
-    if find_route(model) is Route.SCORES:
-        with pytest.raises(ModelError, match="cannot be masked head by head"):
-            icl.attention_hooks(model, prompts, one_head)
+
+
+def test_hooks_to_hand_over_are_tried_on_single_heads_too(monkeypatch):
+    model = tiny.boot_fresh("llama")
+    prompts = icl.build_prompts(model, [icl.Example("sort", "dode")], n_shots=0)
+    assert find_route(model) is Route.SCORES
+    monkeypatch.setattr(probe, "_try_route", lambda *args, **options: "shapes do not fit")
+    assert icl.attention_hooks(model, prompts, icl.ContextMask({Segment.QUERY}))
+    one_head = icl.ContextMask({Segment.QUERY}, heads={(0, 1)})
+    with pytest.raises(ModelError, match=r"head by head \(shapes do not fit\): leave heads=None"):
+        icl.attention_hooks(model, prompts, one_head)
 
 
 def test_a_model_whose_attention_does_nothing_is_refused():

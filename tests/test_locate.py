@@ -165,7 +165,7 @@ def test_one_item_gives_a_layer_and_no_interval():
 
 
 def test_the_ends_of_the_interval_are_the_first_and_the_last_layer_that_resamples_find():
-    """Half of the items recover at layer 1, half at layer 3: the mean crosses 0.6 at layer 3."""
+    """Half of the items recover at layer 1, half at layer 3: the mean crosses 0.55 at layer 3."""
     values = np.zeros((1, 5, 1, 40))
     values[:, 1:, :, ::2] = 1.0
     values[:, 3:] = 1.0

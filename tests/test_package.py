@@ -1,15 +1,19 @@
 """The package as a whole: names, import time, examples, what it must not contain."""
 
+import inspect
 import runpy
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
 import icl_locate as icl
+from icl_locate import gates, induction, lora, savings
+from icl_locate.context_heads import results
 
 ROOT = Path(__file__).parents[1]
 
@@ -80,3 +84,43 @@ def test_no_module_outgrows_its_noun():
     for path in (ROOT / "icl_locate").rglob("*.py"):
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 300, path
         assert "from __future__ import annotations" not in path.read_text(encoding="utf-8"), path
+
+
+DEFAULTS = {
+    "seed": 0,
+    "n_shots": 5,
+    "max_new_tokens": 50,
+    "confidence": 0.95,
+    "n_resamples": 1000,
+}
+
+
+def public_functions():
+    """What is public, and the public methods of its classes."""
+    for module in (icl, gates, induction, lora, results, savings):
+        for name in getattr(module, "__all__", vars(module)):
+            found = getattr(module, name)
+            if not str(getattr(found, "__module__", "")).startswith("icl_locate"):
+                continue
+            if inspect.isclass(found) and not issubclass(found, BaseException):
+                yield from (
+                    (f"{name}.{method}", function)
+                    for method, function in {**vars(found), "__init__": found}.items()
+                    if inspect.isfunction(function) or function is found
+                )
+            elif inspect.isfunction(found):
+                yield name, found
+
+
+def test_arguments_of_one_name_have_one_default():
+    """What the documents say once holds everywhere."""
+    seen = Counter()
+    for name, function in public_functions():
+        for argument, parameter in inspect.signature(function).parameters.items():
+            if argument in DEFAULTS and parameter.default not in (parameter.empty, None):
+                assert parameter.default == DEFAULTS[argument], f"{name}({argument}=)"
+                seen[argument] += 1
+    assert seen.keys() == DEFAULTS.keys() and min(seen.values()) > 4, seen
+    for function in (icl.sweep, induction.ablation_study):
+        assert inspect.signature(function).parameters["seeds"].default == (0, 1, 2)
+    assert inspect.signature(icl.locate).parameters["threshold"].default == 0.9
