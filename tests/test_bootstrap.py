@@ -103,6 +103,7 @@ def test_the_interval_of_importance_is_of_the_loss_against_each_resamples_own_ce
 def test_critical_layers_are_those_whose_loss_is_surely_above_nothing():
     sure = layer_importance(losses_of([0.5, 0.2, 1.0, 1.0, 1.0]))[0]
     assert sure.critical == (1, 0), "a loss of 0 is none"
+    assert sure.ceiling == 1.0 and sure.loss.tolist() == pytest.approx([0.5, 0.8, 0.0, 0.0])
     few = np.zeros((1, 2, 2, 20))
     few[0, 1, :, :2] = 1.0  # two items of twenty: a tenth of the resamples draw neither
     found = layer_importance(result_with(few, scope="only"))[0]

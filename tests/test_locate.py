@@ -106,7 +106,7 @@ def test_no_in_context_effect():
     flat, worse = icl.locate(result_of([[0.5] * 5, [0.9, 0.5, 0.5, 0.5, 0.4]]))
     for found in (flat, worse):
         assert found.layer is None and found.interval is None and found.jump_layer is None
-        assert "no in-context effect" in str(found)
+        assert str(found) == f"{found.condition}: no in-context effect"
         assert found.recovery.isnan().all()
     noisy = icl.locate(result_of([[0.50, 0.5, 0.51, 0.51]], noise=1.0, n_items=10))
     assert noisy[0].layer is None, "a difference within the noise is no effect"
@@ -160,6 +160,7 @@ def test_the_bootstrap_is_paired_seeded_and_right():
 def test_one_item_gives_a_layer_and_no_interval():
     found = icl.locate(result_of([[0, 0, 1.0, 1.0]], n_items=1, n_seeds=1))[0]
     assert found.layer == 2 and found.interval is None
+    assert str(found) == "c0: recognised by layer 2"
     found = icl.locate(result_of([[0, 0, 1.0, 1.0]], n_items=2, n_seeds=1))[0]
     assert found.layer == 2 and found.interval == (2, 2), "two items can be drawn anew"
 
@@ -174,9 +175,11 @@ def test_the_ends_of_the_interval_are_the_first_and_the_last_layer_that_resample
     assert found.layer == 3 and found.interval == (1, 3) and found.jump_layer == 1
     assert found.jump == 0.5 and "layer 3 [1, 3]" in str(found)
     layers = np.sort(recognition_layer(bootstrap_curves(result, 1000, seed=0)[:, 0], 0.55))
-    for confidence in (0.2, 0.4, 0.6, 0.8, 0.99):
+    first = int((layers < 3).sum())
+    assert 100 < first < 450 and set(layers.tolist()) == {1, 3}
+    for tail in (10, 200, first - 1, first - 0.6, first - 0.4, first, 490):  # never in between
+        confidence = 1 - 2 * tail / 999
         low, high = icl.locate(result, threshold=0.55, confidence=confidence)[0].interval
-        tail = (1 - confidence) / 2 * 999
         assert (low, high) == (layers[round(tail)], layers[round(999 - tail)])
 
 

@@ -6,7 +6,7 @@ import torch
 import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.engine.shared_decoding import _portions
-from icl_locate.engine.streams import Rows, plan_streams
+from icl_locate.engine.streams import CutMask, Rows, plan_streams
 
 SEGMENTS = torch.tensor([[0, 0, 1, 2, 3, 3, 4, 4], [1, 2, 2, 3, 3, 4, 4, 4]], dtype=torch.int8)
 LAST = torch.arange(8).expand(2, 8) == 7
@@ -59,6 +59,25 @@ def test_other_masks_keep_all_rows_and_a_stream_of_their_own():
     (kept,), _ = plan(upwards, drop=False)
     for stream in (*streams, kept):
         assert not stream.static.valid.any() and positions(stream.active) == [[*range(8)]] * 2
+
+
+def test_a_cut_mask_knows_its_empty_and_its_silent_rows_in_every_copy():
+    """Prompt 0's second row sees nothing by one head of two, its last by neither."""
+    lowest = torch.finfo(torch.float32).min
+    mask = torch.zeros(2, 2, 3, 4)
+    mask[0, 0, 1], mask[0, :, 2] = lowest, lowest
+    cut = CutMask.of(mask, torch.tensor([[True, True, True], [True, True, True]]))
+    empty = torch.zeros(2, 2, 3, dtype=torch.bool)
+    empty[0, 0, 1], empty[0, :, 2] = True, True
+    silent = torch.tensor([[False, False, True], [False, False, False]])
+    for n in (1, 2, 3):
+        copy = cut.copies(n)
+        assert copy.mask.equal(torch.cat([mask] * n)) and copy.empty.equal(torch.cat([empty] * n))
+        assert copy.silent.equal(torch.cat([silent] * n))
+    loud = CutMask.of(mask).copies(2)
+    assert loud.empty.equal(torch.cat([empty] * 2)) and loud.silent is None
+    seen = CutMask.of(mask[1:], silent[:1]).copies(2)
+    assert seen.empty is None and seen.silent is None and len(seen.mask) == 2
 
 
 def test_masks_are_decoded_in_portions_whose_keys_fit():
