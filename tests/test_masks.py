@@ -133,6 +133,17 @@ def test_which_missing_segments_a_mask_may_name(missing, options):
                 check_segments(each, segments)
 
 
+def test_an_edge_mask_gives_the_others_of_a_union_no_leave():
+    """A union is in no order: each of these has its own."""
+    segments = torch.tensor([[1, 2, 4]], dtype=torch.int8)
+    missing = icl.ContextMask({Segment.EXAMPLES})
+    edges = [icl.EdgeMask(lambda positions, n_rows: None) for _ in range(20)]
+    for each in edges:
+        check_segments(each | icl.ContextMask({Segment.QUERY}), segments)
+        with pytest.raises(MaskError, match="hides EXAMPLES, but prompt 0"):
+            check_segments(each | missing, segments)
+
+
 def test_conditions():
     names = [condition.name for condition in icl.PAPER_CONDITIONS]
     assert names == [

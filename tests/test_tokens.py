@@ -190,6 +190,10 @@ def test_left_padding_and_slices():
     assert prompts.tokens.dtype == torch.long and prompts.segments.dtype == torch.int8
     assert prompts.attention_mask.dtype == torch.bool
     assert (prompts.segments == Segment.PAD).equal(~prompts.attention_mask)
+    padding = ~prompts.attention_mask
+    assert set(prompts.tokens[padding].tolist()) == {model.tokenizer.pad_token_id}
+    assert not prompts.shots[padding].any() and (prompts.parts[padding] == Part.NONE).all()
+    assert (prompts.words[padding] == -1).all()
     n_pad = (~prompts.attention_mask).sum(1).tolist()
     assert n_pad == [3, 0]
     assert prompts.attention_mask[0].tolist() == [False] * 3 + [True] * (len(prompts.tokens[0]) - 3)
