@@ -20,6 +20,7 @@ from icl_locate.random_tokens import (
     random_tokens,
     usable_tokens,
 )
+from icl_locate.reprs import short_repr
 
 LENGTHS = (50, 37, 29)
 """Lengths whose copies lie at different distances: no fixed offset fits two of them."""
@@ -54,6 +55,7 @@ def fit_lengths(most: int, n_copies: int, longest: int = LENGTHS[0]) -> tuple[in
     return ()
 
 
+@short_repr("lengths", "n_copies", "n_sequences", "seed", "pool", "source", "given")
 @dataclass(frozen=True)
 class Sequences:
     """The token sequences on which a model's heads are measured.
