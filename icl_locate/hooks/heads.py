@@ -4,6 +4,7 @@ import random
 import weakref
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -14,7 +15,7 @@ from icl_locate.ablation import HeadAblation, HeadReference, Method
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.fingerprint import fingerprint
 from icl_locate.hooks.cells import NamedHook
-from icl_locate.hooks.holding import hold, owned
+from icl_locate.hooks.holding import RunCheck, hold, owned
 from icl_locate.hooks.padding import no_padding, runs_of
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.layers import as_pairs
@@ -69,10 +70,11 @@ def ablate_heads(
     hooks: list[NamedHook] = [("embed.hook_in", rows.see)]
     for layer, chosen in layers.items():
         hooks.append((f"blocks.{layer}.attn.hook_z", _replacement(ablation, layer, chosen, rows)))
-    check = no_padding if ablation.method != "zero" else None
-    with hold(model, check if prompts is None else runs_of(prompts)):
+    check = no_padding if prompts is None else runs_of(prompts)
+    begins = rows.beginning(None if prompts is None and ablation.method == "zero" else check)
+    with hold(model):
         check_outputs(model)
-        with model.hooks(fwd_hooks=owned(hooks)):
+        with hold(model, begins), model.hooks(fwd_hooks=owned(hooks)):
             yield model
 
 
@@ -186,14 +188,26 @@ class _RowTracker:
         if prompts is not None:
             self._padding = (~prompts.attention_mask).long().cumprod(dim=1).sum(dim=1)[:, None]
         self._span = (0, 0)
+        self._n_cached = 0
+
+    def beginning(self, check: RunCheck | None) -> RunCheck:
+        """A check, for `hold`, that also notes where each run begins: behind what its cache holds.
+
+        The number of tokens alone does not tell: a prompt of one looks like a step.
+        """
+
+        def note(tokens: Tensor | None, given: Any, n_cached: int) -> None:
+            self._n_cached = n_cached
+            if check is not None:
+                check(tokens, given, n_cached)
+
+        return note
 
     def see(self, tokens: Int[Tensor, "batch pos"], hook: object) -> Int[Tensor, "batch pos"]:  # noqa: ARG002
-        """Count the tokens that go in: a whole text again, or those that a cache lacks."""
+        """Count the tokens that go in: a whole text, or those that a cache lacks."""
         batch, n = tokens.shape
-        width = 2 if self._shape is None else max(self._shape[1], 2)
-        start = 0 if n >= width else self._span[1]
-        end = start + n
-        self._span = (start, end)
+        end = self._n_cached + n
+        self._span = (self._n_cached, end)
         if self._shape is not None and (batch != self._shape[0] or end < self._shape[1]):
             raise MaskError(
                 f"the model ran on {batch} x {end} tokens under an ablation made for prompts "

@@ -23,8 +23,9 @@ T = TypeVar("T")
 PATIENCE = 60.0
 """Seconds after which a thread that waits for a model says so."""
 
-RunCheck = Callable[[Tensor | None, Any], None]
-"""Looks at a run's tokens and attention mask, and raises if they do not fit."""
+RunCheck = Callable[[Tensor | None, Any, int], None]
+"""Looks at a run's tokens, its attention mask and the number of tokens that its cache holds, and
+raises if they do not fit."""
 
 
 class _Turn:
@@ -97,9 +98,14 @@ def _look_first(same_thread: Callable[[], None], check: RunCheck | None) -> Call
         same_thread()
         if check is not None:
             tokens = kwargs.get("input_ids", args[0] if args else None)
-            check(tokens, kwargs.get("attention_mask"))
+            check(tokens, kwargs.get("attention_mask"), _n_cached(kwargs.get("past_key_values")))
 
     return look
+
+
+def _n_cached(cache: Any) -> int:
+    """How many tokens a run's cache holds; 0 without one."""
+    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def own_thread() -> Callable[[], None]:

@@ -30,7 +30,7 @@ def runs_of(prompts: Prompts) -> RunCheck:
     n_prompts, width = real.shape
     padded = not bool(real.all())
 
-    def check(tokens: Tensor | None, given: Any) -> None:
+    def check(tokens: Tensor | None, given: Any, n_cached: int) -> None:  # noqa: ARG001
         if tokens is None or len(tokens) != n_prompts:
             return
         if given is None:
@@ -50,7 +50,7 @@ def runs_of(prompts: Prompts) -> RunCheck:
     return check
 
 
-def no_padding(tokens: Tensor | None, given: Any) -> None:  # noqa: ARG001
+def no_padding(tokens: Tensor | None, given: Any, n_cached: int) -> None:  # noqa: ARG001
     """The check, for `hold`, that runs have no padding, where no prompts say where it is."""
     if isinstance(given, Tensor) and given.ndim == 2 and not given.all():
         raise MaskError(
