@@ -13,6 +13,7 @@ from icl_locate.errors import MaskError, ResultError
 from icl_locate.layers import as_pairs, check_heads
 from icl_locate.reprs import short_repr
 from icl_locate.saved import Saved
+from icl_locate.signatures import checked
 
 Method = Literal["zero", "mean_z", "mean_input", "resample"]
 METHODS: tuple[str, ...] = ("zero", "mean_z", "mean_input", "resample")
@@ -104,6 +105,7 @@ class HeadAblation:
         if self.method == "resample" and not len(self.reference.sample_lengths):
             raise MaskError("the reference holds no samples: make it with n_samples of 1 or more")
 
+    @checked(MaskError)
     def by_layer(self, n_layers: int, n_heads: int) -> dict[int, list[int]]:
         """The heads of each layer that has any.
 

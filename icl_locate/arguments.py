@@ -5,15 +5,21 @@ no number here: ``n_shots=True`` is a mistake, whatever Python says of it.
 """
 
 import math
+import os
 import reprlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from operator import index
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from icl_locate.errors import IclLocateError
 
 T = TypeVar("T")
 ErrorKind = type[IclLocateError]
+
+LAST_SEED = 2**32 - 1
+"""Every generator that takes a seed takes these."""
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
@@ -80,10 +86,10 @@ def check_number(
     name: str,
     value: Any,
     *,
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
+    least: float | int | None = None,
+    most: float | int | None = None,
+    above: float | int | None = None,
+    below: float | int | None = None,
     error: ErrorKind = IclLocateError,
 ) -> float:
     """A finite number within its bounds: ``least`` and ``most`` belong to them, the others not."""
@@ -134,6 +140,20 @@ def check_text(name: str, value: Any, *, error: ErrorKind = IclLocateError) -> s
     return value
 
 
+def check_path(name: str, value: Any, *, error: ErrorKind = IclLocateError) -> str | Path:
+    """Text or a path that a file system could hold; whether it does is another question."""
+    expected = "a path, as text or a pathlib.Path"
+    if not isinstance(value, (str, Path)) or not str(value):
+        refuse(name, value, expected, error)
+    try:
+        encoded = os.fsencode(value)
+    except UnicodeEncodeError:
+        refuse(name, value, f"{expected}, without lone surrogates", error)
+    if b"\0" in encoded:
+        refuse(name, value, f"{expected}, without NUL", error)
+    return value
+
+
 def check_choice(
     name: str, value: Any, choices: Collection[str], *, error: ErrorKind = IclLocateError
 ) -> str:
@@ -163,19 +183,31 @@ def check_type(
 
 
 def check_items(
-    name: str, value: Any, expected: str, *, error: ErrorKind = IclLocateError
+    name: str,
+    value: Any,
+    expected: str,
+    *,
+    ordered: bool = False,
+    error: ErrorKind = IclLocateError,
 ) -> list[Any]:
-    """The items of an iterable that is no string, each looked at once.
+    """The items of an iterable that is no string or mapping, each looked at once.
 
     Args:
         expected: what the argument should be, such as "a list of seeds".
+        ordered: whether a set, whose order changes from run to run, is refused.
     """
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+    unfit: tuple[type, ...] = (str, bytes, bytearray, Mapping, *([AbstractSet] if ordered else []))
+    if isinstance(value, unfit) or not isinstance(value, Iterable):
         refuse(name, value, expected, error)
     try:
         return list(value)
     except TypeError:  # such as a tensor without dimensions
         refuse(name, value, expected, error)
+
+
+def check_seed(name: str, value: Any, *, least: int = 0, error: ErrorKind = IclLocateError) -> int:
+    """A seed that every generator takes."""
+    return check_count(name, value, least=least, most=LAST_SEED, error=error)
 
 
 def check_seeds(
@@ -186,16 +218,48 @@ def check_seeds(
     >>> check_seeds(0), check_seeds([0, 1])
     ((0,), (0, 1))
     """
+    return check_counts(name, value, least=0, most=LAST_SEED, error=error)
+
+
+def check_counts(
+    name: str,
+    value: Any,
+    *,
+    least: int = 1,
+    most: int | None = None,
+    error: ErrorKind = IclLocateError,
+) -> tuple[int, ...]:
+    """Whole numbers: a single one or several, each once, at least one."""
     expected = "a whole number, or a list of them, each once"
-    single = hasattr(value, "__index__") and getattr(value, "shape", ()) == ()
-    given = [value] if single else check_items(name, value, expected, error=error)
-    seeds = tuple(
-        check_count(name if single else f"{name}[{i}]", seed, least=0, error=error)
-        for i, seed in enumerate(given)
+    numbers = tuple(
+        check_count(called, one, least=least, most=most, error=error)
+        for called, one in _one_or_more(name, value, expected, error)
     )
-    if not seeds or len(set(seeds)) < len(seeds):
+    if not numbers or len(set(numbers)) < len(numbers):
         refuse(name, value, expected, error)
-    return seeds
+    return numbers
+
+
+def check_shares(
+    name: str, value: Any, *, least: int = 1, error: ErrorKind = IclLocateError
+) -> tuple[float, ...]:
+    """Shares above 0, at most 1: a single one or several, each once, at least so many."""
+    expected = "a share above 0, at most 1, or a list of them, each once"
+    shares = tuple(
+        check_number(called, one, above=0.0, most=1.0, error=error)
+        for called, one in _one_or_more(name, value, expected, error)
+    )
+    if len(shares) < least or len(set(shares)) < len(shares):
+        refuse(name, value, expected, error)
+    return shares
+
+
+def _one_or_more(name: str, value: Any, expected: str, error: ErrorKind) -> list[tuple[str, Any]]:
+    """A number that stands alone, or the items of a list, each with what a message calls it."""
+    if getattr(value, "shape", ()) == () and hasattr(value, "__float__"):
+        return [(name, value)]
+    items = check_items(name, value, expected, error=error)
+    return [(f"{name}[{i}]", item) for i, item in enumerate(items)]
 
 
 def _is_flag(value: Any) -> bool:

@@ -7,13 +7,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from icl_locate._types import Segment
+from icl_locate.arguments import refuse
 from icl_locate.conditions import Condition
+from icl_locate.engine.grid import Engine
 from icl_locate.engine.scoring import append_targets
 from icl_locate.engine.streams import plan_streams
+from icl_locate.errors import ModelError, PromptError, TaskError
+from icl_locate.models import resolve_device
 from icl_locate.prompts import Choice
 from icl_locate.scopes import masked_layers
+from icl_locate.signatures import checked, number
 from icl_locate.tasks.task import Task
 from icl_locate.tokens import Prompts, build_prompts
 
@@ -83,6 +89,7 @@ class Estimate:
         return f"{text}\nabout {_duration(self.operations / speed)} at {speed:.2g} a second"
 
 
+@checked(TaskError)
 def estimate_sweep(
     tokenizer: Any,
     shape: Shape,
@@ -95,7 +102,7 @@ def estimate_sweep(
     max_new_tokens: int = 50,
     generates: bool = True,
     scope: str = "from",
-    engine: str = "auto",
+    engine: Engine | str = "auto",
     choice: Choice | str = "random",
 ) -> Estimate:
     """Estimate a sweep from its first prompts; nothing runs, and no weights are needed.
@@ -107,6 +114,11 @@ def estimate_sweep(
     Raises:
         PromptError: if a prompt does not fit the model's context, and what `build_prompts` raises.
     """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        refuse("tokenizer", tokenizer, "a tokenizer of transformers", PromptError)
+    if not conditions:
+        refuse("conditions", conditions, "at least one Condition", TaskError)
+    task.queries(n_queries)
     model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=shape.n_ctx))
     n_layers, token_layers, hooked, lengths, forms = shape.n_layers, 0.0, 0.0, 0.0, 0
     sample = min(n_queries, _SAMPLE)
@@ -145,10 +157,12 @@ def estimate_sweep(
     )
 
 
+@checked(ModelError, seconds=number(above=0, most=60))
 def measure_speed(device: str | torch.device, dtype: torch.dtype, seconds: float = 0.3) -> float:
     """The operations a second of a matrix product on this machine."""
+    device = resolve_device(device)
     a, b = (torch.randn(1024, 1024, device=device, dtype=dtype) for _ in range(2))
-    on_gpu = torch.device(device).type == "cuda"
+    on_gpu = device.type == "cuda"
     _ = (a @ b).sum().item()
     start, count = time.perf_counter(), 0
     while time.perf_counter() - start < seconds:

@@ -1,5 +1,6 @@
 """How answers fail, beside how often: empty, copied, in the wrong language, or no label at all."""
 
+import re
 from collections.abc import Callable, Collection
 from functools import lru_cache
 
@@ -7,13 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from icl_locate.arguments import refuse
 from icl_locate.errors import ResultError
 from icl_locate.metrics import LOG_PROB
 from icl_locate.results import SweepResult
+from icl_locate.signatures import checked
 
 Failure = Callable[[str, str], bool]
 
 
+@checked(ResultError)
 def failure_rates(
     result: SweepResult, *, labels: Collection[str] | None = None, language: str | None = None
 ) -> dict[str, Float[Tensor, "condition layer seed"]]:
@@ -73,6 +77,9 @@ def is_copy(answer: str, source: str) -> bool:
 
 
 def _not_in(language: str) -> Failure:
+    expected = "an ISO 639-1 code such as 'fr' or 'de'"
+    if not re.fullmatch("[a-z]{2}", language):  # before the detector loads
+        refuse("language", language, expected, ResultError)
     try:
         import py3langid
     except ImportError as error:
@@ -81,9 +88,7 @@ def _not_in(language: str) -> Failure:
         ) from error
     known = {name for name, _ in py3langid.rank("known")}
     if language not in known:
-        raise ResultError(
-            f"language is {language!r}: expected an ISO 639-1 code such as 'fr' or 'de'"
-        )
+        refuse("language", language, expected, ResultError)
 
     @lru_cache(maxsize=100_000)
     def detected(text: str) -> str:

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from icl_locate.bootstrap import percentile_interval
 from icl_locate.errors import ResultError
-from icl_locate.location import bootstrap_curves, check_confidence
+from icl_locate.location import bootstrap_curves
 from icl_locate.reprs import short_repr
 from icl_locate.results import SweepResult
+from icl_locate.signatures import checked
 
 
 @short_repr("condition", "ceiling", "critical", "loss")
@@ -39,6 +40,7 @@ class LayerImportance:
         return tuple(sorted(sure, key=lambda i: -float(self.loss[i])))
 
 
+@checked(ResultError)
 def layer_importance(
     result: SweepResult, *, confidence: float = 0.95, n_resamples: int = 1000, seed: int = 0
 ) -> list[LayerImportance]:
@@ -56,7 +58,6 @@ def layer_importance(
             "this sweep masked from each layer on: for one layer's importance sweep with "
             "scope='only', or with a window such as scope='window:3'"
         )
-    check_confidence(confidence)
     samples = bootstrap_curves(result, n_resamples, seed)
     losses = samples[..., -1:] - samples[..., :-1]
     intervals = percentile_interval(losses, confidence, len(result.targets)).swapaxes(0, 1)

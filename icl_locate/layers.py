@@ -101,26 +101,29 @@ def resolve_layers(layers: LayerRange | AbstractSet[int], n_layers: int) -> froz
 _PAIRS = "(layer, head) pairs, such as {(3, 1), (4, 0)}"
 
 
-def as_pairs(heads: Any) -> frozenset[tuple[int, int]]:
+def as_pairs(heads: Any, name: str = "heads") -> frozenset[tuple[int, int]]:
     """Heads as (layer, head) pairs of plain integers, whatever kind of integers and pairs came.
+
+    Args:
+        name: what a message calls them.
 
     Raises:
         MaskError: if one is no pair.
     """
-    return frozenset(list_pairs(heads))
+    return frozenset(list_pairs(heads, name))
 
 
-def list_pairs(heads: Any) -> list[tuple[int, int]]:
+def list_pairs(heads: Any, name: str = "heads") -> list[tuple[int, int]]:
     """The same, in the order in which they came."""
-    return [_as_pair(head) for head in check_items("heads", heads, _PAIRS, error=MaskError)]
+    return [_as_pair(name, head) for head in check_items(name, heads, _PAIRS, error=MaskError)]
 
 
-def _as_pair(head: Any) -> tuple[int, int]:
+def _as_pair(name: str, head: Any) -> tuple[int, int]:
     try:
-        layer, number = check_items("head", head, _PAIRS, error=MaskError)
+        layer, number = check_items(name, head, _PAIRS, error=MaskError)
         return _whole(layer), _whole(number)
     except ValueError:  # one, three, or no whole numbers
-        raise MaskError(f"{show(head)} is no head: expected {_PAIRS}") from None
+        raise MaskError(f"{name} hold {show(head)}, which is no head: expected {_PAIRS}") from None
 
 
 def check_heads(heads: Iterable[tuple[int, int]], n_layers: int, n_heads: int) -> None:

@@ -13,10 +13,12 @@ from jaxtyping import Bool, Float, Int
 from numpy import ndarray
 from torch import Tensor
 
+from icl_locate.arguments import check_number
 from icl_locate.bootstrap import bootstrap_scores
 from icl_locate.errors import ResultError
 from icl_locate.reprs import short_repr
 from icl_locate.results import SweepResult
+from icl_locate.signatures import checked, number
 
 _TIE = 1e-9  # a recovery at the threshold counts, rounding aside
 
@@ -71,6 +73,7 @@ class Location:
         return f"{self.condition}: recognised by layer {self.layer}{low_high}"
 
 
+@checked(ResultError, threshold=number(above=0, most=1))
 def locate(
     result: SweepResult,
     *,
@@ -100,11 +103,6 @@ def locate(
             f"this sweep's scope is {scope!r}: a recognition layer is found where masks act from a "
             "layer on; use layer_importance"
         )
-    if not 0 < threshold <= 1:
-        raise ResultError(f"threshold is {threshold}: expected a number between 0 and 1")
-    check_confidence(confidence)
-    if n_resamples < 1:
-        raise ResultError(f"n_resamples is {n_resamples}: expected 1 or more")
     resampled = bootstrap_curves(result, n_resamples, seed)
     curves = result.scores.numpy().mean(axis=-1)
     return [
@@ -121,8 +119,7 @@ def check_confidence(confidence: float) -> None:
     Raises:
         ResultError: if it is not between 0 and 1, both excluded.
     """
-    if not 0 < confidence < 1:
-        raise ResultError(f"confidence is {confidence}: expected a number between 0 and 1")
+    check_number("confidence", confidence, above=0, below=1, error=ResultError)
 
 
 def bootstrap_curves(

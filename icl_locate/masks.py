@@ -28,6 +28,7 @@ from icl_locate.layers import (
 )
 from icl_locate.reprs import short_repr
 from icl_locate.segments import as_segments
+from icl_locate.signatures import checked, whole
 
 Rows = Literal["all", "after"]
 
@@ -119,6 +120,7 @@ class EdgeMask:
         """Rows that see nothing keep the output projection's bias."""
         return False
 
+    @checked(MaskError, n_rows=whole(1))
     def cells(self, positions: Positions, n_rows: int) -> Bool[Tensor, "batch query_pos key_pos"]:
         """The rule's cells for the last ``n_rows`` rows, without padding and future keys.
 

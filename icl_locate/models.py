@@ -10,14 +10,16 @@ from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedModel
 
-from icl_locate.arguments import show
+from icl_locate.arguments import check_path, show
 from icl_locate.errors import ModelError
 from icl_locate.model_names import EMBEDDED as EMBEDDED
 from icl_locate.model_names import embedded_directory as embedded_directory
 from icl_locate.model_names import find_model
+from icl_locate.signatures import KINDS, anything, checked
 from icl_locate.trust import NO_CODE, check_weights, says_code
 
 
+@checked(ModelError, model=anything)
 def load_model(
     model: str | Path | TransformerBridge | None = None,
     *,
@@ -43,7 +45,7 @@ def load_model(
         return model
     if model is not None and not isinstance(model, (str, Path)):
         raise ModelError(_not_a_bridge(model))
-    name = EMBEDDED if model is None else str(model)
+    name = EMBEDDED if model is None else str(check_path("model", model, error=ModelError))
     found = find_model(name, revision)
     place, floats = resolve_device(device), resolve_dtype(dtype)
     check_weights(found, revision)
@@ -87,6 +89,9 @@ def _is_training(model: TransformerBridge) -> bool:
         waiting += [part for part in inside if id(part) not in seen]
         seen.update(map(id, inside))
     return False
+
+
+KINDS[TransformerBridge] = lambda name, value, error: check_model(value)  # noqa: ARG005
 
 
 def _not_a_bridge(model: Any) -> str:

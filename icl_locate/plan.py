@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from icl_locate._types import Segment
+from icl_locate.arguments import check_items
 from icl_locate.compat import COMPAT, sia2024_mask, sia2024_prompts
 from icl_locate.conditions import PAPER_CONDITIONS, Condition, get_condition
-from icl_locate.engine.decoding import check_room
+from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.grid import ENGINES
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.masks import ContextMask, check_segments
-from icl_locate.metrics import Metric, generates
+from icl_locate.metrics import Metric
 from icl_locate.prompts import Choice
 from icl_locate.scopes import masked_layers
 from icl_locate.tasks.task import Task
@@ -56,7 +57,7 @@ class Plan:
         """The prompts that a condition's masks act on."""
         prompts = build_prompts(
             self.model,
-            self.task.test[: self.n_queries],
+            self.task.queries(self.n_queries),
             examples=self.task.train,
             n_shots=self.n_shots,
             template=self.task.template_for(instruction=condition.instruction),
@@ -121,7 +122,9 @@ def choose_conditions(
     if isinstance(conditions, (str, Condition)):
         conditions = [conditions]
     if conditions is not None:
-        return tuple(get_condition(condition) for condition in conditions)
+        expected = "a Condition, the name of one of the paper's, or a list of them"
+        given = check_items("conditions", conditions, expected, ordered=True, error=TaskError)
+        return tuple(get_condition(condition) for condition in given)
     possible = tuple(
         condition
         for condition in PAPER_CONDITIONS
@@ -144,8 +147,7 @@ def build_all(plan: Plan) -> dict[tuple[str, int], Shown]:
             key = plan.group(condition), seed
             if key not in found:
                 found[key] = plan.shown(condition, seed)
-                if generates(plan.metric):
-                    check_room(plan.model, found[key].prompts, plan.max_new_tokens)
+                check_generation(plan.model, found[key].prompts, plan.metric, plan.max_new_tokens)
             check_segments(plan.masks(condition)[0], found[key].prompts.segments)
     return found
 
@@ -154,22 +156,18 @@ def check(plan: Plan, engine: str) -> None:
     """Refuse a plan that cannot run.
 
     Raises:
-        TaskError: no conditions or seeds, or one twice; too few queries; unknown engine or compat.
-        MaskError: a condition that hides what the prompts do not hold.
+        TaskError: no conditions, or one twice; too few queries; unknown engine or compat.
+        MaskError: an unknown scope; a condition that hides what the prompts do not hold.
     """
     if engine not in ENGINES:
         raise TaskError(f"engine is {engine!r}: expected one of {', '.join(ENGINES)}")
     if plan.compat not in (None, COMPAT):
         raise TaskError(f"compat is {plan.compat!r}: expected None or {COMPAT!r}")
     names = [condition.name for condition in plan.conditions]
-    for what, values in (("conditions", names), ("seeds", plan.seeds)):
-        if not values or len(set(values)) < len(values):
-            raise TaskError(f"{what} are {list(values)}: expected at least one, each once")
-    if not 1 <= plan.n_queries <= len(plan.task.test):
-        raise TaskError(
-            f"n_queries is {plan.n_queries}, but the task {plan.task.name!r} has "
-            f"{len(plan.task.test)} queries: expected 1 to {len(plan.task.test)}"
-        )
+    if not names or len(set(names)) < len(names):
+        raise TaskError(f"conditions are {names}: expected at least one, each once")
+    masked_layers(plan.scope, 0, 1)
+    plan.task.queries(plan.n_queries)
     for condition in plan.conditions:
         if condition.instruction and plan.task.template.instruction is None:
             raise MaskError(

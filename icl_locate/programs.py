@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from icl_locate.errors import TaskError
+from icl_locate.signatures import check_fields, checked
 
 Form = Literal["function", "statements"]
 
@@ -27,6 +28,10 @@ class CodeCheck:
     entry_point: str = ""
     form: Form = "function"
 
+    def __post_init__(self) -> None:
+        check_fields(self, TaskError)
+
+    @checked(TaskError)
     def program(self, answer: str) -> str:
         r"""The program that an answer stands for.
 
@@ -47,6 +52,7 @@ class CodeCheck:
         return f"{_before(self.prompt, self.entry_point)}\n{answer}"
 
 
+@checked(TaskError)
 def pass_at_k(n_samples: int, n_passed: int, k: int) -> float:
     """The chance that at least one of ``k`` samples passes, estimated without bias.
 
@@ -61,11 +67,13 @@ def pass_at_k(n_samples: int, n_passed: int, k: int) -> float:
     """
     if not 1 <= k <= n_samples:
         raise TaskError(
-            f"k is {k}, but there are {n_samples} samples: expected 1 to {n_samples}; "
+            f"k is {k}, but n_samples is {n_samples}: expected 1 to {n_samples}; "
             "draw more samples, or ask for a smaller k"
         )
     if not 0 <= n_passed <= n_samples:
-        raise TaskError(f"{n_passed} of {n_samples} samples passed: expected 0 to {n_samples}")
+        raise TaskError(
+            f"n_passed is {n_passed}, but n_samples is {n_samples}: expected 0 to {n_samples}"
+        )
     return 1.0 - math.comb(n_samples - n_passed, k) / math.comb(n_samples, k)
 
 

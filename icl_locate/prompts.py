@@ -4,12 +4,12 @@ import random
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 from icl_locate._types import Part, Segment
-from icl_locate.arguments import check_choice
 from icl_locate.errors import PromptError
 from icl_locate.programs import CodeCheck
+from icl_locate.signatures import check_fields, checked
 
 Choice = Literal["random", "balanced", "disjoint"]
 SpecialTokens = Literal["text", "refuse", "control"]
@@ -27,6 +27,9 @@ class Example:
     source: str
     target: str
     check: CodeCheck | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self, PromptError)
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,8 @@ class PromptTemplate:
             "control" they act. The template's own texts, a chat's turns for instance, always may.
 
     Raises:
-        PromptError: if ``special_tokens`` is none of these.
+        PromptError: if a part is no text, a stop string is empty, or ``special_tokens`` none of
+            these.
 
     >>> template = PromptTemplate("Add one:", "Q:", "A:", "; ")
     >>> "".join(span.text for span in template.render([Example("1", "2")], "5"))
@@ -79,8 +83,9 @@ class PromptTemplate:
     special_tokens: SpecialTokens | str = "text"
 
     def __post_init__(self) -> None:
-        known = get_args(SpecialTokens)
-        check_choice("special_tokens", self.special_tokens, known, error=PromptError)
+        check_fields(self, PromptError)
+        if "" in (self.stop or ()):
+            raise PromptError("stop holds an empty string: it would end every answer at once")
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -95,6 +100,7 @@ class PromptTemplate:
         """What the query ends in: the target prefix without the spaces at its end."""
         return self.target_prefix.rstrip(" ")
 
+    @checked(PromptError)
     def answer(self, target: str) -> str:
         """A target as it continues a prompt: behind the spaces that the target prefix ends in."""
         return self.target_prefix[len(self.cue) :] + target
@@ -103,6 +109,7 @@ class PromptTemplate:
         """The same layout with no instruction in the prompt."""
         return replace(self, instruction=None)
 
+    @checked(PromptError)
     def render(self, examples: Sequence[Example], query: str) -> list[Span]:
         """Lay out one prompt as consecutive spans; a separator belongs to what stands before it."""
         spans: list[Span] = []
@@ -159,9 +166,9 @@ def choose_examples(
         candidates = [example for example in candidates if words.isdisjoint(example.source.split())]
     if len(candidates) < n_shots:
         raise PromptError(
-            f"{n_shots} shots were asked for, but only {len(candidates)} of the {len(examples)} "
-            "examples differ from the query (and share no word with it, if disjoint): give more "
-            "examples or ask for fewer shots"
+            f"n_shots is {n_shots}, but only {len(candidates)} of the {len(examples)} examples "
+            "differ from the query (and share no word with it, if disjoint): give more examples or "
+            "ask for fewer shots"
         )
     match choice:
         case "random":

@@ -11,6 +11,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.arguments import check_count, check_items, refuse
 from icl_locate.errors import PromptError
 from icl_locate.models import check_model
+from icl_locate.signatures import checked
 from icl_locate.tasks.task import Task
 from icl_locate.tokens import build_prompts, check_tokenizer
 
@@ -54,6 +55,7 @@ def _may_stand_in_text(name: str) -> bool:
     return not (_BYTE.fullmatch(name) or _NO_TEXT.fullmatch(name.lstrip("▁Ġ")))
 
 
+@checked(PromptError)
 def task_tokens(model: TransformerBridge, task: Task) -> Int[Tensor, "token"]:
     """The distinct tokens of a task's own texts: its sources, its targets, and what announces them.
 

@@ -9,16 +9,18 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.ablation import HeadReference
+from icl_locate.arguments import check_items, check_text, refuse
 from icl_locate.errors import PromptError
 from icl_locate.hooks import replace_inputs, watch_attention
-from icl_locate.models import check_model
 from icl_locate.random_tokens import random_tokens
 from icl_locate.recipes import describe_model
+from icl_locate.signatures import anything, checked, whole
 from icl_locate.tokens import Prompts, check_tokenizer, check_vocabulary
 
 Corpus = Prompts | str | Sequence[str] | Int[Tensor, "text pos"]
 
 
+@checked(PromptError, corpus=anything, length=whole(1))
 @torch.no_grad()
 def head_reference(
     model: TransformerBridge,
@@ -46,7 +48,6 @@ def head_reference(
         PromptError: if the corpus is empty, or a text exceeds the model's context.
         ModelError: if the model is in training mode.
     """
-    check_model(model)
     limit = getattr(model.cfg, "n_ctx", None)
     if corpus is None:
         length = length if limit is None else min(length, int(limit))
@@ -154,15 +155,21 @@ def _tokenise(
     model: TransformerBridge, corpus: Corpus
 ) -> tuple[Int[Tensor, "text pos"], Bool[Tensor, "text pos"]]:
     """A corpus as left-padded tokens on the CPU, and which of them are real."""
-    if isinstance(corpus, str):
-        corpus = [corpus]
-    if not len(corpus):
-        raise PromptError("the corpus is empty: expected at least one text")
-    if isinstance(corpus, Prompts):
+    if isinstance(corpus, Prompts) and len(corpus):
         return corpus.tokens, corpus.attention_mask
     if isinstance(corpus, Tensor):
         tokens = corpus.cpu()
+        if tokens.ndim != 2 or not tokens.numel() or tokens.is_floating_point():
+            refuse("corpus", corpus, "whole numbers of shape (text, pos)", PromptError)
         return tokens, torch.ones_like(tokens, dtype=torch.bool)
+    corpus = [corpus] if isinstance(corpus, str) else corpus
+    expected = "Prompts, a text, a list of texts, or tokens"
+    corpus = [
+        check_text(f"corpus[{i}]", text, error=PromptError)
+        for i, text in enumerate(check_items("corpus", corpus, expected, error=PromptError))
+    ]
+    if not corpus:
+        raise PromptError("the corpus is empty: expected at least one text")
     tokenizer = check_tokenizer(model.tokenizer)
     rows = [list[int](tokenizer(text)["input_ids"]) for text in corpus]
     if not all(rows):

@@ -9,11 +9,13 @@ from typing import Any
 import plotly.graph_objects as go
 
 from icl_locate import plots
+from icl_locate.errors import ResultError
 from icl_locate.files import replace_file
 from icl_locate.importance import LayerImportance
 from icl_locate.location import Location, locate
 from icl_locate.plots.frame import to_html
 from icl_locate.results import SweepResult
+from icl_locate.signatures import checked
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
@@ -26,6 +28,7 @@ pre { background: #f6f6f6; padding: 1rem; overflow: auto; font-size: 13px }
 _HEADERS = ("hidden", "recognised by layer", "interval", "floor", "ceiling", "largest jump at")
 
 
+@checked(ResultError)
 def write_report(
     result: SweepResult,
     path: str | Path,

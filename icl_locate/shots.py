@@ -6,10 +6,12 @@ from typing import Any
 
 from transformer_lens.model_bridge import TransformerBridge
 
+from icl_locate.arguments import check_counts
 from icl_locate.errors import TaskError
 from icl_locate.models import check_model, load_model
 from icl_locate.plan import choose_conditions
 from icl_locate.results import SweepResult
+from icl_locate.signatures import anything, checked
 from icl_locate.sweeps import sweep
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
@@ -17,10 +19,11 @@ from icl_locate.tasks.task import Task
 PAPER_SHOTS = (1, 3, 5, 7, 9)
 
 
+@checked(TaskError, model=anything, task=anything, shots=anything)
 def sweep_shots(
     model: TransformerBridge | str | Path,
     task: Task | str | Path,
-    shots: Iterable[int] = PAPER_SHOTS,
+    shots: int | Iterable[int] = PAPER_SHOTS,
     **options: Any,
 ) -> dict[int, SweepResult]:
     """One `sweep` for each number of shots (Sia et al. 2024, section 4).
@@ -29,7 +32,7 @@ def sweep_shots(
     holds other examples, not the same and some more.
 
     Args:
-        shots: numbers of examples, each once.
+        shots: numbers of examples, each once, or a single one.
         options: of `sweep`, without ``n_shots``. Conditions, if none are given, are those that the
             prompts with fewest examples allow, the same for all.
 
@@ -45,13 +48,10 @@ def sweep_shots(
     return {n_shots: sweep(model, task, n_shots=n_shots, **options) for n_shots in numbers}
 
 
-def check_shots(shots: Iterable[int]) -> tuple[int, ...]:
+def check_shots(shots: int | Iterable[int]) -> tuple[int, ...]:
     """The numbers of shots.
 
     Raises:
         TaskError: if there are none, or one stands there twice.
     """
-    numbers = tuple(shots)
-    if not numbers or len(set(numbers)) < len(numbers):
-        raise TaskError(f"shots are {list(numbers)}: expected at least one number, each once")
-    return numbers
+    return check_counts("shots", shots, least=0, error=TaskError)

@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
+from icl_locate.arguments import check_seeds
 from icl_locate.compat import sia2024_bos
 from icl_locate.conditions import Condition
 from icl_locate.engine.grid import Engine, choose_engine, run_grid
@@ -27,15 +28,20 @@ from icl_locate.metrics import (
     judged,
     score_totals,
 )
+from icl_locate.metrics.base import check_columns
 from icl_locate.models import check_model, load_model
 from icl_locate.plan import Plan, Shown, build_all, check, choose_conditions, choose_n_queries
 from icl_locate.prompts import Choice
 from icl_locate.recipes import describe_model, prompts_digest
 from icl_locate.results import SweepResult
+from icl_locate.signatures import anything, checked
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
 
 
+@checked(
+    TaskError, model=anything, task=anything, conditions=anything, metric=anything, compat=anything
+)
 def sweep(
     model: TransformerBridge | str | Path,
     task: Task | str | Path,
@@ -108,7 +114,7 @@ def sweep(
         metric=choose_metric(task, metric, n_queries),
         n_shots=n_shots,
         n_queries=n_queries,
-        seeds=(seeds,) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds),
+        seeds=check_seeds(seeds, error=TaskError),
         choice=choice or task.choice,
         prepend_bos=prepend_bos,
         max_new_tokens=max_new_tokens,
@@ -174,7 +180,7 @@ def choose_metric(task: Task, metric: str | Metric | TextScore | None, n_queries
     chosen = get_metric(task.metric if metric is None else metric)
     _ = chosen.signature  # a tokeniser that is not to be had is refused before anything runs
     if isinstance(chosen, PassRate) and not chosen.checks:
-        return chosen.bound_to(task.test[:n_queries])
+        return chosen.bound_to(task.queries(n_queries))
     if isinstance(chosen, LabelAccuracy) and not chosen.labels:
         return chosen.bound_to(task.train)
     return chosen
@@ -194,6 +200,7 @@ def _collect(
             for condition in plan.conditions
         ]
 
+    check_columns(plan.metric, [cell.statistics for cell in grid.values()])
     statistics = np.array(table(lambda cell: cell.statistics))
     return SweepResult(
         conditions=tuple(condition.name for condition in plan.conditions),

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from icl_locate._types import Part, Segment
-from icl_locate.arguments import refuse
+from icl_locate.arguments import LAST_SEED, refuse
 from icl_locate.encoding import encode_spans, encode_target
 from icl_locate.errors import ModelError, PromptError
 from icl_locate.prompts import (
@@ -24,6 +24,7 @@ from icl_locate.prompts import (
     choose_examples,
 )
 from icl_locate.reprs import short_repr
+from icl_locate.signatures import anything, checked, whole
 from icl_locate.words import number_words
 
 
@@ -95,9 +96,14 @@ class Prompts:
     def __getitem__(self, index: slice) -> "Prompts":
         """The prompts of a slice, with the padding that all of them share cut off."""
         if not isinstance(index, slice):
-            raise PromptError(f"prompts[{index!r}]: expected a slice, such as prompts[0:1]")
-        return self.take(range(len(self))[index])
+            refuse("index", index, "a slice, such as prompts[0:1]", PromptError)
+        try:
+            chosen = range(len(self))[index]
+        except (TypeError, ValueError):
+            refuse("index", index, "a slice of whole numbers, such as prompts[0:1]", PromptError)
+        return self.take(chosen)
 
+    @checked(PromptError)
     def take(self, items: Sequence[int]) -> "Prompts":
         """Some of the prompts, with the padding that all of them share cut off."""
         chosen: dict[str, Any] = {}
@@ -113,18 +119,18 @@ class Prompts:
                 chosen[name] = value[:, value.shape[1] - width :]
         return Prompts(**chosen, template=self.template)
 
+    @checked(PromptError)
     def batches(self, size: int) -> Iterator["Prompts"]:
         """Consecutive slices of at most ``size`` prompts.
 
         Raises:
             PromptError: if ``size`` is less than 1.
         """
-        if size < 1:
-            raise PromptError(f"batch_size is {size}: expected 1 or more")
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
 
+@checked(PromptError, model=anything, seed=whole(-LAST_SEED, LAST_SEED))
 def build_prompts(
     model: TokenizedModel,
     queries: Sequence[Example],

@@ -113,7 +113,7 @@ def test_pass_at_k_equals_cases_by_hand(n, c, k, expected):
 def test_pass_at_k_refuses_what_it_cannot_estimate():
     with pytest.raises(TaskError, match="k is 3, but there are 2 samples: expected 1 to 2"):
         pass_at_k(2, 1, 3)
-    with pytest.raises(TaskError, match="3 of 2 samples passed"):
+    with pytest.raises(TaskError, match="n_passed is 3, but n_samples is 2"):
         pass_at_k(2, 3, 1)
 
 

@@ -347,7 +347,7 @@ def test_rules_need_not_be_hashable():
     prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=1)
     mask = icl.EdgeMask(Nothing()) | icl.EdgeMask(Nothing())
     assert torch.equal(icl.score_targets(model, prompts, mask), icl.score_targets(model, prompts))
-    with pytest.raises(MaskError, match=r"\(1, 2, 3\) is no head: expected \(layer, head\)"):
+    with pytest.raises(MaskError, match=r"\(1, 2, 3\), which is no head: expected \(layer, head\)"):
         induction.knockout([(1, 2, 3)])
 
 

@@ -122,5 +122,5 @@ def test_unknown_metrics():
         TaskError, match="unknown metric 'blue': expected one of bleu, bleu_lc, chrf"
     ):
         get_metric("blue")
-    with pytest.raises(TypeError, match="icl_locate.score_targets"):
+    with pytest.raises(TaskError, match="icl_locate.score_targets"):
         METRICS["log_prob"].statistics(["a"], ["b"])

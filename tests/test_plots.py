@@ -146,7 +146,7 @@ def test_prompt_segments_shows_every_token():
     hover = " ".join(text for trace in figure.data for text in trace.hovertext)
     assert "EXAMPLES, target, example 1" in hover and "⏎" in hover
     assert "&lt;" in " ".join(annotation.text for annotation in figure.layout.annotations)
-    with pytest.raises(PromptError, match="prompt 2 does not exist: expected 0 to 1"):
+    with pytest.raises(PromptError, match="index is 2: expected a whole number from 0 to 1"):
         plots.prompt_segments(model, prompts, 2)
 
 

@@ -157,9 +157,12 @@ def test_the_papers_formula_and_bounds():
     many = estimate_savings("embedded", 4, n_prompts=7)
     assert many.prefill_operations[1] == 7 * less.prefill_operations[1]
     for options, message in (
-        ({"from_layer": 9}, r"from_layer \(9\) is out of range.*0 to 8"),
-        ({"from_layer": 1, "n_shots": -1}, "n_shots is out of range"),
-        ({"from_layer": 1, "query_tokens": 0, "n_prompts": 0}, "query_tokens, n_prompts is out"),
+        ({"from_layer": 9}, "from_layer is 9: expected a whole number from 0 to 8"),
+        ({"from_layer": 1, "n_shots": -1}, "n_shots is -1: expected a whole number of at least 0"),
+        (
+            {"from_layer": 1, "query_tokens": 0, "n_prompts": 0},
+            "query_tokens is 0: expected a whole number of at least 1",
+        ),
     ):
         with pytest.raises(PromptError, match=message):
             estimate_savings("embedded", **options)
@@ -203,7 +206,7 @@ def test_bad_measurements(embedded):
     for options, error, message in (
         ({"metric": "log_prob"}, TaskError, "'log_prob' reads no answers"),
         ({"repeats": 0}, TaskError, "repeats is 0"),
-        ({"layers": [9]}, MaskError, r"layers are \[9\]: expected some of 0 to 8"),
+        ({"layers": [9]}, MaskError, r"layers\[0\] is 9: expected a whole number from 0 to 8"),
     ):
         with pytest.raises(error, match=message):
             measure_savings(embedded, task, n_queries=2, **options)
@@ -234,4 +237,4 @@ def test_the_command(tmp_path, capsys):
     for name in ("savings.safetensors", "savings.csv"):
         assert (tmp_path / "saved" / name).is_file()
     assert main(["savings", "--layers", "9"]) == 2
-    assert "out of range" in capsys.readouterr().err
+    assert "expected a whole number from 0 to 8" in capsys.readouterr().err

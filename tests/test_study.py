@@ -295,13 +295,13 @@ def test_bad_studies(circuit):
     for options, error, message in (
         ({"controls": -1}, TaskError, "controls is -1"),
         ({"heads": {(1, 0), (1, 1), (1, 2)}}, MaskError, "or use no controls"),
-        ({"seeds": ()}, TaskError, r"seeds are \[\]"),
-        ({"shots": (4, 4)}, TaskError, r"shots are \[4, 4\]"),
+        ({"seeds": ()}, TaskError, r"seeds is \(\)"),
+        ({"shots": (4, 4)}, TaskError, r"shots is \(4, 4\)"),
         ({"interventions": ("mean",)}, TaskError, "expected one or more of zero, mean_z"),
         ({"n_queries": 41}, TaskError, "n_queries is 41.*has 40 queries"),
         ({"heads": set()}, MaskError, "no heads were given"),
         ({"heads": torch.zeros(3, 4)}, MaskError, r"expected \(layer, head\) = \(2, 4\)"),
-        ({"fractions": ()}, MaskError, r"fractions are \[\]"),
+        ({"fractions": ()}, MaskError, r"fractions is \(\)"),
         ({"fractions": (0.9,)}, MaskError, "select a smaller fraction"),
     ):
         with pytest.raises(error, match=message):

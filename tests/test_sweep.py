@@ -132,7 +132,7 @@ NO_INSTRUCTION = replace(TASK, template=TASK.template.without_instruction())
         (TASK, {"conditions": ["nothing"]}, MaskError, "unknown condition 'nothing'"),
         (TASK, {"conditions": []}, TaskError, "conditions are \\[\\]"),
         (TASK, {"conditions": ["query", "query"]}, TaskError, "each once"),
-        (TASK, {"seeds": []}, TaskError, "seeds are \\[\\]"),
+        (TASK, {"seeds": []}, TaskError, "seeds is \\[\\]"),
         (TASK, {"n_queries": 0}, TaskError, "n_queries is 0"),
         (TASK, {"n_queries": 9999}, TaskError, "has 512 queries: expected 1 to 512"),
         (TASK, {"n_shots": 0, "conditions": icl.PAPER_CONDITIONS}, MaskError, "n_shots is 0"),

@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_locate.arguments import check_choice, check_seeds, check_text
+from icl_locate.arguments import check_choice, check_count, check_seeds, check_text
 from icl_locate.bootstrap import bootstrap_scores, percentile_interval
 from icl_locate.contents import check_recipe, check_table, settle
 from icl_locate.errors import MaskError, ResultError
 from icl_locate.head_sets import HeadSet
-from icl_locate.location import check_confidence
 from icl_locate.metrics import Metric, check_statistics, find_scorer
 from icl_locate.reprs import short_repr
 from icl_locate.saved import Saved
+from icl_locate.signatures import anything, checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,6 +84,7 @@ class HeadSweepResult(
             return (self.ceiling - self.scores).mean(dim=-1)
         return (self.scores - self.floor).mean(dim=-1)
 
+    @checked(ResultError)
     def interval(
         self, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
     ) -> Float[Tensor, "bound layer head"]:
@@ -94,11 +95,11 @@ class HeadSweepResult(
         Raises:
             ResultError: if the confidence is out of range, or the metric is not known here.
         """
-        check_confidence(confidence)
         worth = self._resampled(n_resamples, seed)
         found = percentile_interval(worth, confidence, self.statistics.shape[2])
         return torch.from_numpy(found).view(2, *self.worth.shape)
 
+    @checked(ResultError)
     def share_below(
         self, layer: int, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
     ) -> tuple[float, float, float]:
@@ -110,10 +111,8 @@ class HeadSweepResult(
         Raises:
             ResultError: if the layer or the confidence is out of range.
         """
-        check_confidence(confidence)
         n_layers, n_heads = self.worth.shape
-        if not 0 <= layer <= n_layers:
-            raise ResultError(f"layer is {layer}: expected 0 to {n_layers}")
+        check_count("layer", layer, least=0, most=n_layers, error=ResultError)
         samples = self._resampled(n_resamples, seed)
         table = np.concatenate([self.worth.numpy().reshape(1, -1), samples]).clip(min=0)
         with np.errstate(invalid="ignore"):
@@ -124,6 +123,7 @@ class HeadSweepResult(
         low, high = percentile_interval(known, confidence, self.statistics.shape[2])
         return float(shares[0]), float(low), float(high)
 
+    @checked(ResultError)
     def to_dataframe(self, confidence: float = 0.95) -> "pd.DataFrame":
         """One row a head, the greatest worth first: layer, head, score, worth, low, high."""
         import pandas as pd
@@ -141,6 +141,7 @@ class HeadSweepResult(
         frame = pd.DataFrame({name: value.flatten().numpy() for name, value in columns.items()})
         return frame.sort_values("worth", ascending=False, ignore_index=True)
 
+    @checked(MaskError, n=anything)
     def best(self, n: int) -> "HeadSet":
         """The ``n`` heads of the greatest worth, the greatest first.
 
@@ -148,8 +149,7 @@ class HeadSweepResult(
             MaskError: if there are not so many heads.
         """
         n_layers, n_heads = self.worth.shape
-        if not 1 <= n <= n_layers * n_heads:
-            raise MaskError(f"n is {n}: expected 1 to {n_layers * n_heads} heads")
+        check_count("n", n, most=n_layers * n_heads, error=MaskError)
         order = self.worth.flatten().argsort(descending=True, stable=True)[:n].tolist()
         return HeadSet(tuple(divmod(place, n_heads) for place in order), n_layers, n_heads)
 

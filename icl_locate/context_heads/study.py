@@ -11,28 +11,29 @@ from numpy import ndarray
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
+from icl_locate.arguments import check_seeds
 from icl_locate.bootstrap import bootstrap_scores, percentile_interval
 from icl_locate.conditions import Condition, get_condition
 from icl_locate.context_heads.results import HeadSetCurve, HeadSweepResult
-from icl_locate.engine.decoding import check_room
+from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.grid import Engine, choose_engine, run_grid
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.head_sets import HeadSet
-from icl_locate.layers import as_pairs, check_heads
+from icl_locate.layers import as_pairs, check_heads, list_pairs
 from icl_locate.masks import ContextMask, Rows, check_segments
 from icl_locate.metrics import (
     Metric,
     Statistics,
     TextScore,
-    generates,
     is_known,
     is_mean,
     judged,
     score_totals,
 )
-from icl_locate.models import check_model
+from icl_locate.metrics.base import check_columns
 from icl_locate.prompts import Choice
 from icl_locate.recipes import describe_model, prompts_digest
+from icl_locate.signatures import anything, checked
 from icl_locate.sweeps import choose_metric
 from icl_locate.tasks.task import Task
 from icl_locate.tokens import Prompts, build_prompts
@@ -44,6 +45,7 @@ Head = tuple[int, int]
 class HeadStudy:
     """A model, a task and a condition whose context is hidden from some heads."""
 
+    @checked(TaskError, condition=anything, metric=anything)
     def __init__(
         self,
         model: TransformerBridge,
@@ -77,12 +79,8 @@ class HeadStudy:
             MaskError: a condition that hides what the prompts do not hold.
             PromptError, ModelError: as their sources say.
         """
-        check_model(model)
-        self._seeds = (seeds,) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
-        if not self._seeds or len(set(self._seeds)) < len(self._seeds):
-            raise TaskError(f"seeds are {list(self._seeds)}: expected at least one, each once")
-        if not 1 <= n_queries <= len(task.test):
-            raise TaskError(f"n_queries is {n_queries}: expected 1 to {len(task.test)}")
+        self._seeds = check_seeds(seeds, error=TaskError)
+        task.queries(n_queries)
         self._model, self._task, self._rows = model, task, rows
         self._n_layers, self._n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
         self._condition, self._choice = get_condition(condition), choice or task.choice
@@ -93,6 +91,7 @@ class HeadStudy:
         self._progress = progress
         self._prompts = [self._build(seed) for seed in self._seeds]
 
+    @checked(MaskError)
     def sweep(self, mode: Mode | str = "hidden") -> HeadSweepResult:
         """Hide the context from each head alone, or ("kept") from all heads but one.
 
@@ -120,6 +119,7 @@ class HeadStudy:
             custom_metric=None if is_known(self._metric.name) else self._metric,
         )
 
+    @checked(MaskError, heads=anything)
     def nested(
         self,
         heads: Sequence[Head] | HeadSet,
@@ -135,7 +135,7 @@ class HeadStudy:
         Raises:
             MaskError: heads that the model does not have; sizes out of range; an unknown mode.
         """
-        order = HeadSet(tuple(heads), self._n_layers, self._n_heads)
+        order = HeadSet(tuple(list_pairs(heads)), self._n_layers, self._n_heads)
         if sizes is None:
             sizes = [2**i for i in range(len(order).bit_length()) if 2**i < len(order)]
             sizes = [*sizes, len(order)]
@@ -145,6 +145,7 @@ class HeadStudy:
         sets = [self._hidden(set(order.heads[:size]), mode) for size in chosen]
         return self._curve(str(mode), order, chosen, self._run([[one] for one in sets]))
 
+    @checked(MaskError, candidates=anything)
     def greedy(
         self,
         n_heads: int,
@@ -162,7 +163,7 @@ class HeadStudy:
         Raises:
             MaskError: fewer candidates than heads; an unknown mode.
         """
-        left = sorted(self._every() if candidates is None else as_pairs(candidates))
+        left = sorted(self._every() if candidates is None else as_pairs(candidates, "candidates"))
         check_heads(left, self._n_layers, self._n_heads)
         if not 1 <= n_heads <= len(left):
             raise MaskError(f"n_heads is {n_heads}: expected 1 to {len(left)} candidates")
@@ -222,6 +223,7 @@ class HeadStudy:
                         on_progress=bar.update,
                     )
                     found += [cell.statistics for cell in cells]
+        check_columns(self._metric, [table for found in by_seed for table in found])
         return np.stack([np.stack(found) for found in by_seed], axis=1)
 
     def _mask(self, heads: frozenset[Head]) -> ContextMask:
@@ -239,7 +241,7 @@ class HeadStudy:
     def _build(self, seed: int) -> Prompts:
         prompts = build_prompts(
             self._model,
-            self._task.test[: self._n_queries],
+            self._task.queries(self._n_queries),
             examples=self._task.train,
             n_shots=self._n_shots,
             template=self._task.template_for(instruction=self._condition.instruction),
@@ -247,8 +249,7 @@ class HeadStudy:
             choice=self._choice,
         )
         check_segments(self._mask(frozenset()), prompts.segments)
-        if generates(self._metric):
-            check_room(self._model, prompts, self._max_new_tokens)
+        check_generation(self._model, prompts, self._metric, self._max_new_tokens)
         return prompts
 
     def _provenance(self) -> dict[str, Any]:

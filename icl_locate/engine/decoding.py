@@ -9,9 +9,11 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache
 
+from icl_locate.arguments import show
 from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
 from icl_locate.fingerprint import hold_weights
+from icl_locate.metrics import Metric, PassRate, generates
 from icl_locate.tokens import Prompts, check_tokenizer
 
 OnText = Callable[[int, str], object]
@@ -197,6 +199,39 @@ def resolve_stops(prompts: Prompts, stop: str | Sequence[str] | None) -> tuple[s
     if "" in stops:
         raise PromptError("a stop string is empty: it would end every answer at once")
     return stops
+
+
+def check_generation(
+    model: TransformerBridge, prompts: Prompts, metric: Metric, max_new_tokens: int
+) -> None:
+    """Refuse prompts on which a metric of generated answers could say nothing.
+
+    Raises:
+        PromptError: as `check_room` and `check_targets` do.
+    """
+    if generates(metric):
+        check_room(model, prompts, max_new_tokens)
+        check_targets(prompts.targets, prompts.template.stops, metric)
+
+
+def check_targets(targets: Sequence[str], stops: Sequence[str], metric: Metric) -> None:
+    """Refuse targets that no generated answer can equal, since answers end at a stop string.
+
+    Programs are not compared with their targets: those may hold what they like.
+
+    Raises:
+        PromptError: naming the first such target.
+    """
+    if isinstance(metric, PassRate):
+        return
+    for i, target in enumerate(targets):
+        held = next((stop for stop in stops if stop in target.strip()), None)
+        if held is not None:
+            raise PromptError(
+                f"the target of query {i}, {show(target)}, holds the stop string {held!r}, at "
+                "which answers end, so that none can equal it: change the template's stop, or the "
+                "target"
+            )
 
 
 def check_room(model: TransformerBridge, prompts: Prompts, max_new_tokens: int) -> None:

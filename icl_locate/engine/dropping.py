@@ -21,13 +21,14 @@ from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks import hold
 from icl_locate.hooks.padding import runs_of
 from icl_locate.masks import extend_segments
-from icl_locate.models import check_model
 from icl_locate.segments import as_segments
+from icl_locate.signatures import anything, checked
 from icl_locate.tokens import Prompts
 
 CONTEXT = frozenset({Segment.INSTRUCTIONS, Segment.EXAMPLES})
 
 
+@checked(MaskError, drop=anything)
 @contextmanager
 def drop_context(
     model: TransformerBridge,
@@ -55,7 +56,6 @@ def drop_context(
             blocks cannot be run on other rows; use a mask there.
         MaskError: if the layer is out of range, or the query or padding were to be dropped.
     """
-    check_model(model)
     n_layers = int(model.cfg.n_layers)
     from_layer = check_count("from_layer", from_layer, least=0, most=n_layers, error=MaskError)
     drop = as_segments(drop, name="drop")

@@ -6,15 +6,17 @@ from contextlib import AbstractContextManager
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache
 
+from icl_locate.arguments import check_count
 from icl_locate.engine import decoding
 from icl_locate.engine.decoding import OnText
 from icl_locate.engine.dropping import drop_context
 from icl_locate.engine.forward import Intervention
-from icl_locate.errors import MaskError
-from icl_locate.models import check_model
+from icl_locate.errors import MaskError, PromptError
+from icl_locate.signatures import checked
 from icl_locate.tokens import Prompts
 
 
+@checked(PromptError)
 def generate(
     model: TransformerBridge,
     prompts: Prompts,
@@ -50,11 +52,13 @@ def generate(
         ModelError: if context cannot be dropped exactly on this model.
         NumericalError: if the model gives NaN.
     """
-    check_model(model)
     if drop_context_from is None:
         return decoding.generate(
             model, prompts, mask, max_new_tokens, stop, batch_size=batch_size, on_text=on_text
         )
+    check_count(
+        "drop_context_from", drop_context_from, least=0, most=model.cfg.n_layers, error=MaskError
+    )
     if mask is not None:
         raise MaskError("give either a mask or drop_context_from, not both")
     start = drop_context_from

@@ -23,7 +23,14 @@ from icl_locate.hooks import find_route, hold
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.layers import from_layer
 from icl_locate.masks import ContextMask, Mask, resolve
-from icl_locate.metrics import LabelAccuracy, Metric, generates, is_log_prob, mean_statistics
+from icl_locate.metrics import (
+    LabelAccuracy,
+    Metric,
+    generates,
+    is_log_prob,
+    mean_statistics,
+)
+from icl_locate.metrics.base import item_statistics
 from icl_locate.models import check_model
 from icl_locate.tokens import Prompts
 
@@ -158,7 +165,7 @@ def run_grid(
     run_in_chunks(prompts, cost, limit, batch_size, run)
     if is_log_prob(metric):
         return [Cell(mean_statistics(row), [""] * len(prompts)) for row in scores]
-    return [Cell(metric.statistics(row, prompts.targets), row) for row in answers]
+    return [Cell(item_statistics(metric, row, prompts.targets), row) for row in answers]
 
 
 def tokens_in_flight(

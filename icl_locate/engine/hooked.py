@@ -10,7 +10,14 @@ from icl_locate.engine.decoding import generate
 from icl_locate.engine.forward import Intervention
 from icl_locate.engine.labels import score_labels
 from icl_locate.engine.scoring import score_targets
-from icl_locate.metrics import LabelAccuracy, Metric, Statistics, is_log_prob, mean_statistics
+from icl_locate.metrics import (
+    LabelAccuracy,
+    Metric,
+    Statistics,
+    is_log_prob,
+    mean_statistics,
+)
+from icl_locate.metrics.base import item_statistics
 from icl_locate.tokens import Prompts
 
 
@@ -50,9 +57,9 @@ def run_cell(
     if isinstance(metric, LabelAccuracy):
         scores = score_labels(model, prompts, metric.labels, mask, batch_size=batch_size)
         answers = metric.choose(scores.tolist(), prompts.texts)
-        return Cell(metric.statistics(answers, prompts.targets), answers)
+        return Cell(item_statistics(metric, answers, prompts.targets), answers)
     if is_log_prob(metric):
         scores = score_targets(model, prompts, mask, batch_size=batch_size)
         return Cell(mean_statistics(scores.tolist()), [""] * len(prompts))
     texts = generate(model, prompts, mask, max_new_tokens, batch_size=batch_size)
-    return Cell(metric.statistics(texts, prompts.targets), texts)
+    return Cell(item_statistics(metric, texts, prompts.targets), texts)

@@ -15,10 +15,11 @@ from icl_locate.engine.shared import score_many
 from icl_locate.errors import PromptError
 from icl_locate.fingerprint import hold_weights
 from icl_locate.masks import Mask
-from icl_locate.models import check_model
+from icl_locate.signatures import checked
 from icl_locate.tokens import Prompts, check_tokenizer, check_vocabulary, continue_prompt
 
 
+@checked(PromptError)
 def score_labels(
     model: TransformerBridge,
     prompts: Prompts,
@@ -39,7 +40,6 @@ def score_labels(
         PromptError: if a label has no tokens, or exceeds the model's context.
         NumericalError: if the model gives NaN.
     """
-    check_model(model)
     tokens = label_tokens(model, prompts, labels)
     short = _of_one_token(tokens)
     found = torch.zeros(len(prompts), len(labels))

@@ -11,10 +11,11 @@ from icl_locate._types import Part, Segment
 from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
 from icl_locate.fingerprint import hold_weights
-from icl_locate.models import check_model
+from icl_locate.signatures import checked
 from icl_locate.tokens import Prompts
 
 
+@checked(PromptError)
 def score_targets(
     model: TransformerBridge,
     prompts: Prompts,
@@ -35,7 +36,6 @@ def score_targets(
         PromptError: if a target has no tokens.
         NumericalError: if the model gives NaN.
     """
-    check_model(model)
     with hold_weights(model):
         scores = [_score_batch(model, batch, mask) for batch in prompts.batches(batch_size)]
     return torch.cat(scores)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from icl_locate.errors import TaskError
+from icl_locate.signatures import check_fields, number, whole
 
 Objective = Literal["prune", "break"]
 
@@ -35,8 +36,12 @@ class GateConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.objective not in ("prune", "break"):
-            raise TaskError(f"objective is {self.objective!r}: expected 'prune' or 'break'")
-        for name in ("penalty", "learning_rate", "batch_size", "max_epochs", "patience"):
-            if not getattr(self, name) > 0:
-                raise TaskError(f"{name} is {getattr(self, name)}: expected a number above 0")
+        check_fields(
+            self,
+            TaskError,
+            penalty=number(above=0),
+            learning_rate=number(above=0),
+            max_epochs=whole(1),
+            patience=whole(1),
+            threshold=number(least=0),
+        )

@@ -14,7 +14,9 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.ablation import HeadAblation
+from icl_locate.arguments import check_count
 from icl_locate.contents import PROGRESS, check_progress, check_table
+from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.hooked import run_cell
 from icl_locate.engine.scoring import forced_log_probs
 from icl_locate.errors import NumericalError, TaskError
@@ -24,8 +26,8 @@ from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_ga
 from icl_locate.gates.results import GatesResult
 from icl_locate.hooks import hold, scale_heads
 from icl_locate.metrics import Metric, TextScore, judged
-from icl_locate.models import check_model
 from icl_locate.recipes import describe_model, prompts_digest
+from icl_locate.signatures import anything, checked
 from icl_locate.storage import load_checkpoint, save_checkpoint
 from icl_locate.sweeps import choose_metric
 from icl_locate.tasks.task import Task
@@ -35,6 +37,7 @@ _FORM = "icl_locate.GateCheckpoint/2"
 _TENSORS = ("alpha", "best_alpha", "exp_avg", "exp_avg_sq")
 
 
+@checked(TaskError, metric=anything)
 def train_gates(
     model: TransformerBridge,
     task: Task,
@@ -72,15 +75,15 @@ def train_gates(
         PromptError, ModelError: as `build_prompts` and `generate` do.
     """
     config = config or GateConfig()
-    check_model(model)
     scored = choose_metric(task, metric, n_queries)
-    if n_train < 1 or n_dev < 1 or n_train + n_dev > len(task.train):
+    if n_train + n_dev > len(task.train):
         raise TaskError(
             f"n_train is {n_train}, n_dev {n_dev}: expected 1 or more of each, together at most "
             f"the {len(task.train)} examples of {task.name!r}"
         )
-    if not 1 <= n_queries <= len(task.test):
-        raise TaskError(f"n_queries is {n_queries}: expected 1 to {len(task.test)}")
+    n_all = int(model.cfg.n_layers) * int(model.cfg.n_heads)
+    if n_curve is not None:
+        check_count("n_curve", n_curve, least=0, most=n_all, error=TaskError)
 
     def prompts_of(queries: Any) -> Prompts:
         return build_prompts(
@@ -94,7 +97,8 @@ def train_gates(
         )
 
     train, dev = prompts_of(task.train[:n_train]), prompts_of(task.train[n_train:][:n_dev])
-    test = prompts_of(task.test[:n_queries])
+    test = prompts_of(task.queries(n_queries))
+    check_generation(model, test, scored, max_new_tokens)
     recipe = {
         **asdict(config),
         "fingerprint": fingerprint(model),

@@ -6,17 +6,18 @@ from contextlib import contextmanager
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.edges import Positions
-from icl_locate.errors import ModelError
+from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.cells import CellTracker, NamedHook
 from icl_locate.hooks.holding import hold, owned
 from icl_locate.hooks.padding import PaddingCheck, runs_of
 from icl_locate.hooks.probe import Route, apply_route, find_route
 from icl_locate.hooks.routes import ScoresEdit
 from icl_locate.masks import Mask, check_segments, parts_of, resolve
-from icl_locate.models import check_model
+from icl_locate.signatures import checked
 from icl_locate.tokens import Prompts
 
 
+@checked(MaskError)
 def attention_hooks(model: TransformerBridge, prompts: Prompts, mask: Mask) -> list[NamedHook]:
     """The mask as (hook name, function) pairs on the model's attention scores and patterns.
 
@@ -30,7 +31,6 @@ def attention_hooks(model: TransformerBridge, prompts: Prompts, mask: Mask) -> l
         ModelError: on an architecture that discards such edits; use `mask_attention` there.
         MaskError: if the mask fits neither the model nor the prompts.
     """
-    check_model(model)
     if find_route(model, per_head=_names_heads(mask)) is not Route.SCORES:
         raise ModelError(
             f"this {model.cfg.architecture} discards edits of hook_attn_scores: use "
@@ -42,6 +42,7 @@ def attention_hooks(model: TransformerBridge, prompts: Prompts, mask: Mask) -> l
     return owned([*hooks, *(hook for edit in edits for hook in edit.named_hooks())])
 
 
+@checked(MaskError)
 @contextmanager
 def mask_attention(
     model: TransformerBridge, prompts: Prompts, mask: Mask
@@ -57,7 +58,6 @@ def mask_attention(
         ModelError: if this model's attention cannot be masked.
         MaskError: if the mask fits neither the model nor the prompts.
     """
-    check_model(model)
     with hold(model, runs_of(prompts)):
         route = find_route(model, per_head=_names_heads(mask))
         with apply_route(model, _track(model, prompts, mask), route):

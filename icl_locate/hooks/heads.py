@@ -20,12 +20,14 @@ from icl_locate.hooks.padding import no_padding, runs_of
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.layers import as_pairs
 from icl_locate.models import check_model
+from icl_locate.signatures import anything, checked
 from icl_locate.tokens import Prompts
 
 _editable: "weakref.WeakSet[TransformerBridge]" = weakref.WeakSet()
 Watcher = Callable[[int, Tensor], object]
 
 
+@checked(MaskError, heads=anything, method=anything)
 @contextmanager
 def ablate_heads(
     model: TransformerBridge,
@@ -54,7 +56,6 @@ def ablate_heads(
             other prompts, or without their attention mask.
         ModelError: if replacing heads' outputs has no effect on this model.
     """
-    check_model(model)
     ablation = heads
     if not isinstance(ablation, HeadAblation):
         ablation = HeadAblation(as_pairs(ablation), method, reference, seed)

@@ -21,13 +21,12 @@ from icl_locate.errors import PromptError, ResultError
 from icl_locate.fingerprint import hold_weights
 from icl_locate.induction.sequences import Sequences, TokenRows
 from icl_locate.layers import as_pairs, check_heads
-from icl_locate.location import check_confidence
-from icl_locate.models import check_model
 from icl_locate.prompts import PromptTemplate
 from icl_locate.random_tokens import TokenIds
 from icl_locate.recipes import describe_model, prompts_digest
 from icl_locate.reprs import short_repr
 from icl_locate.saved import Saved
+from icl_locate.signatures import anything, checked
 from icl_locate.tokens import Prompts
 
 if TYPE_CHECKING:
@@ -73,6 +72,7 @@ class HeadEffects(
         """The mean loss over prompts."""
         return self.losses.mean(dim=1)
 
+    @checked(ResultError)
     def interval(
         self, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
     ) -> Float[Tensor, "bound head"]:
@@ -83,13 +83,13 @@ class HeadEffects(
         Raises:
             ResultError: if the confidence is out of range.
         """
-        check_confidence(confidence)
         n_items = self.losses.shape[1]
         generator = np.random.default_rng(seed)
         counts = generator.multinomial(n_items, np.full(n_items, 1 / n_items), n_resamples)
         means = counts @ self.losses.numpy().T / n_items
         return torch.from_numpy(percentile_interval(means, confidence, n_items))
 
+    @checked(ResultError)
     def to_dataframe(self, confidence: float = 0.95) -> "pd.DataFrame":
         """One row a head: layer, head, loss, low, high."""
         import pandas as pd
@@ -100,6 +100,7 @@ class HeadEffects(
         return pd.DataFrame(columns | {"loss_low": low, "loss_high": high})
 
 
+@checked(PromptError, heads=anything, method=anything)
 def head_effects(
     model: TransformerBridge,
     prompts: Prompts,
@@ -127,7 +128,6 @@ def head_effects(
         MaskError: heads that the model does not have; a method without its reference.
         PromptError, NumericalError: as `score_targets` does.
     """
-    check_model(model)
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     everywhere = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
     chosen = tuple(everywhere if heads is None else sorted(as_pairs(heads)))
@@ -157,6 +157,7 @@ def head_effects(
     )
 
 
+@checked(PromptError)
 def repeated_prompts(
     model: TransformerBridge,
     *,

@@ -31,10 +31,10 @@ from icl_locate.contents import (
     settle,
 )
 from icl_locate.errors import ResultError
-from icl_locate.location import check_confidence
 from icl_locate.metrics import Metric, check_statistics, find_scorer, score_totals
 from icl_locate.reprs import short_repr
 from icl_locate.saved import Saved
+from icl_locate.signatures import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -177,6 +177,7 @@ class AblationResult(
         """Queries that every arm answered, for each seed."""
         return self.statistics.shape[3]
 
+    @checked(ResultError)
     def compare(
         self, *, confidence: float = 0.95, n_resamples: int = 1000, seed: int = 0
     ) -> list[Comparison]:
@@ -190,9 +191,6 @@ class AblationResult(
         Raises:
             ResultError: if an argument is out of range, or the metric is not known here.
         """
-        check_confidence(confidence)
-        if n_resamples < 1:
-            raise ResultError(f"n_resamples is {n_resamples}: expected 1 or more")
         metric = find_scorer(self.metric, self.custom_metric, self.provenance)
         statistics = self.statistics.numpy()
         samples = bootstrap_scores(metric, statistics, n_resamples, seed)

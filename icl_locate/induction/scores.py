@@ -10,7 +10,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.contents import check_counts, check_recipe, check_table, settle
-from icl_locate.errors import PromptError
+from icl_locate.errors import PromptError, ResultError
 from icl_locate.hooks import watch_attention
 from icl_locate.induction.copying import copied_share
 from icl_locate.induction.effects import HeadEffects
@@ -20,6 +20,7 @@ from icl_locate.random_tokens import TokenIds, opening_tokens
 from icl_locate.recipes import describe_model
 from icl_locate.reprs import short_repr
 from icl_locate.saved import Saved
+from icl_locate.signatures import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -84,6 +85,7 @@ class HeadScores(
         """
         return (self.prefix_matching - self.control).amin(dim=0)
 
+    @checked(ResultError)
     def to_dataframe(self, effects: HeadEffects | None = None) -> "pd.DataFrame":
         """One row a head, the highest induction score first.
 
@@ -110,6 +112,7 @@ class HeadScores(
         return frame.sort_values("induction", ascending=False, ignore_index=True)
 
 
+@checked(PromptError)
 @torch.no_grad()
 def head_scores(
     model: TransformerBridge,
@@ -165,6 +168,7 @@ def head_scores(
     )
 
 
+@checked(PromptError)
 @torch.no_grad()
 def prefix_matching_scores(
     model: TransformerBridge,
@@ -213,6 +217,7 @@ def prefix_matching_scores(
     return torch.stack(scores).amin(dim=0)
 
 
+@checked(PromptError)
 @torch.no_grad()
 def previous_token_scores(
     model: TransformerBridge,

@@ -12,8 +12,10 @@ from icl_locate.errors import MaskError
 from icl_locate.head_sets import HeadSet
 from icl_locate.layers import as_pairs
 from icl_locate.masks import EdgeMask
+from icl_locate.signatures import anything, checked, number
 
 
+@checked(MaskError, fraction=number(above=0, most=1))
 def select_heads(scores: Float[Tensor, "layer head"], fraction: float) -> HeadSet:
     """The heads of the highest scores: ``ceil(fraction * n_layers * n_heads)`` of them.
 
@@ -30,6 +32,7 @@ def select_heads(scores: Float[Tensor, "layer head"], fraction: float) -> HeadSe
     return HeadSet(tuple(divmod(place, n_heads) for place in best), n_layers, n_heads)
 
 
+@checked(MaskError, like=anything)
 def random_heads(
     like: Collection[tuple[int, int]], *, seed: int = 0, n_heads: int | None = None
 ) -> HeadSet:
@@ -42,7 +45,8 @@ def random_heads(
     Raises:
         MaskError: if a layer has too few other heads, or ``n_heads`` is not known.
     """
-    n_layers = 1 + max((int(layer) for layer, _ in like), default=-1)
+    pairs = as_pairs(like, "like")
+    n_layers = 1 + max((layer for layer, _ in pairs), default=0)
     if isinstance(like, HeadSet):
         n_layers, n_heads = like.n_layers, like.n_heads
     if n_heads is None:
@@ -50,7 +54,7 @@ def random_heads(
     generator = random.Random(f"random heads/{seed}")
     chosen: list[tuple[int, int]] = []
     for layer in range(n_layers):
-        taken = {head for at, head in like if at == layer}
+        taken = {head for at, head in pairs if at == layer}
         others = [head for head in range(n_heads) if head not in taken]
         if len(others) < len(taken):
             raise MaskError(
@@ -61,6 +65,7 @@ def random_heads(
     return HeadSet(tuple(chosen), n_layers, n_heads)
 
 
+@checked(MaskError, heads=anything)
 def knockout(heads: Collection[Sequence[int]] | None, *, match: Match | str = "token") -> EdgeMask:
     """Cut heads off from the induction pattern (Crosbie and Shutova 2024, section 5).
 

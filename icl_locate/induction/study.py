@@ -13,8 +13,9 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.ablation import METHODS, HeadAblation, HeadReference
+from icl_locate.arguments import check_seeds, check_shares
 from icl_locate.edges import Match
-from icl_locate.engine.decoding import check_room
+from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.forward import Intervention
 from icl_locate.engine.hooked import run_cell
 from icl_locate.errors import MaskError, TaskError
@@ -28,17 +29,17 @@ from icl_locate.layers import as_pairs
 from icl_locate.metrics import (
     Metric,
     TextScore,
-    generates,
     is_known,
     is_mean,
     judged,
     score_totals,
 )
-from icl_locate.models import check_model
+from icl_locate.metrics.base import check_columns
 from icl_locate.prompts import Choice, Example
 from icl_locate.recipes import describe_model, prompts_digest
 from icl_locate.references import head_reference
 from icl_locate.shots import check_shots
+from icl_locate.signatures import anything, checked
 from icl_locate.sweeps import choose_metric
 from icl_locate.tasks.patterns import WORD_PATTERNS
 from icl_locate.tasks.task import Task
@@ -50,6 +51,7 @@ Heads = HeadScores | Float[Tensor, "layer head"] | np.ndarray | Collection[Seque
 Selections = dict[tuple[float, ...], HeadSet]
 
 
+@checked(TaskError, heads=anything, fractions=anything, shots=anything, metric=anything)
 def ablation_study(
     model: TransformerBridge,
     task: Task,
@@ -104,15 +106,13 @@ def ablation_study(
         MaskError: heads that the model does not have, or too few for random controls.
         PromptError, ModelError, NumericalError: as their sources say.
     """
-    check_model(model)
-    drawn = tuple(int(seed) for seed in _several(seeds))
-    _check(task, controls, drawn, interventions, n_queries)
-    numbers = check_shots(int(n_shots) for n_shots in _several(shots))
+    drawn, numbers = check_seeds(seeds, error=TaskError), check_shots(shots)
+    _check_interventions(interventions)
+    queries = task.queries(n_queries)
     how = choice or task.choice
     scored = choose_metric(task, metric, n_queries)
-    shares = [float(fraction) for fraction in _several(fractions)]
     heads, recipe = _score(model, heads)
-    arms = _arms(_select(model, heads, shares), interventions, controls)
+    arms = _arms(_select(model, heads, fractions), interventions, controls)
     if match is None:
         match = "word" if task.name.partition("/")[0] in WORD_PATTERNS else "token"
 
@@ -128,11 +128,9 @@ def ablation_study(
             prepend_bos=prepend_bos,
         )
 
-    queries = task.test[:n_queries]
     shown = [prompts_of(queries, n_shots, seed) for n_shots in numbers for seed in drawn]
-    if generates(scored):
-        for prompts in shown:
-            check_room(model, prompts, max_new_tokens)
+    for prompts in shown:
+        check_generation(model, prompts, scored, max_new_tokens)
     if reference is None and set(interventions) & set(METHODS) - {"zero"}:
         known = {query.source for query in queries}
         others = [example for example in task.train if example.source not in known][-n_queries:]
@@ -156,6 +154,7 @@ def ablation_study(
                 batch_size=batch_size,
             )
             statistics.append(cell.statistics)
+    check_columns(scored, statistics)
     cells = len(arms), len(numbers), len(drawn)
     table = np.stack(statistics).reshape(*cells, *statistics[0].shape)
     return AblationResult(
@@ -187,23 +186,12 @@ def ablation_study(
     )
 
 
-def _check(
-    task: Task, controls: int, seeds: Sequence[int], interventions: Sequence[str], n_queries: int
-) -> None:
-    if controls < 0:
-        raise TaskError(f"controls is {controls}: expected 0 or more random selections")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise TaskError(f"seeds are {list(seeds)}: expected at least one, each once")
+def _check_interventions(interventions: Sequence[str]) -> None:
     unknown = [name for name in interventions if name not in INTERVENTIONS]
     if unknown or not interventions or len(set(interventions)) < len(interventions):
         raise TaskError(
             f"interventions are {list(interventions)}: expected one or more of "
             f"{', '.join(INTERVENTIONS)}, each once"
-        )
-    if not 1 <= n_queries <= len(task.test):
-        raise TaskError(
-            f"n_queries is {n_queries}, but the task {task.name!r} has {len(task.test)} queries: "
-            f"expected 1 to {len(task.test)}"
         )
 
 
@@ -223,7 +211,7 @@ def _score(
 def _select(
     model: TransformerBridge,
     heads: Float[Tensor, "layer head"] | np.ndarray | Collection[Sequence[int]],
-    fractions: Sequence[float],
+    fractions: float | Iterable[float],
 ) -> Selections:
     """The selections by their shares of all heads; shares that choose the same heads stand once."""
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
@@ -231,6 +219,7 @@ def _select(
         heads = torch.from_numpy(heads)
     if not isinstance(heads, Tensor):
         pairs = tuple(heads) if isinstance(heads, HeadSet) else tuple(sorted(as_pairs(heads)))
+        check_shares("fractions", fractions, least=0, error=MaskError)  # not used, and checked
         if not pairs:
             raise MaskError("no heads were given: expected at least one, or scores")
         return {(len(pairs) / (n_layers * n_heads),): HeadSet(pairs, n_layers, n_heads)}
@@ -239,19 +228,13 @@ def _select(
             f"the heads' scores are {tuple(heads.shape)}: expected (layer, head) = "
             f"{(n_layers, n_heads)}"
         )
-    if not fractions or len(set(fractions)) < len(fractions):
-        raise MaskError(f"fractions are {list(fractions)}: expected at least one, each once")
-    found = [select_heads(heads, fraction) for fraction in fractions]
+    given = check_shares("fractions", fractions, error=MaskError)
+    found = [select_heads(heads, fraction) for fraction in given]
     shares: dict[tuple[tuple[int, int], ...], list[float]] = {}
-    for fraction, chosen in zip(fractions, found, strict=True):
+    for fraction, chosen in zip(given, found, strict=True):
         shares.setdefault(chosen.heads, []).append(fraction)
     sets = {chosen.heads: chosen for chosen in found}
     return {tuple(some): sets[pairs] for pairs, some in shares.items()}
-
-
-def _several(values: Any) -> tuple[Any, ...]:
-    """Several values, or a single one."""
-    return tuple(values) if isinstance(values, Iterable) else (values,)
 
 
 def _arms(

@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from icl_locate.errors import TaskError
+from icl_locate.signatures import check_fields, number, whole
 
 Loss = Literal["target", "sequence"]
 
@@ -36,16 +37,17 @@ class LoraConfig:
     loss: Loss | str = "target"
 
     def __post_init__(self) -> None:
-        if self.loss not in ("target", "sequence"):
-            raise TaskError(f"loss is {self.loss!r}: expected 'target' or 'sequence'")
-        for name in ("rank", "alpha", "learning_rate", "batch_size", "max_epochs", "patience"):
-            if not getattr(self, name) > 0:
-                raise TaskError(f"{name} is {getattr(self, name)}: expected a number above 0")
-        if min(self.n_train, self.n_dev) < 1 or not 0 <= self.dropout < 1:
-            raise TaskError(
-                f"n_train is {self.n_train}, n_dev {self.n_dev}, dropout {self.dropout}: expected "
-                "1 or more pairs of each, and a share below 1"
-            )
+        check_fields(
+            self,
+            TaskError,
+            rank=whole(1),
+            alpha=whole(1),
+            dropout=number(least=0, below=1),
+            learning_rate=number(above=0),
+            max_epochs=whole(1),
+            patience=whole(1),
+            threshold=number(least=0),
+        )
 
 
 PRESETS: Mapping[str, LoraConfig] = MappingProxyType(

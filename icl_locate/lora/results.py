@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,13 +14,11 @@ from icl_locate.arguments import check_number, check_seeds, check_text
 from icl_locate.bootstrap import bootstrap_scores, percentile_interval
 from icl_locate.contents import check_counts, check_recipe, check_table, settle
 from icl_locate.errors import ResultError
-from icl_locate.location import check_confidence
 from icl_locate.metrics import Metric, check_statistics, find_scorer
 from icl_locate.reprs import short_repr
+from icl_locate.results import SweepResult
 from icl_locate.saved import Saved
-
-if TYPE_CHECKING:
-    from icl_locate.results import SweepResult
+from icl_locate.signatures import checked
 
 
 @short_repr("model", "task", "metric", "layers", "seeds", "untuned", "scores")
@@ -72,6 +70,7 @@ class LoraResult(
         check_table("statistics", self.statistics, (*cells, None, None))
         check_statistics(self.statistics.numpy(), self.metric, self.custom_metric, self.provenance)
 
+    @checked(ResultError)
     def interval(
         self, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
     ) -> Float[Tensor, "bound layer"]:
@@ -80,13 +79,13 @@ class LoraResult(
         Raises:
             ResultError: if the confidence is out of range, or the metric is not known here.
         """
-        check_confidence(confidence)
         samples = self._samples(n_resamples, seed)
         return torch.from_numpy(percentile_interval(samples, confidence, self._n_items))
 
+    @checked(ResultError)
     def rank_correlation(
         self,
-        result: "SweepResult",
+        result: SweepResult,
         condition: str | None = None,
         *,
         confidence: float = 0.95,
@@ -108,7 +107,6 @@ class LoraResult(
         """
         from icl_locate.location import bootstrap_curves
 
-        check_confidence(confidence)
         name = condition or result.conditions[0]
         scope = result.provenance.get("scope", "from")
         if scope != "from":

@@ -10,7 +10,8 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig
 
-from icl_locate.engine.decoding import cut_at_stop
+from icl_locate.arguments import check_counts, check_seeds, refuse
+from icl_locate.engine.decoding import check_targets, cut_at_stop
 from icl_locate.errors import ModelError, PromptError, TaskError
 from icl_locate.fingerprint import weights_digest
 from icl_locate.lora.config import PRESETS, LoraConfig
@@ -27,6 +28,7 @@ from icl_locate.metrics import (
     require_answers,
     score_totals,
 )
+from icl_locate.metrics.base import check_columns, item_statistics
 from icl_locate.model_names import find_model
 from icl_locate.models import (
     EMBEDDED,
@@ -37,11 +39,13 @@ from icl_locate.models import (
 )
 from icl_locate.prompts import Example
 from icl_locate.recipes import describe_weights, digest, versions
+from icl_locate.signatures import anything, checked
 from icl_locate.sweeps import choose_metric
 from icl_locate.tasks.task import Task
 from icl_locate.trust import NO_CODE, check_weights
 
 
+@checked(TaskError, layers=anything, metric=anything)
 def lora_by_layer(
     model: str | Path | None,
     task: Task,
@@ -84,25 +88,23 @@ def lora_by_layer(
     """
     chosen = _choose_config(config)
     scored = choose_metric(task, metric, n_queries)
-    drawn = (seeds,) if isinstance(seeds, int) else tuple(int(seed) for seed in seeds)
-    _check(task, chosen, scored, n_queries, drawn)
+    drawn, queries = check_seeds(seeds, error=TaskError), task.queries(n_queries)
+    template = task.template_for(instruction=False)
+    _check(task, chosen, scored)
+    check_targets([query.target for query in queries], template.stops, scored)
     base, tokenizer = _load(model, device, dtype, revision)
     names = output_projections(base)
-    wanted = tuple(range(len(names)) if layers is None else sorted(set(map(int, layers))))
-    if not wanted or not all(0 <= layer < len(names) for layer in wanted):
-        raise ModelError(f"layers are {list(wanted)}: the model has layers 0 to {len(names) - 1}")
-    template = task.template_for(instruction=False)
+    wanted = _choose_layers(layers, len(names))
     train = encode(tokenizer, template, task.train[: chosen.n_train], chosen.loss)
     dev_pairs = task.train[chosen.n_train :][: chosen.n_dev]
     dev = encode(tokenizer, template, dev_pairs, chosen.loss)
-    queries, stops = task.test[:n_queries], template.stops
 
     def answer(some: Any) -> Any:
-        texts = _generate(some, tokenizer, template, queries, stops, max_new_tokens, chosen)
-        return scored.statistics(texts, [query.target for query in queries])
+        texts = _generate(some, tokenizer, template, queries, max_new_tokens, chosen)
+        return item_statistics(scored, texts, [query.target for query in queries])
 
     recipe = {
-        **describe_weights(str(model or EMBEDDED), base, tokenizer),
+        **describe_weights(EMBEDDED if model is None else str(model), base, tokenizer),
         "architecture": type(base).__name__,
         "fingerprint": weights_digest(base),
         "pairs_sha256": digest([str(train), str(dev)]),
@@ -134,6 +136,7 @@ def lora_by_layer(
                 runs[layer, seed] = state, answer(tuned)
                 base = tuned.unload()
                 bar.update()
+    check_columns(scored, [table for _, table in runs.values()])
     statistics = np.stack([np.stack([runs[j, s][1] for s in drawn]) for j in wanted])
     states = [[runs[j, s][0] for s in drawn] for j in wanted]
     return LoraResult(
@@ -167,24 +170,27 @@ def lora_by_layer(
 def _choose_config(config: LoraConfig | str | None) -> LoraConfig:
     if isinstance(config, LoraConfig):
         return config
-    name = config or "sia2024"
+    name = "sia2024" if config is None else config
     if name not in PRESETS:
-        raise TaskError(f"config is {name!r}: expected a LoraConfig or one of {', '.join(PRESETS)}")
+        expected = f"a LoraConfig or one of {', '.join(map(repr, PRESETS))}"
+        refuse("config", name, expected, TaskError)
     return PRESETS[name]
 
 
-def _check(
-    task: Task, config: LoraConfig, metric: Metric, n_queries: int, seeds: Sequence[int]
-) -> None:
+def _choose_layers(layers: Iterable[int] | None, n_layers: int) -> tuple[int, ...]:
+    if layers is None:
+        return tuple(range(n_layers))
+    return tuple(
+        sorted(check_counts("layers", layers, least=0, most=n_layers - 1, error=ModelError))
+    )
+
+
+def _check(task: Task, config: LoraConfig, metric: Metric) -> None:
     if config.n_train + config.n_dev > len(task.train):
         raise TaskError(
             f"n_train is {config.n_train}, n_dev {config.n_dev}: the task {task.name!r} has only "
             f"{len(task.train)} pairs to learn from"
         )
-    if not 1 <= n_queries <= len(task.test):
-        raise TaskError(f"n_queries is {n_queries}: expected 1 to {len(task.test)}")
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise TaskError(f"seeds are {list(seeds)}: expected at least one, each once")
     require_answers(metric)
 
 
@@ -235,7 +241,6 @@ def _generate(
     tokenizer: Any,
     template: Any,
     queries: Sequence[Example],
-    stops: Sequence[str],
     max_new_tokens: int,
     config: LoraConfig,
 ) -> list[str]:
@@ -271,5 +276,5 @@ def _generate(
             generation_config=greedy,
         )
         written = tokenizer.batch_decode(found[:, tokens.shape[1] :], skip_special_tokens=True)
-        answers += [cut_at_stop(text, stops).strip() for text in written]
+        answers += [cut_at_stop(text, template.stops).strip() for text in written]
     return answers

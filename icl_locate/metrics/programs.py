@@ -8,14 +8,14 @@ from typing import ClassVar
 from jaxtyping import Float
 from numpy import ndarray
 
-from icl_locate.arguments import check_choice, check_number
 from icl_locate.errors import TaskError
-from icl_locate.metrics.base import Metric, Statistics, mean_statistics
+from icl_locate.metrics.base import Metric, Statistics, mean_of, mean_statistics, pair_texts
 from icl_locate.programs import CodeCheck, pass_at_k
 from icl_locate.prompts import Example
 from icl_locate.reprs import short_repr
 from icl_locate.sandbox import SandboxResult, run_python
-from icl_locate.sandbox.run import WALLS
+from icl_locate.sandbox.run import LONGEST, WALLS
+from icl_locate.signatures import check_fields, checked, number, one_of
 
 _AT_ONCE = 2
 _WHERE = {
@@ -47,14 +47,15 @@ class PassRate:
     )
 
     def __post_init__(self) -> None:
-        check_number("timeout", self.timeout, above=0.0, error=TaskError)
-        check_choice("wall", self.wall, WALLS, error=TaskError)
+        timeout, wall = number(above=0, below=LONGEST), one_of(*WALLS)
+        check_fields(self, TaskError, timeout=timeout, wall=wall)
 
     @property
     def signature(self) -> str:
         """What it takes to compute the same number again."""
         return f"pass@1|greedy|timeout:{self.timeout:g}s|wall:{self.wall}|{_WHERE[self.wall]}"
 
+    @checked(TaskError)
     def bound_to(self, examples: Sequence[Example]) -> "PassRate":
         """This metric for some queries.
 
@@ -76,8 +77,8 @@ class PassRate:
 
     def statistics(self, answers: Sequence[str], targets: Sequence[str]) -> Statistics:
         """Columns: 1 if the item's program passed, and 1 to count it. Runs the programs."""
-        pairs = list(zip(answers, targets, strict=True))
-        return mean_statistics([float(passed) for passed in self._passed(pairs)])
+        passed = self._passed(pair_texts(answers, targets))
+        return mean_statistics([float(one) for one in passed])
 
     def judged(self) -> dict[str, int]:
         """How many programs it ran so far, with their tests in one process, and without a verdict.
@@ -93,8 +94,9 @@ class PassRate:
 
     def score(self, totals: Float[ndarray, "stat"]) -> float:
         """The share that passed."""
-        return float(totals[0] / totals[1])
+        return mean_of(totals)
 
+    @checked(TaskError)
     def at_k(self, samples: Sequence[Sequence[str]], targets: Sequence[str], k: int) -> float:
         """pass@k of several sampled answers to each query, averaged over queries.
 
@@ -108,6 +110,11 @@ class PassRate:
             raise TaskError("there are no samples: expected some for each query")
         for some in samples:
             pass_at_k(len(some), 0, k)  # refuses before anything runs
+        if len(samples) != len(targets):
+            raise TaskError(
+                f"there are samples for {len(samples)} queries, and {len(targets)} targets: "
+                "expected as many of both"
+            )
         pairs = [(a, target) for some, target in zip(samples, targets, strict=True) for a in some]
         passed = iter(self._passed(pairs))
         counts = [(len(some), sum(next(passed) for _ in some)) for some in samples]
@@ -117,7 +124,10 @@ class PassRate:
         """Whether each (answer, target) passes; equal ones run once."""
         unknown = next((target for _, target in pairs if target not in self.checks), None)
         if unknown is not None:
-            raise TaskError(f"pass@1 knows no tests for the target {unknown[:60]!r}")
+            raise TaskError(
+                f"the targets hold {unknown[:60]!r}, for which pass@1 knows no tests: bind it "
+                "to the queries first, by bound_to"
+            )
         new = [pair for pair in dict.fromkeys(pairs) if pair not in self._verdicts]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             self._verdicts.update(zip(new, pool.map(self._judge, new), strict=True))

@@ -8,15 +8,17 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
+from icl_locate.arguments import check_text, refuse
 from icl_locate.errors import ResultError, TaskError
 from icl_locate.metrics.base import MeanMetric, Metric, TextScore
 from icl_locate.metrics.labels import LabelAccuracy
 from icl_locate.metrics.programs import PassRate
 from icl_locate.metrics.text import CorpusBleu, CorpusChrf, exact_match, token_accuracy
+from icl_locate.signatures import anything, checked
 
 
 def _no_answer_needed(answer: str, target: str) -> float:  # noqa: ARG001
-    raise TypeError(
+    raise TaskError(
         "log_prob is read off the model, not off an answer: use icl_locate.score_targets"
     )
 
@@ -42,8 +44,9 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 
 def generates(metric: Metric | str) -> bool:
     """Whether a metric scores generated answers, not log-probabilities that are read off."""
-    name = metric if isinstance(metric, str) else metric.name
-    return name not in (LOG_PROB.name, LabelAccuracy().name)
+    if not isinstance(metric, str):
+        metric = get_metric(metric).name
+    return metric not in (LOG_PROB.name, LabelAccuracy().name)
 
 
 def is_log_prob(metric: Metric) -> bool:
@@ -74,6 +77,7 @@ def require_answers(metric: Metric) -> None:
 
 def is_known(name: str) -> bool:
     """Whether a metric's name is enough to compute it again."""
+    check_text("name", name, error=TaskError)
     try:
         get_metric(name)
     except TaskError:
@@ -97,9 +101,12 @@ def get_metric(metric: str | Metric | TextScore) -> Metric:
         return METRICS[metric]
     if not isinstance(metric, Metric):
         if not callable(metric):
-            raise TaskError(f"metric is {metric!r}: expected a name, a Metric or a callable")
-        name = getattr(metric, "__name__", type(metric).__name__)
+            refuse("metric", metric, "a name, a Metric or a function", TaskError)
+        name = str(getattr(metric, "__name__", type(metric).__name__))
         metric = MeanMetric(name, f"{name}|custom|mean:items", metric)
+    for part in ("name", "signature"):
+        if not check_text(f"the metric's {part}", getattr(metric, part), error=TaskError).strip():
+            raise TaskError(f"the metric's {part} is empty: results and figures show it")
     if (
         not isinstance(metric, (CorpusBleu, LabelAccuracy, PassRate))
         and METRICS.get(metric.name, metric) != metric
@@ -110,6 +117,7 @@ def get_metric(metric: str | Metric | TextScore) -> Metric:
     return metric
 
 
+@checked(ResultError, custom=anything)
 def find_scorer(name: str, custom: Metric | None, provenance: Mapping[str, Any]) -> Metric:
     """The metric that turns a result's summed statistics into scores.
 
@@ -117,14 +125,16 @@ def find_scorer(name: str, custom: Metric | None, provenance: Mapping[str, Any])
         ResultError: for a custom metric after loading: what it computes is not in the file.
     """
     if custom is not None:
+        if not isinstance(custom, Metric):
+            refuse("custom", custom, "a Metric, or None", ResultError)
         return custom
     if is_known(name):
         return get_metric(name)
     if provenance.get("metric_is_mean"):
         return METRICS["exact_match"]  # means are all made of their statistics in one way
     raise ResultError(
-        f"the metric {name!r} is not part of icl_locate, so its intervals cannot be computed from "
-        "the file: set custom_metric with dataclasses.replace"
+        f"the metric of the name {name!r} is not part of icl_locate, so its "
+        "intervals cannot be computed from the file: set custom_metric with dataclasses.replace"
     )
 
 

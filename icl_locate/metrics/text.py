@@ -11,9 +11,12 @@ from numpy import ndarray
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
+from icl_locate.arguments import check_text, show
 from icl_locate.errors import TaskError
-from icl_locate.metrics.base import Statistics
+from icl_locate.metrics.base import Statistics, check_totals, pair_texts
+from icl_locate.signatures import check_fields, checked, one_of
 
+_N_BLEU, _N_CHRF = 10, 18  # columns of statistics
 TOKENIZERS = ("13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200", "none")
 _SENTENCE_END = re.compile(
     r"(?:(?<![A-Z])(?<!\b[A-Z][a-z])[.!?]|[。！？])[\"'”’»)\]]*(?=\s|$)|[。！？]"
@@ -35,6 +38,9 @@ class CorpusBleu:
     first_sentence: bool = False
     n_columns: ClassVar[int] = 10
 
+    def __post_init__(self) -> None:
+        check_fields(self, TaskError, tokenize=one_of(*TOKENIZERS))
+
     @classmethod
     def named(cls, name: str) -> "CorpusBleu":
         """The metric of a name: ``bleu`` or ``bleu_lc``, then ``:TOKENISER``, ``:first_sentence``.
@@ -45,7 +51,7 @@ class CorpusBleu:
         >>> CorpusBleu.named("bleu_lc:zh:first_sentence").name
         'bleu_lc:zh:first_sentence'
         """
-        base, *options = name.split(":")
+        base, *options = check_text("name", name, error=TaskError).split(":")
         tokenisers = [option for option in options if option != "first_sentence"]
         if (
             base not in ("bleu", "bleu_lc")
@@ -53,7 +59,7 @@ class CorpusBleu:
             or set(tokenisers) - {*TOKENIZERS}
         ):
             raise TaskError(
-                f"unknown metric {name!r}: expected bleu or bleu_lc, then one of "
+                f"unknown metric {show(name)}: expected the name bleu or bleu_lc, then one of "
                 f"{', '.join(TOKENIZERS)} and first_sentence, parted by colons"
             )
         tokenize = tokenisers[0] if tokenisers else "13a"
@@ -77,16 +83,17 @@ class CorpusBleu:
 
     def statistics(self, answers: Sequence[str], targets: Sequence[str]) -> Statistics:
         """Columns: answer length, target length, matched 1- to 4-grams, all 1- to 4-grams."""
+        pairs = pair_texts(answers, targets)
         if self.first_sentence:
-            answers = [first_sentence(answer) for answer in answers]
+            pairs = [(first_sentence(answer), target) for answer, target in pairs]
         scorer = self._scorer()
-        scores = [scorer.corpus_score([a], [[t]]) for a, t in zip(answers, targets, strict=True)]
+        scores = [scorer.corpus_score([answer], [[target]]) for answer, target in pairs]
         rows = [[s.sys_len, s.ref_len, *s.counts, *s.totals] for s in scores]
-        return np.asarray(rows, dtype=np.float64)
+        return np.asarray(rows, dtype=np.float64).reshape(len(rows), _N_BLEU)
 
     def score(self, totals: Float[ndarray, "stat"]) -> float:
         """BLEU of the summed statistics."""
-        counts = [round(value) for value in totals.tolist()]
+        counts = [round(value) for value in check_totals(totals, _N_BLEU).tolist()]
         bleu = BLEU.compute_bleu(
             correct=counts[2:6],
             total=counts[6:10],
@@ -112,6 +119,9 @@ class CorpusChrf:
     name: str = "chrf"
     n_columns: ClassVar[int] = 18
 
+    def __post_init__(self) -> None:
+        check_fields(self, TaskError)
+
     @property
     def signature(self) -> str:
         """Sacrebleu's own signature."""
@@ -122,20 +132,23 @@ class CorpusChrf:
     def statistics(self, answers: Sequence[str], targets: Sequence[str]) -> Statistics:
         """Columns: for each character order, n-grams of answer, of target, and matched."""
         # sacrebleu computes these for its own bootstrap, but has no public name for them
-        rows = CHRF()._extract_corpus_statistics(answers, [targets])
-        return np.asarray(rows, dtype=np.float64)
+        said, wanted = zip(*pair_texts(answers, targets), strict=True)
+        rows = CHRF()._extract_corpus_statistics(said, [wanted])
+        return np.asarray(rows, dtype=np.float64).reshape(len(rows), _N_CHRF)
 
     def score(self, totals: Float[ndarray, "stat"]) -> float:
         """chrF2 of the summed statistics."""
-        counts = [round(value) for value in totals.tolist()]
+        counts = [round(value) for value in check_totals(totals, _N_CHRF).tolist()]
         return float(CHRF()._aggregate_and_compute([counts]).score)
 
 
+@checked(TaskError)
 def exact_match(answer: str, target: str) -> float:
     """1 if the answer is the target, white space at the ends aside, else 0."""
     return float(answer.strip() == target.strip())
 
 
+@checked(TaskError)
 def first_sentence(text: str) -> str:
     """A text up to the end of its first sentence; an initial or title does not end one.
 
@@ -146,6 +159,7 @@ def first_sentence(text: str) -> str:
     return text[: found.end()] if found else text
 
 
+@checked(TaskError)
 def token_accuracy(answer: str, target: str) -> float:
     """The share of positions at which answer and target hold the same word.
 

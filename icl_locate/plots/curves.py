@@ -4,12 +4,16 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from icl_locate.arguments import refuse
+from icl_locate.errors import ResultError
 from icl_locate.location import Location, locate
 from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption, band, count_axis
 from icl_locate.reference import ReferenceCurve
 from icl_locate.results import SweepResult
+from icl_locate.signatures import checked
 
 
+@checked(ResultError)
 def layer_curves(
     result: SweepResult,
     locations: Sequence[Location] | None = None,
@@ -60,8 +64,11 @@ def layer_curves(
     return figure
 
 
+@checked(ResultError)
 def caption(result: SweepResult, locations: Sequence[Location]) -> str:
     """The recipe in three lines: what a reader needs to judge the numbers."""
+    if not locations:
+        refuse("locations", locations, "what locate found", ResultError)
     how = locations[0]
     return (
         f"{recipe(result)}<br>"

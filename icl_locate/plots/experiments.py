@@ -13,8 +13,10 @@ from icl_locate.location import locate
 from icl_locate.plots.curves import recipe
 from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption, band, count_axis
 from icl_locate.results import SweepResult
+from icl_locate.signatures import checked
 
 
+@checked(ResultError)
 def importance_curves(
     result: SweepResult, importances: Sequence[LayerImportance] | None = None
 ) -> go.Figure:
@@ -58,6 +60,7 @@ def importance_curves(
     return figure
 
 
+@checked(ResultError)
 def shots_curves(results: Mapping[int, SweepResult], condition: str | None = None) -> go.Figure:
     """One condition's curve for each number of shots, with intervals and recognition layers.
 
@@ -107,6 +110,7 @@ def shots_curves(results: Mapping[int, SweepResult], condition: str | None = Non
     return figure
 
 
+@checked(ResultError)
 def failure_curves(
     result: SweepResult, rates: Mapping[str, Float[Tensor, "condition layer seed"]]
 ) -> go.Figure:

@@ -2,17 +2,21 @@
 
 import plotly.graph_objects as go
 
+from icl_locate.errors import ResultError
 from icl_locate.gates import GatesResult
 from icl_locate.plots.frame import METRIC_TITLES, PALETTE, add_caption, count_axis
 from icl_locate.plots.heads import head_map
+from icl_locate.signatures import checked
 
 
+@checked(ResultError)
 def gate_map(result: GatesResult) -> go.Figure:
     """Every head's gate, layer by head; framed are the heads that the task needs."""
     title = "gates" if result.objective == "prune" else "gates, closed where it hurts"
     return head_map(result.gates, title=title, marked=sorted(result.needed), limit=1.0)
 
 
+@checked(ResultError)
 def pruning_curve(result: GatesResult) -> go.Figure:
     """The score with more and more heads at zero, the lowest gate first."""
     names = ["none", *(f"layer {layer}, head {head}" for layer, head in result.order)]

@@ -6,6 +6,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
+from icl_locate.arguments import refuse
 from icl_locate.context_heads import HeadSetCurve
 from icl_locate.errors import ResultError
 from icl_locate.induction.results import AblationResult, Comparison
@@ -19,6 +20,7 @@ from icl_locate.plots.frame import (
     band,
     count_axis,
 )
+from icl_locate.signatures import checked, number
 
 _COLOURS = {"full": "#888888", "induction": PALETTE[1], "random": PALETTE[0]}
 _NAMES = {
@@ -28,6 +30,7 @@ _NAMES = {
 }
 
 
+@checked(ResultError, limit=number(above=0))
 def head_map(
     scores: HeadScores | Float[Tensor, "layer head"],
     *,
@@ -88,6 +91,7 @@ def head_map(
     return figure
 
 
+@checked(ResultError)
 def ablation_bars(
     result: AblationResult,
     comparisons: Sequence[Comparison] | None = None,
@@ -141,6 +145,7 @@ def ablation_bars(
     return figure
 
 
+@checked(ResultError)
 def fraction_curves(
     result: AblationResult,
     comparisons: Sequence[Comparison] | None = None,
@@ -183,6 +188,7 @@ def fraction_curves(
     return figure
 
 
+@checked(ResultError)
 def head_set_curves(*curves: HeadSetCurve) -> go.Figure:
     """The score over the number of heads that still read the context, or from which it is hidden.
 
@@ -248,7 +254,10 @@ def _of_shots(
             f"n_shots is {wanted}: the result has {', '.join(map(str, result.shots))}"
         )
     found = result.compare() if comparisons is None else comparisons
-    return [comparison for comparison in found if comparison.n_shots == wanted]
+    chosen = [comparison for comparison in found if comparison.n_shots == wanted]
+    if not chosen:
+        refuse("comparisons", found, f"some with {wanted} shots, by result.compare()", ResultError)
+    return chosen
 
 
 def _title(intervention: str) -> str:

@@ -2,11 +2,14 @@
 
 import plotly.graph_objects as go
 
+from icl_locate.errors import ResultError
 from icl_locate.lora import LoraResult
 from icl_locate.plots.frame import METRIC_TITLES, PALETTE, add_caption, band, count_axis
 from icl_locate.results import SweepResult
+from icl_locate.signatures import checked
 
 
+@checked(ResultError)
 def lora_curves(
     tuned: LoraResult, result: SweepResult | None = None, condition: str | None = None
 ) -> go.Figure:

@@ -6,7 +6,9 @@ import plotly.graph_objects as go
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Part, Segment
+from icl_locate.arguments import check_count
 from icl_locate.errors import PromptError
+from icl_locate.signatures import checked
 from icl_locate.tokens import Prompts, check_tokenizer
 
 SEGMENT_COLOURS = {
@@ -19,14 +21,14 @@ SEGMENT_COLOURS = {
 _LINE_WIDTH = 76
 
 
+@checked(PromptError)
 def prompt_segments(model: TransformerBridge, prompts: Prompts, index: int = 0) -> go.Figure:
     """One prompt's tokens in reading order, coloured by segment; hover shows part, shot and id.
 
     Raises:
         PromptError: if there is no prompt ``index``.
     """
-    if not 0 <= index < len(prompts):
-        raise PromptError(f"prompt {index} does not exist: expected 0 to {len(prompts) - 1}")
+    check_count("index", index, least=0, most=len(prompts) - 1, error=PromptError)
     tokenizer = check_tokenizer(model.tokenizer)
     real = prompts.attention_mask[index]
     columns = (prompts.tokens, prompts.segments, prompts.parts, prompts.shots)

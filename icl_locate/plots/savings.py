@@ -3,6 +3,7 @@
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from icl_locate.errors import ResultError
 from icl_locate.plots.frame import (
     DASHES,
     METRIC_TITLES,
@@ -13,8 +14,10 @@ from icl_locate.plots.frame import (
     count_axis,
 )
 from icl_locate.savings import MeasuredSavings
+from icl_locate.signatures import checked
 
 
+@checked(ResultError)
 def savings_curves(measured: MeasuredSavings) -> go.Figure:
     """The score above, and below it time, memory and cache as shares of ordinary generation.
 

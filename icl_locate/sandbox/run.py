@@ -2,14 +2,14 @@
 
 from dataclasses import dataclass, replace
 
-from icl_locate.arguments import check_choice, check_count, check_number, check_type
 from icl_locate.errors import SandboxError
 from icl_locate.sandbox.processes import Status, Task, Verdict, Wall, run_once
 from icl_locate.sandbox.turned import turned_tests
+from icl_locate.signatures import checked, number, whole
 
 WALLS = ("auto", "sealed", "shared")
-_LONGEST = 86_400.0  # seconds
-_SMALLEST = 1 << 26  # bytes that Python itself takes
+LONGEST = 86_400  # seconds
+_SMALLEST, _LARGEST = 1 << 26, 1 << 50  # bytes: what Python itself takes, more than there are
 _TURNED = 4  # so many times do the tests run with a wrong answer in them
 
 
@@ -36,6 +36,12 @@ class SandboxResult:
     wall: Wall = "sealed"
 
 
+@checked(
+    SandboxError,
+    timeout=number(above=0, below=LONGEST),
+    memory=whole(_SMALLEST, _LARGEST),
+    max_output=whole(),
+)
 def run_python(
     code: str,
     *,
@@ -77,14 +83,6 @@ def run_python(
         SandboxError: if an argument is out of range, the tests are no Python, or the sandbox could
             not be set up.
     """
-    check_choice("wall", wall, WALLS, error=SandboxError)
-    for name, text in (("code", code), ("tests", tests), ("entry_point", entry_point)):
-        check_type(name, text, str, expected="text", error=SandboxError)
-    timeout = check_number("timeout", timeout, above=0.0, below=_LONGEST, error=SandboxError)
-    max_output = check_count("max_output", max_output, least=0, error=SandboxError)
-    memory = check_count("memory", memory, error=SandboxError)
-    if memory < _SMALLEST:
-        raise SandboxError(f"memory is {memory} bytes: expected {_SMALLEST} or more")
     try:
         compile(tests, "<tests>", "exec")
     except (SyntaxError, ValueError) as error:

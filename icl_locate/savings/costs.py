@@ -9,9 +9,11 @@ from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from icl_locate.arguments import check_count, refuse
 from icl_locate.errors import ModelError
 from icl_locate.model_names import find_model
 from icl_locate.models import loading_error, resolve_dtype
+from icl_locate.signatures import checked
 from icl_locate.trust import NO_CODE
 
 _PER_WEIGHT = 2  # a multiplication and an addition
@@ -41,6 +43,7 @@ class ModelCosts:
         return len(self.layer_weights)
 
     @classmethod
+    @checked(ModelError)
     def of(
         cls, model: str | Path | TransformerBridge | Any, *, revision: str | None = None
     ) -> "ModelCosts":
@@ -78,19 +81,23 @@ class ModelCosts:
             d_head=int(d_head),
         )
 
+    @checked(ModelError)
     def layer_operations(self, layer: int, n_rows: int, n_keys: int) -> int:
         """Floating-point operations of a layer for ``n_rows`` tokens that see ``n_keys`` each.
 
         Products with weights, and the two of attention, as they are computed: all keys of every
         row, masked or not. Norms, activations and the softmax are left out.
         """
+        check_count("layer", layer, least=0, most=self.n_layers - 1, error=ModelError)
         attention = 2 * self.n_heads * self.d_head * n_keys
         return _PER_WEIGHT * n_rows * (self.layer_weights[layer] + attention)
 
+    @checked(ModelError)
     def unembedding_operations(self, n_rows: int) -> int:
         """Floating-point operations of the logits of ``n_rows`` tokens."""
         return _PER_WEIGHT * n_rows * self.unembedding_weights
 
+    @checked(ModelError)
     def cache_bytes(self, n_keys: int, dtype: torch.dtype | str = torch.float32) -> int:
         """What one layer's keys and values take for ``n_keys`` positions."""
         return 2 * n_keys * self.n_kv_heads * self.d_head * resolve_dtype(dtype).itemsize
@@ -102,6 +109,9 @@ def _find_config(model: Any, revision: str | None) -> tuple[str, Any]:
         return name, model.original_model.config
     if hasattr(model, "get_text_config"):
         return str(model.name_or_path or model.model_type), model
+    if not isinstance(model, (str, Path)) or not str(model):
+        expected = "a name, a directory, a TransformerBridge or a configuration of transformers"
+        refuse("model", model, expected, ModelError)
     where = find_model(model, revision)
     try:
         return str(model), AutoConfig.from_pretrained(where, revision=revision, **NO_CODE)

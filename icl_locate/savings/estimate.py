@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
+from icl_locate.arguments import check_count
 from icl_locate.errors import PromptError
 from icl_locate.savings.costs import ModelCosts
+from icl_locate.signatures import checked
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Savings:
         return _saved(self.cache_bytes)
 
 
+@checked(PromptError)
 def paper_share(n_layers: int, from_layer: int, n_shots: int) -> float:
     """``(n - r) / n * k / (k + 1)``: the saving that Sia et al. (2024, section 5) estimate.
 
@@ -63,6 +66,7 @@ def paper_share(n_layers: int, from_layer: int, n_shots: int) -> float:
     return (n_layers - from_layer) / n_layers * n_shots / (n_shots + 1)
 
 
+@checked(PromptError)
 def estimate_savings(
     model: str | Path | TransformerBridge | ModelCosts | Any,
     from_layer: int,
@@ -94,31 +98,14 @@ def estimate_savings(
         PromptError: if a number is out of range.
     """
     costs = model if isinstance(model, ModelCosts) else ModelCosts.of(model)
-    sizes = {
-        "n_shots": n_shots,
-        "shot_tokens": shot_tokens,
-        "instruction_tokens": instruction_tokens,
-    }
-    wrong = [name for name, size in sizes.items() if size < 0]
-    least = {"query_tokens": query_tokens, "n_new_tokens": n_new_tokens, "n_prompts": n_prompts}
-    wrong += [name for name, size in least.items() if size < 1]
-    if wrong or not 0 <= from_layer <= costs.n_layers:
-        raise PromptError(
-            f"{', '.join(wrong) or f'from_layer ({from_layer})'} is out of range: expected no "
-            f"negative sizes, 1 or more of prompts, query and new tokens, and a layer of 0 to "
-            f"{costs.n_layers}"
-        )
+    check_count("from_layer", from_layer, least=0, most=costs.n_layers, error=PromptError)
     kept = bos + query_tokens
     whole = kept + instruction_tokens + n_shots * shot_tokens
     by_layer = [whole if layer < from_layer else kept for layer in range(costs.n_layers)]
 
     def count(widths: list[int]) -> tuple[int, int, int]:
         prefill = sum(costs.layer_operations(i, n, n) for i, n in enumerate(widths))
-        decode = sum(
-            costs.layer_operations(i, 1, n + step)
-            for i, n in enumerate(widths)
-            for step in range(1, n_new_tokens)
-        )
+        decode = sum(_sum_of_steps(costs, i, n, n_new_tokens - 1) for i, n in enumerate(widths))
         logits = costs.unembedding_operations(1)
         cache = sum(costs.cache_bytes(n + n_new_tokens - 1, dtype) for n in widths)
         found = prefill + logits, decode + (n_new_tokens - 1) * logits, cache
@@ -132,6 +119,15 @@ def estimate_savings(
         decode_operations=(full[1], dropped[1]),
         cache_bytes=(full[2], dropped[2]),
     )
+
+
+def _sum_of_steps(costs: ModelCosts, layer: int, width: int, n_steps: int) -> int:
+    """A layer's operations for so many tokens, one by one behind a prompt: they rise evenly."""
+    if not n_steps:
+        return 0
+    first = costs.layer_operations(layer, 1, width + 1)
+    last = costs.layer_operations(layer, 1, width + n_steps)
+    return n_steps * (first + last) // 2
 
 
 def _saved(pair: tuple[int, int]) -> float:

@@ -6,15 +6,17 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache
 
-from icl_locate.arguments import check_text
+from icl_locate.arguments import check_count, check_items, check_text
 from icl_locate.bootstrap import bootstrap_scores, percentile_interval
 from icl_locate.contents import check_counts, check_recipe, check_table, settle
+from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.dropping import drop_context
 from icl_locate.engine.forward import keep_logits
 from icl_locate.engine.generation import generate
@@ -22,12 +24,19 @@ from icl_locate.errors import MaskError, ResultError, TaskError
 from icl_locate.hooks import hold
 from icl_locate.hooks.padding import runs_of
 from icl_locate.memory import peak_bytes
-from icl_locate.metrics import Metric, TextScore, judged, require_answers
-from icl_locate.models import check_model
+from icl_locate.metrics import (
+    Metric,
+    TextScore,
+    judged,
+    require_answers,
+    score_totals,
+)
+from icl_locate.metrics.base import check_columns, item_statistics
 from icl_locate.prompts import Choice
 from icl_locate.recipes import describe_model, prompts_digest
 from icl_locate.reprs import short_repr
 from icl_locate.saved import Saved
+from icl_locate.signatures import anything, checked
 from icl_locate.sweeps import choose_metric
 from icl_locate.tasks.task import Task
 from icl_locate.tokens import Prompts, build_prompts
@@ -121,6 +130,7 @@ class MeasuredSavings(
         )
 
 
+@checked(TaskError, layers=anything, metric=anything)
 def measure_savings(
     model: TransformerBridge,
     task: Task,
@@ -151,27 +161,20 @@ def measure_savings(
         ModelError: if context cannot be dropped exactly on this model.
         MaskError: if a layer is out of range.
     """
-    check_model(model)
     n_layers = int(model.cfg.n_layers)
-    starts = [*range(n_layers)] if layers is None else sorted(set(layers) - {n_layers})
-    if any(not 0 <= start < n_layers for start in starts):
-        raise MaskError(f"layers are {list(starts)}: expected some of 0 to {n_layers}")
+    starts = _choose_layers(layers, n_layers)
     scored = choose_metric(task, metric, n_queries)
     require_answers(scored)
-    if repeats < 1 or not 1 <= n_queries <= len(task.test):
-        raise TaskError(
-            f"repeats is {repeats}, n_queries {n_queries}: expected 1 or more, and 1 to "
-            f"{len(task.test)}"
-        )
     prompts = build_prompts(
         model,
-        task.test[:n_queries],
+        task.queries(n_queries),
         examples=task.train,
         n_shots=n_shots,
         template=task.template,
         seed=seed,
         choice=choice or task.choice,
     )
+    check_generation(model, prompts, scored, max_new_tokens)
     found = [*starts, n_layers]
     runs = {start: Runs(model, prompts, start, max_new_tokens, batch_size) for start in found}
     statistics = []
@@ -183,20 +186,21 @@ def measure_savings(
             drop_context_from=start if start < n_layers else None,
             batch_size=batch_size,
         )
-        statistics.append(torch.from_numpy(scored.statistics(texts, prompts.targets)))
+        table = item_statistics(scored, texts, prompts.targets)
+        statistics.append(table)
     for _ in range(repeats):
         for start in found:
             runs[start].measure_time()
-    table = torch.stack(statistics)[:, None].numpy()
-    samples = bootstrap_scores(scored, table, 1000, 0)
-    scores = [scored.score(rows.sum(dim=0).numpy()) for rows in statistics]
+    check_columns(scored, statistics)
+    samples = bootstrap_scores(scored, np.stack(statistics)[:, None], 1000, 0)
+    scores = score_totals(scored, np.stack(statistics).sum(axis=1))
     return MeasuredSavings(
         layers=tuple(found),
         prefill_seconds=torch.tensor([runs[start].prefill for start in found]),
         decode_seconds=torch.tensor([runs[start].decode for start in found]),
         peak_bytes=torch.tensor([runs[start].peak() for start in found]),
         cache_bytes=torch.tensor([runs[start].cache_bytes for start in found]),
-        scores=torch.tensor(scores, dtype=torch.float64),
+        scores=torch.from_numpy(scores),
         interval=torch.from_numpy(percentile_interval(samples, 0.95, n_queries)),
         metric=scored.name,
         provenance={
@@ -216,6 +220,17 @@ def measure_savings(
             "prompts_sha256": prompts_digest([prompts]),
         },
     )
+
+
+def _choose_layers(layers: Sequence[int] | None, n_layers: int) -> list[int]:
+    if layers is None:
+        return [*range(n_layers)]
+    given = check_items("layers", layers, "a list of layers", error=MaskError)
+    starts = (
+        check_count(f"layers[{i}]", one, least=0, most=n_layers, error=MaskError)
+        for i, one in enumerate(given)
+    )
+    return sorted({*starts} - {n_layers})
 
 
 @dataclass

@@ -6,6 +6,7 @@ from typing import Any
 
 from icl_locate.errors import TaskError
 from icl_locate.prompts import Example, PromptTemplate
+from icl_locate.signatures import checked
 from icl_locate.tasks.files import read_dataset, read_records
 from icl_locate.tasks.task import Task
 
@@ -14,6 +15,7 @@ LABEL_TEMPLATE = PromptTemplate(
 )
 
 
+@checked(TaskError)
 def classification_task(
     train: str | Path,
     test: str | Path | None = None,
@@ -60,7 +62,9 @@ def classification_task(
 
 def _read(path: Path, text: str, label: str) -> list[dict[str, Any]]:
     if path.suffix not in (".jsonl", ".csv"):
-        raise TaskError(f"{path} is neither .jsonl nor .csv")
+        raise TaskError(
+            f"test is {str(path)!r}, neither .jsonl nor .csv: expected a file like train's"
+        )
     return read_records(path, [text, label])
 
 
@@ -71,5 +75,5 @@ def _name(label: Any, names: Mapping[Any, str] | None) -> str:
         if key in names:
             return names[key]
     raise TaskError(
-        f"the label {label!r} has no name: expected one of {', '.join(map(str, names))}"
+        f"the label {label!r} has no name: names holds {', '.join(map(str, names)) or 'nothing'}"
     )

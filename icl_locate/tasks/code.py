@@ -8,6 +8,7 @@ from typing import Any
 from icl_locate.errors import TaskError
 from icl_locate.programs import CodeCheck, signature_of
 from icl_locate.prompts import Example, PromptTemplate
+from icl_locate.signatures import checked
 from icl_locate.tasks.files import read_dataset, read_records
 from icl_locate.tasks.task import Task
 
@@ -27,6 +28,7 @@ CODE_TEMPLATE = PromptTemplate(
 """The prompt of Sia et al. (2024) for code; without instruction its first line is left out."""
 
 
+@checked(TaskError)
 def human_eval_task(
     path: str | Path | None = None, bank: str | Path | None = None, *, signature: bool = True
 ) -> Task:

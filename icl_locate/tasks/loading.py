@@ -8,6 +8,7 @@ from typing import Any
 from icl_locate.arguments import refuse
 from icl_locate.errors import TaskError
 from icl_locate.prompts import Example, PromptTemplate
+from icl_locate.signatures import anything, checked
 from icl_locate.tasks.classification import LABEL_TEMPLATE
 from icl_locate.tasks.code import human_eval_task
 from icl_locate.tasks.files import read_placed
@@ -20,6 +21,7 @@ SPLITS = ("train", "test")
 PAIRS, LABELLED = ("source", "target"), ("text", "label")
 
 
+@checked(TaskError, task=anything)
 def load_task(
     task: str | Path | Task,
     *,

@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from icl_locate.errors import TaskError
 from icl_locate.prompts import Example, PromptTemplate
+from icl_locate.signatures import checked
 from icl_locate.tasks.task import Task
 
 Draw = Callable[[random.Random, int], list[tuple[str, ...]]]
@@ -87,12 +88,13 @@ TEMPLATE = PromptTemplate(
 )
 
 
+@checked(TaskError)
 def pattern_task(
     name: str,
     *,
     seed: int = 0,
     n_per_class: int = 250,
-    letters: Sequence[str] = LETTERS,
+    letters: str | Sequence[str] = LETTERS,
     labels: Sequence[str] = LABELS,
 ) -> Task:
     """A pattern task: as many sequences of each label, none twice, in an order drawn by seed.
@@ -115,14 +117,18 @@ def pattern_task(
     """
     if name not in PATTERN_TASKS:
         raise TaskError(
-            f"unknown pattern task {name!r}: expected one of {', '.join(PATTERN_TASKS)}"
+            f"unknown pattern task {name!r}: expected the name of one, {', '.join(PATTERN_TASKS)}"
         )
     generator = random.Random(f"pattern task/{name}/{seed}")
     kind, _, n_classes = name.partition("/")
     n_labels = int(n_classes or 2)
     if len(set(labels[:n_labels])) < n_labels:
         raise TaskError(f"labels are {list(labels)}: expected {n_labels} different ones")
-    kinds = _letter_kinds(kind, letters) if kind in LETTER_PATTERNS else _word_kinds(kind, n_labels)
+    kinds = (
+        _letter_kinds(kind, tuple(letters))
+        if kind in LETTER_PATTERNS
+        else _word_kinds(kind, n_labels)
+    )
     examples = []
     for label, draw in zip(labels, kinds, strict=False):
         examples += [Example(" ".join(words), label) for words in draw(generator, n_per_class)]

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
+from icl_locate.errors import TaskError
 from icl_locate.prompts import Choice, Example, PromptTemplate
 from icl_locate.reprs import short_repr
+from icl_locate.signatures import check_fields, checked
 
 # the query ends in "A:": the space behind it belongs to the answer's first word
 DEFAULT_TEMPLATE = PromptTemplate(source_prefix="Q: ", target_prefix="\nA: ", separator="\n\n")
@@ -33,6 +35,24 @@ class Task:
     bare_template: PromptTemplate | None = None
     choice: Choice | str = "random"
 
+    def __post_init__(self) -> None:
+        check_fields(self, TaskError)
+
+    @checked(TaskError)
+    def queries(self, n_queries: int) -> tuple[Example, ...]:
+        """The first so many queries.
+
+        Raises:
+            TaskError: if there are not so many.
+        """
+        if n_queries > len(self.test):
+            raise TaskError(
+                f"n_queries is {n_queries}, but the task {self.name!r} has {len(self.test)} "
+                f"queries: expected 1 to {len(self.test)}"
+            )
+        return self.test[:n_queries]
+
+    @checked(TaskError)
     def template_for(self, *, instruction: bool) -> PromptTemplate:
         """The layout with the instruction, or without one."""
         if instruction:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from icl_locate.errors import TaskError
 from icl_locate.prompts import Example, PromptTemplate
+from icl_locate.signatures import checked
 from icl_locate.tasks.files import read_dataset, read_lines
 from icl_locate.tasks.task import DEFAULT_TEMPLATE, Task
 
@@ -93,6 +94,7 @@ def parallel_examples(source: Path, target: Path) -> tuple[Example, ...]:
     return _pairs(sources, targets, f"{source} and {target}")
 
 
+@checked(TaskError)
 def parallel_task(
     train: tuple[str | Path, str | Path],
     test: tuple[str | Path, str | Path],
@@ -120,6 +122,7 @@ def parallel_task(
     )
 
 
+@checked(TaskError)
 def flores_task(direction: str, path: str | Path | None = None) -> Task:
     """FLORES as Sia et al. (2024) use it: devtest is the test set, the last 200 dev lines the bank.
 

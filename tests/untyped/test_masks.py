@@ -146,7 +146,7 @@ def test_other_heads_are_refused(given):
     ]
     for make in makers:
         with pytest.raises(
-            MaskError, match=r"(is no head|^heads? is .*): expected \(layer, head\)"
+            MaskError, match=r"(which is no head|^heads? is .*): expected \(layer, head\)"
         ):
             make(given)
 

@@ -1,0 +1,440 @@
+"""Every public callable with arguments that work, on models and files as small as can be."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import tiny
+import torch
+
+import icl_locate as icl
+from icl_locate import context_heads, estimates, gates, induction, lora, metrics, plots, savings
+from icl_locate.edges import InductionEdges, Positions
+from icl_locate.lora import LoraConfig, LoraResult
+from icl_locate.programs import CodeCheck, pass_at_k
+from icl_locate.sandbox import run_python
+from icl_locate.savings import MeasuredSavings, ModelCosts
+from icl_locate.tasks import (
+    classification_task,
+    flores_task,
+    human_eval_task,
+    parallel_task,
+    pattern_task,
+)
+
+EXAMPLES = icl.Segment.EXAMPLES
+SIZES = {"n_shots": 1, "n_queries": 2, "max_new_tokens": 2}
+
+
+@dataclass(frozen=True)
+class Call:
+    """A callable, and arguments that work.
+
+    ``cost`` is how many of its examples run, as a share: calls that run models have less.
+    """
+
+    function: Callable[..., Any]
+    arguments: Mapping[str, Any]
+    cost: float = 1.0
+
+    def __call__(self, **changed: Any) -> Any:
+        result = self.function(**{**self.arguments, **changed})
+        if isinstance(result, AbstractContextManager):
+            with result as entered:
+                return entered
+        if hasattr(result, "__next__"):
+            return list(result)
+        return result
+
+
+@cache
+def model() -> Any:
+    return tiny.boot("llama")
+
+
+@cache
+def model_directory() -> Path:
+    return tiny.save(tiny.build("llama"), Path(mkdtemp(prefix="icl_arguments_")) / "model")
+
+
+@cache
+def task() -> icl.Task:
+    full = icl.load_task("pseudo-translation")
+    return replace(full, train=full.train[:8], test=full.test[:3], metric="exact_match")
+
+
+@cache
+def prompts(n_queries: int = 2) -> icl.Prompts:
+    return icl.build_prompts(
+        model(), task().test[:n_queries], examples=task().train, n_shots=1, template=task().template
+    )
+
+
+@cache
+def swept(scope: str = "from", metric: str = "exact_match") -> icl.SweepResult:
+    return icl.sweep(
+        model(), task(), conditions="examples", seeds=0, metric=metric, scope=scope, **SIZES
+    )
+
+
+@cache
+def head_study() -> icl.HeadStudy:
+    return icl.HeadStudy(model(), task(), **SIZES)
+
+
+@cache
+def head_sweep() -> context_heads.HeadSweepResult:
+    return head_study().sweep()
+
+
+@cache
+def ablated() -> induction.AblationResult:
+    return induction.ablation_study(
+        model(), task(), {(0, 0)}, 1, shots=1, seeds=0, interventions=["zero"],
+        n_queries=2, max_new_tokens=2,
+    )  # fmt: skip
+
+
+@cache
+def scored_heads() -> induction.HeadScores:
+    return induction.head_scores(model(), lengths=3, n_copies=2, n_sequences=1)
+
+
+@cache
+def effects() -> induction.HeadEffects:
+    return induction.head_effects(model(), prompts(), [(0, 0), (1, 1)])
+
+
+@cache
+def gated() -> gates.GatesResult:
+    config = gates.GateConfig(max_epochs=1)
+    return gates.train_gates(model(), task(), config, n_train=2, n_dev=1, n_curve=1, **SIZES)
+
+
+@cache
+def tuned() -> LoraResult:
+    return LoraResult(
+        layers=(0, 1),
+        seeds=(0,),
+        statistics=torch.ones(2, 1, 2, 2, dtype=torch.float64),
+        scores=torch.ones(2, 1, dtype=torch.float64),
+        dev_losses=torch.ones(2, 1),
+        n_epochs=torch.ones(2, 1, dtype=torch.long),
+        untuned=0.5,
+        metric="exact_match",
+        provenance={},
+    )
+
+
+@cache
+def measured() -> MeasuredSavings:
+    return savings.measure_savings(model(), task(), [0], repeats=1, **SIZES)
+
+
+def files() -> Path:
+    """A directory with task files of all kinds."""
+    home = Path(mkdtemp(prefix="icl_arguments_"))
+    (home / "pairs.jsonl").write_text('{"source": "a", "target": "b"}\n' * 3)
+    (home / "rows.csv").write_text("text,label\nred,colour\ndog,animal\n")
+    (home / "one.txt").write_text("a\nb\n")
+    for split in ("dev", "devtest"):
+        (home / split).mkdir()
+        for language in ("eng_Latn", "fra_Latn"):
+            (home / split / f"{language}.{split}").write_text("a\nb\n")
+    problem = {
+        "task_id": "HumanEval/0", "prompt": "def f(x):\n    \"\"\"One.\"\"\"\n", "entry_point": "f",
+        "canonical_solution": "    return 1\n", "test": "def check(f):\n    assert f(0) == 1\n",
+    }  # fmt: skip
+    example = {"task_id": 810, "text": "t", "code": "def g(): pass", "test_list": ["g()"]}
+    (home / "HumanEval.jsonl").write_text(json.dumps(problem))
+    (home / "mbpp.jsonl").write_text(json.dumps(example))
+    return home
+
+
+def calls() -> dict[str, Call]:
+    """The table: a name for each callable of the public, and how it is called."""
+    home = files()
+    on_model = {"model": model(), "prompts": prompts()}
+    on_task = {"model": model(), "task": task()}
+    mask = icl.ContextMask({EXAMPLES})
+    table: dict[str, Call] = {
+        "sweep": Call(icl.sweep, {**on_task, **SIZES, "conditions": "examples", "seeds": 0}),
+        "sweep_shots": Call(
+            icl.sweep_shots,
+            {**on_task, "shots": 1, "conditions": "examples", "seeds": 0, "n_queries": 2,
+             "metric": "log_prob"},
+        ),
+        "HeadStudy": Call(icl.HeadStudy, {**on_task, **SIZES}),
+        "HeadStudy.sweep": Call(head_study().sweep, {}),
+        "HeadStudy.nested": Call(head_study().nested, {"heads": [(0, 0)]}),
+        "HeadStudy.greedy": Call(
+            head_study().greedy, {"n_heads": 1, "candidates": [(0, 0), (0, 1)]}
+        ),
+        "build_prompts": Call(
+            icl.build_prompts,
+            {"model": model(), "queries": task().test, "examples": task().train, "n_shots": 1},
+        ),
+        "Prompts.__getitem__": Call(prompts().__getitem__, {"index": slice(0, 1)}),
+        "Prompts.take": Call(prompts().take, {"items": [0]}),
+        "Prompts.batches": Call(prompts().batches, {"size": 1}),
+        "PromptTemplate": Call(icl.PromptTemplate, {}),
+        "PromptTemplate.render": Call(
+            icl.PromptTemplate().render, {"examples": task().train[:1], "query": "x"}
+        ),
+        "PromptTemplate.answer": Call(icl.PromptTemplate().answer, {"target": "x"}),
+        "Example": Call(icl.Example, {"source": "a", "target": "b"}),
+        "Task": Call(
+            icl.Task,
+            {"name": "t", "train": task().train, "test": task().test, "template": task().template},
+        ),
+        "Task.queries": Call(task().queries, {"n_queries": 1}),
+        "Task.template_for": Call(task().template_for, {"instruction": True}),
+        "load_task": Call(icl.load_task, {"task": home / "pairs.jsonl"}),
+        "score_targets": Call(icl.score_targets, on_model),
+        "score_labels": Call(icl.score_labels, {**on_model, "labels": ["a", "b"]}),
+        "generate": Call(icl.generate, {**on_model, "max_new_tokens": 2}),
+        "drop_context": Call(icl.drop_context, {**on_model, "from_layer": 1}),
+        "mask_attention": Call(icl.mask_attention, {**on_model, "mask": mask}),
+        "attention_hooks": Call(icl.attention_hooks, {**on_model, "mask": mask}),
+        "locate": Call(icl.locate, {"result": swept(), "n_resamples": 5}),
+        "layer_importance": Call(
+            icl.layer_importance, {"result": swept("only"), "n_resamples": 5}
+        ),
+        "failure_rates": Call(icl.failure_rates, {"result": swept()}),
+        "write_report": Call(
+            icl.write_report,
+            {"result": swept(), "path": home / "report.html", "locations": icl.locate(swept())},
+            0.2,
+        ),
+        "load_model": Call(icl.load_model, {"model": model()}),
+        "from_layer": Call(icl.from_layer, {"layer": 1}),
+        "until_layer": Call(icl.until_layer, {"layer": 1}),
+        "only_layer": Call(icl.only_layer, {"layer": 1}),
+        "window": Call(icl.window, {"layer": 1, "width": 2}),
+        "Condition": Call(icl.Condition, {"name": "mine", "hide": {EXAMPLES}}),
+        "Condition.mask": Call(
+            icl.Condition("mine", {EXAMPLES}).mask, {"layers": icl.from_layer(0)}
+        ),
+        "ContextMask": Call(icl.ContextMask, {"hide": {EXAMPLES}}),
+        "EdgeMask": Call(icl.EdgeMask, {"rule": lambda positions, n_rows: None}),
+        "EdgeMask.cells": Call(
+            icl.EdgeMask(InductionEdges()).cells,
+            {"positions": Positions(prompts().segments, prompts().tokens, prompts().words),
+             "n_rows": 1},
+        ),
+        "programs.CodeCheck": Call(CodeCheck, {"tests": "assert True"}),
+        "programs.CodeCheck.program": Call(CodeCheck("").program, {"answer": "x = 1"}),
+        "programs.pass_at_k": Call(pass_at_k, {"n_samples": 4, "n_passed": 2, "k": 1}),
+        "sandbox.run_python": Call(
+            run_python, {"code": "x = 1", "tests": "assert x == 1"}, 0.1
+        ),
+    }  # fmt: skip
+    return table | _heads() | _trained() | _savings() | _plots() | _tasks(home) | _metrics()
+
+
+def _heads() -> dict[str, Call]:
+    on_model = {"model": model(), "prompts": prompts()}
+    small = {"model": model(), "n_sequences": 1}
+    study = {
+        "model": model(), "task": task(), "heads": {(0, 0)}, "controls": 1, "shots": 1,
+        "seeds": 0, "interventions": ["zero"], "n_queries": 2, "max_new_tokens": 2,
+    }  # fmt: skip
+    found, swept_heads = ablated(), head_sweep()
+    return {
+        "induction.ablation_study": Call(induction.ablation_study, study, 0.3),
+        "induction.head_effects": Call(
+            induction.head_effects, {**on_model, "heads": [(0, 0)], "batch_size": 2}
+        ),
+        "induction.head_scores": Call(
+            induction.head_scores, {**small, "lengths": 3, "n_copies": 2}
+        ),
+        "induction.prefix_matching_scores": Call(
+            induction.prefix_matching_scores, {**small, "lengths": 3, "n_copies": 2}
+        ),
+        "induction.previous_token_scores": Call(
+            induction.previous_token_scores, {**small, "length": 3}
+        ),
+        "induction.copying_scores": Call(induction.copying_scores, {**small, "length": 3}),
+        "induction.repeated_prompts": Call(induction.repeated_prompts, {**small, "length": 3}),
+        "induction.head_reference": Call(
+            induction.head_reference, {"model": model(), "n_texts": 2, "length": 4}
+        ),
+        "induction.ablate_heads": Call(
+            induction.ablate_heads, {"model": model(), "heads": [(0, 0)]}
+        ),
+        "induction.task_tokens": Call(induction.task_tokens, {"model": model(), "task": task()}),
+        "induction.knockout": Call(induction.knockout, {"heads": [(0, 0)]}),
+        "induction.select_heads": Call(
+            induction.select_heads, {"scores": torch.rand(2, 3), "fraction": 0.5}
+        ),
+        "induction.random_heads": Call(induction.random_heads, {"like": [(0, 0)], "n_heads": 4}),
+        "induction.HeadAblation": Call(induction.HeadAblation, {"heads": [(0, 0)]}),
+        "induction.HeadAblation.by_layer": Call(
+            induction.HeadAblation([(0, 0)]).by_layer, {"n_layers": 3, "n_heads": 4}
+        ),
+        "induction.HeadSet": Call(
+            induction.HeadSet, {"heads": [(0, 0)], "n_layers": 3, "n_heads": 4}
+        ),
+        "induction.HeadScores.to_dataframe": Call(scored_heads().to_dataframe, {}),
+        "induction.HeadEffects.interval": Call(effects().interval, {"n_resamples": 5}),
+        "induction.HeadEffects.to_dataframe": Call(effects().to_dataframe, {}),
+        "induction.AblationResult.compare": Call(found.compare, {"n_resamples": 5}),
+        "context_heads.HeadSweepResult.interval": Call(swept_heads.interval, {"n_resamples": 5}),
+        "context_heads.HeadSweepResult.share_below": Call(
+            swept_heads.share_below, {"layer": 1, "n_resamples": 5}
+        ),
+        "context_heads.HeadSweepResult.to_dataframe": Call(swept_heads.to_dataframe, {}),
+        "context_heads.HeadSweepResult.best": Call(swept_heads.best, {"n": 2}),
+    }
+
+
+def _trained() -> dict[str, Call]:
+    config = LoraConfig(max_epochs=1, n_train=2, n_dev=1, rank=1, batch_size=2)
+    return {
+        "gates.GateConfig": Call(gates.GateConfig, {}),
+        "gates.train_gates": Call(
+            gates.train_gates,
+            {"model": model(), "task": task(), "config": gates.GateConfig(max_epochs=1),
+             "n_train": 2, "n_dev": 1, "n_curve": 1, **SIZES},
+        ),
+        "lora.LoraConfig": Call(LoraConfig, {}),
+        "lora.lora_by_layer": Call(
+            lora.lora_by_layer,
+            {"model": model_directory(), "task": task(), "config": config, "layers": [0],
+             "output": Path(mkdtemp(prefix="icl_arguments_")), "seeds": 0, "n_queries": 2,
+             "max_new_tokens": 2, "device": "cpu"},
+            0.1,
+        ),
+        "lora.LoraResult.interval": Call(tuned().interval, {"n_resamples": 5}),
+        "lora.LoraResult.rank_correlation": Call(
+            tuned().rank_correlation, {"result": swept(), "n_resamples": 5}
+        ),
+    }  # fmt: skip
+
+
+def _savings() -> dict[str, Call]:
+    costs = ModelCosts("m", (8, 8, 8), 16, 4, 2, 8)
+    share = {"n_layers": 4, "from_layer": 1, "n_shots": 5}
+    shape = estimates.Shape.of(model().original_model.config)
+    return {
+        "savings.measure_savings": Call(
+            savings.measure_savings,
+            {"model": model(), "task": task(), "layers": [1], "repeats": 1, **SIZES},
+        ),
+        "savings.estimate_savings": Call(
+            savings.estimate_savings, {"model": costs, "from_layer": 1}
+        ),
+        "savings.paper_share": Call(savings.paper_share, share),
+        "savings.ModelCosts.of": Call(ModelCosts.of, {"model": model()}),
+        "savings.ModelCosts.layer_operations": Call(
+            costs.layer_operations, {"layer": 0, "n_rows": 1, "n_keys": 1}
+        ),
+        "savings.ModelCosts.unembedding_operations": Call(
+            costs.unembedding_operations, {"n_rows": 1}
+        ),
+        "savings.ModelCosts.cache_bytes": Call(costs.cache_bytes, {"n_keys": 1}),
+        "estimates.estimate_sweep": Call(
+            estimates.estimate_sweep,
+            {"tokenizer": model().tokenizer, "shape": shape, "task": task(),
+             "conditions": icl.PAPER_CONDITIONS[:1], "n_shots": 1, "n_queries": 2},
+        ),
+        "estimates.measure_speed": Call(
+            estimates.measure_speed,
+            {"device": "cpu", "dtype": torch.float32, "seconds": 0.001}, 0.2,
+        ),
+    }  # fmt: skip
+
+
+def _plots() -> dict[str, Call]:
+    rates = icl.failure_rates(swept())
+    curve = head_study().nested([(0, 0)])
+    return {
+        "plots.layer_curves": Call(plots.layer_curves, {"result": swept()}, 0.3),
+        "plots.caption": Call(plots.caption, {"result": swept(), "locations": icl.locate(swept())}),
+        "plots.importance_curves": Call(plots.importance_curves, {"result": swept("only")}, 0.5),
+        "plots.shots_curves": Call(plots.shots_curves, {"results": {1: swept()}}, 0.5),
+        "plots.failure_curves": Call(
+            plots.failure_curves, {"result": swept(), "rates": rates}, 0.5
+        ),
+        "plots.head_map": Call(plots.head_map, {"scores": torch.rand(2, 3)}, 0.5),
+        "plots.ablation_bars": Call(plots.ablation_bars, {"result": ablated()}, 0.5),
+        "plots.fraction_curves": Call(plots.fraction_curves, {"result": ablated()}, 0.5),
+        "plots.head_set_curves": Call(lambda curve: plots.head_set_curves(curve), {"curve": curve}),
+        "plots.lora_curves": Call(plots.lora_curves, {"tuned": tuned(), "result": swept()}, 0.3),
+        "plots.prompt_segments": Call(
+            plots.prompt_segments, {"model": model(), "prompts": prompts()}, 0.5
+        ),
+        "plots.gate_map": Call(plots.gate_map, {"result": gated()}, 0.5),
+        "plots.pruning_curve": Call(plots.pruning_curve, {"result": gated()}, 0.5),
+        "plots.savings_curves": Call(plots.savings_curves, {"measured": measured()}, 0.5),
+    }
+
+
+def _tasks(home: Path) -> dict[str, Call]:
+    pair = (home / "one.txt", home / "one.txt")
+    return {
+        "tasks.classification_task": Call(classification_task, {"train": home / "rows.csv"}),
+        "tasks.parallel_task": Call(parallel_task, {"train": pair, "test": pair}),
+        "tasks.flores_task": Call(flores_task, {"direction": "en-fr", "path": home}),
+        "tasks.human_eval_task": Call(human_eval_task, {"path": home}),
+        "tasks.pattern_task": Call(pattern_task, {"name": "repetition", "n_per_class": 3}),
+    }
+
+
+def _metrics() -> dict[str, Call]:
+    texts = {"answers": ["a", "b"], "targets": ["a", "c"]}
+    examples = [icl.Example("a", "b", CodeCheck("")), icl.Example("b", "c", CodeCheck(""))]
+    rate = metrics.PassRate().bound_to(examples)
+    labels = metrics.LabelAccuracy(("a", "b"))
+    mean = metrics.MeanMetric("m", "m", metrics.exact_match)
+    bleu, chrf = metrics.CorpusBleu(), metrics.CorpusChrf()
+    two, both = {"totals": np.array([1.0, 2.0])}, {"answer": "a", "target": "b"}
+    return {
+        "metrics.CorpusBleu": Call(metrics.CorpusBleu, {}),
+        "metrics.CorpusBleu.named": Call(metrics.CorpusBleu.named, {"name": "bleu:zh"}),
+        "metrics.CorpusBleu.statistics": Call(bleu.statistics, texts),
+        "metrics.CorpusBleu.score": Call(bleu.score, {"totals": np.ones(10)}),
+        "metrics.CorpusChrf": Call(metrics.CorpusChrf, {}),
+        "metrics.CorpusChrf.statistics": Call(chrf.statistics, texts),
+        "metrics.CorpusChrf.score": Call(chrf.score, {"totals": np.ones(18)}),
+        "metrics.LabelAccuracy": Call(metrics.LabelAccuracy, {}),
+        "metrics.LabelAccuracy.bound_to": Call(labels.bound_to, {"examples": examples}),
+        "metrics.LabelAccuracy.statistics": Call(labels.statistics, texts),
+        "metrics.LabelAccuracy.score": Call(labels.score, two),
+        "metrics.LabelAccuracy.choose": Call(
+            labels.choose, {"log_probs": [[0.5, 1.0]], "prompts": ["p"]}
+        ),
+        "metrics.MeanMetric": Call(
+            metrics.MeanMetric, {"name": "m", "signature": "m", "of": metrics.exact_match}
+        ),
+        "metrics.MeanMetric.statistics": Call(mean.statistics, texts),
+        "metrics.MeanMetric.score": Call(mean.score, two),
+        "metrics.PassRate": Call(metrics.PassRate, {}),
+        "metrics.PassRate.bound_to": Call(rate.bound_to, {"examples": examples}),
+        "metrics.PassRate.statistics": Call(
+            rate.statistics, {"answers": ["x = 1"], "targets": ["b"]}, 0.2
+        ),
+        "metrics.PassRate.score": Call(rate.score, two),
+        "metrics.PassRate.at_k": Call(
+            rate.at_k, {"samples": [["x = 1"]], "targets": ["b"], "k": 1}, 0.2
+        ),
+        "metrics.exact_match": Call(metrics.exact_match, both),
+        "metrics.token_accuracy": Call(metrics.token_accuracy, both),
+        "metrics.first_sentence": Call(metrics.first_sentence, {"text": "A. B."}),
+        "metrics.find_scorer": Call(
+            metrics.find_scorer, {"name": "bleu", "custom": None, "provenance": {}}
+        ),
+        "metrics.generates": Call(metrics.generates, {"metric": "bleu"}),
+        "metrics.get_metric": Call(metrics.get_metric, {"metric": "bleu"}),
+        "metrics.is_known": Call(metrics.is_known, {"name": "bleu"}),
+        "metrics.mean_statistics": Call(metrics.mean_statistics, {"values": [1.0]}),
+        "metrics.score_totals": Call(
+            metrics.score_totals, {"metric": mean, "totals": np.array([[1.0, 2.0]])}
+        ),
+    }  # fmt: skip
