@@ -1,9 +1,7 @@
 """Prompts as tokens: one tokenisation a prompt, each token aligned to its segment, left-padded."""
 
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
-from itertools import accumulate
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -12,20 +10,17 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from icl_locate._types import Part, Segment
+from icl_locate.alignment import TokenizedPrompt, align, continue_prompt
 from icl_locate.arguments import LAST_SEED, refuse
-from icl_locate.encoding import encode_spans, encode_target
 from icl_locate.errors import ModelError, PromptError
 from icl_locate.prompts import (
     Choice,
     Example,
     PromptTemplate,
-    Span,
-    SpecialTokens,
     choose_examples,
 )
 from icl_locate.reprs import short_repr
 from icl_locate.signatures import anything, checked, whole
-from icl_locate.words import number_words
 
 
 @runtime_checkable
@@ -34,24 +29,6 @@ class TokenizedModel(Protocol):
 
     tokenizer: PreTrainedTokenizerBase | None
     cfg: object
-
-
-@short_repr("tokens")
-@dataclass(frozen=True)
-class TokenizedPrompt:
-    """One prompt's text and tokens, each with its segment, part, shot and word; no padding."""
-
-    text: str
-    tokens: list[int]
-    segments: list[Segment]
-    parts: list[Part]
-    shots: list[int]
-    words: list[int]
-
-    @property
-    def body(self) -> list[int]:
-        """The tokens without BOS."""
-        return self.tokens[self.segments.count(Segment.BOS) :]
 
 
 @short_repr("tokens", "template")
@@ -240,77 +217,6 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedToke
             "model.tokenizer.pad_token = model.tokenizer.eos_token"
         )
     return tokenizer
-
-
-def align(
-    tokenizer: PreTrainedTokenizerBase,
-    spans: Sequence[Span],
-    *,
-    prepend_bos: bool | None = None,
-    special_tokens: SpecialTokens | str = "text",
-) -> TokenizedPrompt:
-    """Tokenise the whole prompt once and give each token the span it belongs to.
-
-    A token across a border goes to the span of its first character that is no white space; a token
-    of nothing but white space goes to the span of its first character.
-    """
-    text = "".join(span.text for span in spans)
-    ends = list(accumulate(len(span.text) for span in spans))
-    encoding = encode_spans(tokenizer, spans, special_tokens)
-    ids, special = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])
-    n_before = next((i for i, flag in enumerate(special) if not flag), len(special))
-    n_after = next((i for i, flag in enumerate(reversed(special)) if not flag), 0)
-    bos = ids[:n_before]
-    if prepend_bos is False:
-        bos = []
-    elif prepend_bos and not bos:
-        if tokenizer.bos_token_id is None:
-            raise PromptError("prepend_bos=True, but the tokenizer has no BOS token")
-        bos = [int(tokenizer.bos_token_id)]
-    body = slice(n_before, len(ids) - n_after)
-    if not ids[body]:
-        raise PromptError(
-            f"{type(tokenizer).__name__} gave no tokens for {text[:40]!r}: its files do not belong "
-            "together; load the model with its own tokenizer"
-        )
-    tokens = bos + ids[body]
-    segments = [Segment.BOS] * len(bos)
-    parts = [Part.NONE] * len(bos)
-    shots = [0] * len(bos)
-    firsts: list[int] = []
-    previous_end = 0
-    for start, end in encoding["offset_mapping"][body]:
-        if start == end:  # some tokenizers trim the white space that a token covers
-            start = previous_end
-        previous_end = max(previous_end, end)
-        piece = text[start:end]
-        first = start + len(piece) - len(piece.lstrip()) if piece.strip() else start
-        firsts.append(first)
-        span = spans[min(bisect_right(ends, first), len(spans) - 1)]
-        segments.append(span.segment)
-        parts.append(span.part)
-        shots.append(span.shot)
-    words = [-1] * len(bos) + number_words(text, firsts)
-    return TokenizedPrompt(text, tokens, segments, parts, shots, words)
-
-
-def continue_prompt(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: str,
-    body: Sequence[int],
-    target: str,
-    template: PromptTemplate,
-) -> list[int]:
-    """A target's tokens, as they continue a prompt's.
-
-    Args:
-        prompt, body: the prompt's text, and its tokens without BOS.
-        target: the wanted output; the template says what stands before it.
-
-    Raises:
-        PromptError: if it holds control tokens that the template refuses.
-    """
-    return encode_target(tokenizer, prompt, body, template.answer(target), template.special_tokens)
 
 
 def _check_example(example: Example) -> None:

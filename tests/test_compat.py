@@ -17,8 +17,8 @@ from icl_locate.conditions import SKIPPED_ATTENTION
 from icl_locate.engine.shared import score_many
 from icl_locate.engine.shared_decoding import generate_many
 from icl_locate.errors import MaskError, TaskError
+from icl_locate.hidden import extend_segments, hidden_keys
 from icl_locate.layers import LayerRange
-from icl_locate.masks import extend_segments, hidden_keys
 from icl_locate.scopes import masked_layers
 from icl_locate.tasks.translation import translation_template
 

@@ -19,7 +19,8 @@ import icl_locate as icl
 from icl_locate import induction
 from icl_locate.errors import MaskError, ModelError, PromptError
 from icl_locate.head_report import found_heads, scored_on
-from icl_locate.induction.scores import INDUCTION, matching_cells
+from icl_locate.induction.attention import matching_cells
+from icl_locate.induction.scores import INDUCTION
 from icl_locate.induction.sequences import Sequences, fit_lengths
 from icl_locate.memory import peak_bytes
 from icl_locate.random_tokens import random_tokens, usable_tokens
@@ -223,10 +224,10 @@ def test_scores_agree_with_the_head_detector_of_transformer_lens(embedded):
             if (i - 1) % length == length - 1 or i == j:  # pairs across a copy's end, itself
                 wanted[i, j] = 0
     theirs = detect_head(embedded, text, wanted)
-    from icl_locate.induction.scores import _attention_to, matching_cells
+    from icl_locate.induction.attention import attention_to, matching_cells
 
     cells = matching_cells(1, length, 3)
-    ours = _attention_to(embedded, tokens, *cells, 2 * (length - 1), 1).raw
+    ours = attention_to(embedded, tokens, *cells, 2 * (length - 1), 1).raw
     n_rows = 2 * (length - 1)
     assert torch.allclose(ours, theirs * tokens.shape[1] / n_rows, atol=1e-5)
 

@@ -8,7 +8,8 @@ from test_locate import result_of
 import icl_locate as icl
 from icl_locate import Segment, plots
 from icl_locate.errors import PromptError
-from icl_locate.induction.results import AblationResult, Arm
+from icl_locate.induction.arms import Arm
+from icl_locate.induction.results import AblationResult
 from icl_locate.plots import frame
 from icl_locate.report import text_table
 

@@ -13,7 +13,8 @@ from icl_locate import Segment, reprs
 from icl_locate.ablation import HeadAblation, HeadReference
 from icl_locate.gates import GatesResult
 from icl_locate.head_sets import HeadSet
-from icl_locate.induction.results import AblationResult, Arm
+from icl_locate.induction.arms import Arm
+from icl_locate.induction.results import AblationResult
 from icl_locate.induction.scores import HeadScores
 
 INNER = ("engine", "hooks", "training", "cli", "sandbox")  # nothing that users get to hold

@@ -18,9 +18,9 @@ from icl_locate.engine.replay import BlockCall, first, replaced_blocks, with_fir
 from icl_locate.engine.shared import can_drop
 from icl_locate.engine.streams import CutMask, Rows
 from icl_locate.errors import MaskError, ModelError
+from icl_locate.hidden import extend_segments
 from icl_locate.hooks import hold
 from icl_locate.hooks.padding import runs_of
-from icl_locate.masks import extend_segments
 from icl_locate.segments import as_segments
 from icl_locate.signatures import anything, checked
 from icl_locate.tokens import Prompts

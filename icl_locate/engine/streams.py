@@ -15,15 +15,13 @@ from torch import Tensor
 
 from icl_locate._types import Segment
 from icl_locate.edges import Positions
+from icl_locate.hidden import extend_segments, hidden_by_head, hidden_keys
 from icl_locate.layers import LayerRange
 from icl_locate.masks import (
     ContextMask,
     EdgeMask,
     LayerMask,
     Mask,
-    extend_segments,
-    hidden_by_head,
-    hidden_keys,
     parts_of,
     resolve,
 )

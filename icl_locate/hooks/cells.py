@@ -8,7 +8,8 @@ from torch import Tensor
 
 from icl_locate.edges import Positions
 from icl_locate.errors import MaskError
-from icl_locate.masks import EdgeMask, LayerMask, extend_segments, hidden_by_head
+from icl_locate.hidden import extend_segments, hidden_by_head
+from icl_locate.masks import EdgeMask, LayerMask
 
 HookFunction = Callable[..., Tensor]
 NamedHook = tuple[str, HookFunction]

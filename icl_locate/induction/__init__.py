@@ -7,9 +7,10 @@ a study that compares them on a task (Crosbie and Shutova 2024; Bansal et al. 20
 from icl_locate.ablation import HeadAblation, HeadReference
 from icl_locate.head_sets import HeadSet
 from icl_locate.hooks import ablate_heads
+from icl_locate.induction.arms import Arm, Comparison
 from icl_locate.induction.copying import copying_scores
 from icl_locate.induction.effects import HeadEffects, head_effects, repeated_prompts
-from icl_locate.induction.results import AblationResult, Arm, Comparison
+from icl_locate.induction.results import AblationResult
 from icl_locate.induction.scores import (
     HeadScores,
     head_scores,

@@ -21,7 +21,8 @@ from icl_locate.engine.hooked import run_cell
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.fingerprint import hold_weights
 from icl_locate.head_sets import HeadSet
-from icl_locate.induction.results import AblationResult, Arm
+from icl_locate.induction.arms import Arm
+from icl_locate.induction.results import AblationResult
 from icl_locate.induction.scores import HeadScores, prefix_matching_scores
 from icl_locate.induction.selection import knockout, random_heads, select_heads
 from icl_locate.induction.sequences import Sequences

@@ -9,7 +9,8 @@ from torch import Tensor
 from icl_locate.arguments import refuse
 from icl_locate.context_heads import HeadSetCurve
 from icl_locate.errors import ResultError
-from icl_locate.induction.results import AblationResult, Comparison
+from icl_locate.induction.arms import Comparison
+from icl_locate.induction.results import AblationResult
 from icl_locate.induction.scores import HeadScores
 from icl_locate.plots.frame import (
     DASHES,
