@@ -43,6 +43,7 @@ def test_whatever_stops_a_command_is_said_in_a_line(
         raise error
 
     monkeypatch.setattr(cli, "_RUN", dict.fromkeys(cli._RUN, stop))
+    monkeypatch.setattr(cli, "start", lambda *_: None)  # what it says first
     assert main([command]) == status
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and captured.err.startswith("icl-locate: ")
@@ -156,7 +157,8 @@ def test_a_result_of_another_recipe_is_not_replaced_unasked(small, tmp_path, cap
         refused([*command, "--n-shots", "2", "--seeds", "0", "1"], "n_shots, seeds")
         task = small / "mine.jsonl"
         text = task.read_text("utf-8")
-        task.write_text(text + text.replace("thin", "double").splitlines()[0], encoding="utf-8")
+        more = text.replace("thin", "double").splitlines()[0]
+        task.write_text(f"{text.rstrip()}\n{more}\n", encoding="utf-8")
         refused(command, "task_sha256")
         task.write_text(text, encoding="utf-8")
     weights = small / "model" / "model.safetensors"

@@ -12,6 +12,7 @@ from icl_locate.hooks import watch_attention
 from icl_locate.induction.sequences import Sequences
 from icl_locate.models import check_model
 from icl_locate.random_tokens import opening_tokens
+from icl_locate.reprs import short_repr
 
 
 def to_previous_token(
@@ -22,6 +23,7 @@ def to_previous_token(
     return attention_to(model, tokens, rows, rows - 1, len(rows), batch_size).raw
 
 
+@short_repr("n_rows", "has_bos")
 @dataclass
 class Attention:
     """Sums of the attention that heads pay to some cells, over rows and sequences."""
