@@ -175,7 +175,7 @@ def test_a_model_in_training_mode_is_refused(circuit):
 
 def test_bad_arguments(circuit):
     for options, message in (
-        ({"objective": "close"}, "objective is 'close': expected 'prune' or 'break'"),
+        ({"objective": "close"}, "objective is 'close': expected one of 'prune', 'break'"),
         ({"penalty": 0.0}, "penalty is 0.0"),
         ({"patience": 0}, "patience is 0"),
     ):
@@ -183,7 +183,7 @@ def test_bad_arguments(circuit):
             GateConfig(**options)
     for options, message in (
         ({"n_train": 30, "n_dev": 20}, "together at most the 40 examples"),
-        ({"n_queries": 41}, "n_queries is 41: expected 1 to 40"),
+        ({"n_queries": 41}, "n_queries is 41, .*: expected 1 to 40"),
     ):
         with pytest.raises(TaskError, match=message):
             train_gates(circuit, planted.TASK, FAST, **OPTIONS | options)

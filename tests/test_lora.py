@@ -280,11 +280,11 @@ def test_bad_arguments(directory, tmp_path):
     for options, error, message in (
         ({"config": "sia2025"}, TaskError, "config is 'sia2025'"),
         ({"config": replace(FAST, n_train=50)}, TaskError, "has only 40 pairs"),
-        ({"n_queries": 99}, TaskError, "n_queries is 99: expected 1 to 24"),
-        ({"seeds": ()}, TaskError, r"seeds are \[\]"),
+        ({"n_queries": 99}, TaskError, "n_queries is 99, .*: expected 1 to 24"),
+        ({"seeds": ()}, TaskError, r"seeds is \(\)"),
         ({"metric": "log_prob"}, TaskError, "reads no answers"),
-        ({"layers": [3]}, ModelError, r"layers are \[3\]: the model has layers 0 to 2"),
-        ({"model": tmp_path / "none"}, ModelError, "could not be loaded"),
+        ({"layers": [3]}, ModelError, r"layers\[0\] is 3: expected a whole number from 0 to 2"),
+        ({"model": tmp_path / "none"}, ModelError, "there is no model directory"),
     ):
         given = {"model": directory, "config": FAST, "n_queries": 2, "device": "cpu"} | options
         with pytest.raises(error, match=message):
@@ -292,7 +292,7 @@ def test_bad_arguments(directory, tmp_path):
     for options, message in (
         ({"rank": 0}, "rank is 0"),
         ({"loss": "all"}, "loss is 'all'"),
-        ({"dropout": 1.0}, "share below 1"),
+        ({"dropout": 1.0}, "dropout is 1.0: expected a number at least 0 and below 1"),
     ):
         with pytest.raises(TaskError, match=message):
             LoraConfig(**options)

@@ -211,7 +211,9 @@ def test_label_accuracy():
     counts = Counter(ties)
     assert set(counts) == {"w20", "w21", "w23"} and min(counts.values()) > 70, "none gains by ties"
     assert metric.score(metric.statistics(["w21", "w20"], ["w21", "w22"]).sum(axis=0)) == 0.5
-    with pytest.raises(TaskError, match=r"the labels are \['a'\]: label_accuracy chooses"):
+    with pytest.raises(
+        TaskError, match=r"the labels of the examples are \['a'\]: label_accuracy chooses"
+    ):
         METRICS["label_accuracy"].bound_to([icl.Example("x", "a")])
 
 
