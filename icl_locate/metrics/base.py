@@ -186,14 +186,10 @@ def score_totals(metric: Metric, totals: Float[ndarray, "*cell stat"]) -> Float[
         refuse("totals", totals, "an array of sums of statistics", TaskError)
     flat = totals.reshape(-1, totals.shape[-1])
     scores = [metric.score(row) for row in flat]
-    try:
-        found = np.array(scores, dtype=np.float64)
-        wrong = np.isnan(found).nonzero()[0] if found.shape == (len(flat),) else np.arange(1)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        wrong = np.arange(1)
-    if len(wrong):
-        raise TaskError(
-            f"the metric {metric.name!r} scored {flat[wrong[0]].tolist()} (its statistics, summed "
-            f"over items) as {show(scores[wrong[0]])}: expected a number, for resampled items too"
-        )
-    return found.reshape(totals.shape[:-1])
+    for row, score in zip(flat, scores, strict=True):
+        if not isinstance(score, (Real, np.bool_)) or np.isnan(float(score)):
+            raise TaskError(
+                f"the metric {metric.name!r} scored {row.tolist()} (its statistics, summed over "
+                f"items) as {show(score)}: expected a number, for resampled items too"
+            )
+    return np.array(scores, dtype=np.float64).reshape(totals.shape[:-1])
