@@ -22,6 +22,7 @@ TOKEN, PLACE, BEFORE, NEXT = (slice(i * D, (i + 1) * D) for i in range(4))
 PREVIOUS_HEAD, INDUCTION_HEAD = (0, 2), (1, 1)
 FIXED_OFFSET_HEAD, POSITIONAL_HEAD = (0, 0), (0, 3)
 CIRCUIT = {PREVIOUS_HEAD, INDUCTION_HEAD}
+PLANTED = CIRCUIT | {FIXED_OFFSET_HEAD, POSITIONAL_HEAD}
 FRIENDS = {49: 1.0, 36: 1.2, 28: 1.5}
 """The distances of prefix matching at the lengths 50, 37 and 29, and how a head shares them."""
 N_WORDS = D - 3
@@ -103,25 +104,26 @@ def _turn(angles: torch.Tensor) -> torch.Tensor:
     return torch.block_diag(turn, turn)
 
 
-def _columns(head: tuple[int, int], what: str) -> slice:
+def columns(head: tuple[int, int], what: str) -> slice:
+    """Where a head's queries, keys or values stand; its queries' place is its output's, too."""
     start = {"q": 0, "k": 4 * D, "v": 8 * D}[what] + head[1] * D
     return slice(start, start + D)
 
 
 def _set(model, head, what, part, matrix) -> None:
-    model.transformer.h[head[0]].attn.c_attn.weight[part, _columns(head, what)] = matrix
+    model.transformer.h[head[0]].attn.c_attn.weight[part, columns(head, what)] = matrix
 
 
 def _clear(model, head) -> None:
     for what in "qkv":
-        model.transformer.h[head[0]].attn.c_attn.weight[:, _columns(head, what)] = 0
-    model.transformer.h[head[0]].attn.c_proj.weight[_columns(head, "q")] = 0
+        model.transformer.h[head[0]].attn.c_attn.weight[:, columns(head, what)] = 0
+    model.transformer.h[head[0]].attn.c_proj.weight[columns(head, "q")] = 0
 
 
 def _write(model, head, part) -> None:
     """Let a head copy the token that it attends to into a part of the residual stream."""
     _set(model, head, "v", TOKEN, torch.eye(D))
-    model.transformer.h[head[0]].attn.c_proj.weight[_columns(head, "q"), part] = torch.eye(D)
+    model.transformer.h[head[0]].attn.c_proj.weight[columns(head, "q"), part] = torch.eye(D)
 
 
 def tokenizer(dead: tuple[str, ...] = (), n_words: int = N_WORDS) -> PreTrainedTokenizerFast:

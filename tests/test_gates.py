@@ -19,12 +19,35 @@ from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_ga
 from icl_locate.hooks import scale_heads
 
 FAST = GateConfig(learning_rate=0.05, max_epochs=100, batch_size=5, penalty=0.05, patience=20)
+FIRM = replace(FAST, penalty=0.1)
+"""Closes what does a little, too."""
 OPTIONS = {"n_shots": 4, "n_train": 20, "n_dev": 20, "n_queries": 12}
 
 
 @pytest.fixture(scope="module")
 def circuit():
     return planted.boot()
+
+
+@pytest.fixture(scope="module")
+def redrawn(tmp_path_factory):
+    """The circuit with idle heads of which none helps, the same in all versions of libraries."""
+    model = planted.build()
+    generator = torch.Generator().manual_seed(4)
+    for layer, head in sorted({(i, j) for i in range(2) for j in range(4)} - planted.PLANTED):
+        for what in "qkv":
+            columns = planted.columns((layer, head), what)
+            model.transformer.h[layer].attn.c_attn.weight.data[:, columns].normal_(
+                std=0.02, generator=generator
+            )
+        rows = planted.columns((layer, head), "q")
+        model.transformer.h[layer].attn.c_proj.weight.data[rows].normal_(
+            std=0.02, generator=generator
+        )
+    directory = tmp_path_factory.mktemp("redrawn")
+    model.save_pretrained(directory)
+    planted.tokenizer().save_pretrained(directory)
+    return icl.load_model(directory, device="cpu")
 
 
 @given(st.floats(-6, 6), st.floats(0.001, 0.999))
@@ -76,8 +99,8 @@ def test_gates_scale_heads_and_take_gradients(architecture):
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_pruning_leaves_what_is_needed(circuit, seed):
-    found = train_gates(circuit, planted.TASK, replace(FAST, seed=seed), **OPTIONS)
+def test_pruning_leaves_what_is_needed(redrawn, seed):
+    found = train_gates(redrawn, planted.TASK, replace(FIRM, seed=seed), **OPTIONS)
     assert found.open == planted.CIRCUIT == found.needed
     assert found.can_go == found.closed and len(found.closed) == 6
     assert found.whole == found.pruned == 1.0

@@ -154,4 +154,7 @@ class LoraResult(
 
 
 def _spearman(a: Any, b: Any) -> float:
-    return float(pd.Series(a).rank().corr(pd.Series(b).rank()))
+    ranks = pd.Series(a).rank(), pd.Series(b).rank()
+    if any(some.nunique() < 2 for some in ranks):
+        return float("nan")  # a flat curve has no order, of which earlier versions of pandas warn
+    return float(ranks[0].corr(ranks[1]))

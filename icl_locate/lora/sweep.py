@@ -135,6 +135,7 @@ def lora_by_layer(
                 tuned.save_pretrained(place)
                 runs[layer, seed] = state, answer(tuned)
                 base = tuned.unload()
+                vars(base).pop("peft_config", None)  # earlier versions of peft leave it there
                 bar.update()
     check_columns(scored, [table for _, table in runs.values()])
     statistics = np.stack([np.stack([runs[j, s][1] for s in drawn]) for j in wanted])
