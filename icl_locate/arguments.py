@@ -205,9 +205,9 @@ def check_items(
         refuse(name, value, expected, error)
 
 
-def check_seed(name: str, value: Any, *, least: int = 0, error: ErrorKind = IclLocateError) -> int:
+def check_seed(name: str, value: Any, *, error: ErrorKind = IclLocateError) -> int:
     """A seed that every generator takes."""
-    return check_count(name, value, least=least, most=LAST_SEED, error=error)
+    return check_count(name, value, least=0, most=LAST_SEED, error=error)
 
 
 def check_seeds(

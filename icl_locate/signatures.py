@@ -88,9 +88,7 @@ BOUNDS: Mapping[str, Check] = {
     "token_budget": whole(1),
     "width": whole(1),
 }
-"""The bounds of arguments by name: any other whole number is 0 or more.
-
-"""
+"""The bounds of arguments by name: any other whole number is 0 or more."""
 
 KINDS: dict[Any, Check] = {}
 """The checks of classes whose own modules say more of what came instead: they enter them here."""
@@ -112,7 +110,10 @@ def checked(
 
         @wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            bound = signature.bind(*args, **kwargs)
+            try:
+                bound = signature.bind(*args, **kwargs)
+            except TypeError:  # Python itself says what is missing, or not known
+                return function(*args, **kwargs)
             for name, value in bound.arguments.items():
                 parameter = signature.parameters[name]
                 if name not in found:

@@ -1,11 +1,17 @@
 """The checks of arguments themselves: what they take, and how they refuse the rest."""
 
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from icl_locate import arguments
 from icl_locate.errors import IclLocateError, TaskError
+from icl_locate.signatures import checked, whole
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), torch.tensor(3)])
@@ -66,3 +72,59 @@ def test_what_came_is_shown_in_short():
     assert "Broken" in arguments.show(Broken())
     assert arguments.show(torch.zeros(2, 3)) == "a Tensor of shape (2, 3)"
     assert len(arguments.show("x" * 1000)) <= 60
+
+
+@checked(TaskError, at=whole(2))
+def call(
+    *more: int,
+    names: Sequence[str] = (),
+    either: str | Sequence[str] = "",
+    pair: tuple[int, float] = (0, 0.5),
+    by_name: Mapping[str, int] | None = None,
+    kind: Literal["a", "b"] | str = "a",
+    table: Float[Tensor, "layer head"] | None = None,
+    several: Iterable[int] = (),
+    some: Collection[int] = (),
+    seed: int = 0,
+    at: int = 2,
+):
+    return dict(locals())
+
+
+def test_what_fits_an_annotation_comes_out_in_plain_types():
+    table = torch.zeros(2, 3)
+    given = {"names": (name for name in "ab"), "pair": [np.int64(1), np.float32(0.5)],
+             "by_name": {"a": np.int8(1)}, "kind": "b", "table": table, "several": {np.int64(4)},
+             "some": [1, 2], "seed": torch.tensor(3), "either": ["x"]}  # fmt: skip
+    found = call(np.uint8(7), **given)
+    assert found["more"] == (7,) and type(found["more"][0]) is int
+    assert (
+        found["names"] == ("a", "b") and found["pair"] == (1, 0.5) and found["by_name"] == {"a": 1}
+    )
+    assert found["table"] is table and found["several"] == (4,) and found["some"] is given["some"]
+    assert type(found["seed"]) is int and found["either"] is given["either"]
+    assert call() == {**call(at=2), "more": ()}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("names", {"a", "b"}, "^names is .*: expected a list, each item of it text$"),
+        ("names", ["a", 3], r"^names\[1\] is 3: expected text$"),
+        ("either", 3, "^either is 3: expected text or a list, each item of it text$"),
+        ("pair", (1,), r"^pair is \(1,\): expected 2 values$"),
+        ("by_name", {"a": "b"}, r"^by_name\['a'\] is 'b': expected a whole number"),
+        ("by_name", [1], "^by_name is .*: expected a mapping of text to a whole number$"),
+        ("kind", "c", "^kind is 'c': expected one of 'a', 'b'$"),
+        ("table", torch.zeros(2), r"^table is .*: expected a Tensor \(layer, head\)$"),
+        ("several", [-1], r"^several\[0\] is -1: expected a whole number of at least 0$"),
+        ("some", {"a": 1}, "^some is .*: expected a list"),
+        ("seed", 2**32, "^seed is 4294967296: expected a whole number from 0 to 4294967295$"),
+        ("at", 1, "^at is 1: expected a whole number of at least 2$"),
+    ],
+)
+def test_what_does_not_is_refused_before_the_call(name, value, message):
+    with pytest.raises(TaskError, match=message):
+        call(**{name: value})
+    with pytest.raises(TypeError, match=r"call\(\) got an unexpected keyword argument 'nothing'"):
+        call(nothing=1)
