@@ -101,6 +101,11 @@ class Trainer:
     """A training run: model, optimizers and progress, saved and resumed together."""
 
     def __init__(self, config: TrainConfig) -> None:
+        if not hasattr(torch.optim, "Muon"):
+            raise ModelError(
+                f"torch is {torch.__version__}: training the embedded model asks for 2.9 or later, "
+                "whose torch.optim has Muon; everything else runs with this one"
+            )
         self.config = config
         self.progress = Progress()
         self.model = build_model(config)
