@@ -104,7 +104,7 @@ def check_number(
         if bound is not None
     ]
     expected = " ".join(["a number", " and ".join(limits)]).strip()
-    if isinstance(value, (bool, str, bytes)):
+    if isinstance(value, (bool, str, bytes)) or getattr(value, "shape", ()) != ():
         refuse(name, value, expected, error)
     try:
         number = float(value)
