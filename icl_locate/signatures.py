@@ -201,7 +201,11 @@ def _check_of_any(annotations: list[Any]) -> Check:
     if len(checks) == 1:
         return checks[0]
 
+    simple = [one for one in annotations if one not in KINDS and one not in _PLAIN]
+
     def check(name: str, value: Any, error: ErrorKind) -> Any:
+        if type(value) in simple:
+            return value  # spares the others' messages
         for one in checks:
             with suppress(IclLocateError):
                 return one(name, value, error)

@@ -157,3 +157,13 @@ def test_ablation_by_place_is_told_where_padding_is():
         model(prompts.tokens, **run)
     with ablate_heads(model, {(1, 0)}):  # nothing at all stands in anywhere: no place to know
         model(prompts.tokens, **run)
+
+
+def test_the_first_look_at_a_model_is_not_taken_for_a_run_of_padded_prompts():
+    """It runs three texts without padding; here three padded ones come first."""
+    model = tiny.boot_fresh("llama")
+    prompts = prompts_for(model, "zero", "lava dode", "dode lava dode")
+    assert len(prompts) == 3 and not prompts.attention_mask.all()
+    one_head = icl.ContextMask({Segment.EXAMPLES}, heads={(1, 0)})
+    with icl.mask_attention(model, prompts, HIDDEN), icl.mask_attention(model, prompts, one_head):
+        model(prompts.tokens, attention_mask=prompts.attention_mask)

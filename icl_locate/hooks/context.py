@@ -58,9 +58,10 @@ def mask_attention(
         ModelError: if this model's attention cannot be masked.
         MaskError: if the mask fits neither the model nor the prompts.
     """
-    with hold(model, runs_of(prompts)):
+    with hold(model):
         route = find_route(model, per_head=_names_heads(mask))
-        with apply_route(model, _track(model, prompts, mask), route):
+        tracker = _track(model, prompts, mask)
+        with hold(model, runs_of(prompts)), apply_route(model, tracker, route):
             yield model
 
 

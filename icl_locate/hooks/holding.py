@@ -9,6 +9,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -71,7 +72,8 @@ def hold(model: TransformerBridge, check: RunCheck | None = None) -> Iterator[No
         ModelError: if it is no bridge, or in training mode; and in a thread that runs the model
             while another one holds it.
     """
-    check_model(model)
+    if not isinstance(model, TransformerBridge):
+        check_model(model)
     inner: nn.Module = model.original_model
     with _making:
         turn = _turns.setdefault(inner, _Turn())
@@ -79,11 +81,10 @@ def hold(model: TransformerBridge, check: RunCheck | None = None) -> Iterator[No
     handle = None
     try:
         if turn.depth == 1:
-            check_model(model)  # the thread before may have left it otherwise
+            check_model(model)  # now: the thread before may have left it otherwise
         if turn.depth == 1 or check is not None:
-            handle = inner.register_forward_pre_hook(
-                _look_first(own_thread(), check), with_kwargs=True
-            )
+            look = partial(_look_first, OwnThread(), check)
+            handle = inner.register_forward_pre_hook(look, with_kwargs=True)
         yield
     finally:
         if handle is not None:
@@ -91,16 +92,18 @@ def hold(model: TransformerBridge, check: RunCheck | None = None) -> Iterator[No
         turn.give()
 
 
-def _look_first(same_thread: Callable[[], None], check: RunCheck | None) -> Callable[..., None]:
-    """A forward pre-hook."""
-
-    def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:  # noqa: ARG001
-        same_thread()
-        if check is not None:
-            tokens = kwargs.get("input_ids", args[0] if args else None)
-            check(tokens, kwargs.get("attention_mask"), _n_cached(kwargs.get("past_key_values")))
-
-    return look
+def _look_first(
+    same_thread: "OwnThread",
+    check: RunCheck | None,
+    module: nn.Module,  # noqa: ARG001
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> None:
+    """A forward pre-hook, but for its first two arguments."""
+    same_thread()
+    if check is not None:
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        check(tokens, kwargs.get("attention_mask"), _n_cached(kwargs.get("past_key_values")))
 
 
 def _n_cached(cache: Any) -> int:
@@ -108,36 +111,36 @@ def _n_cached(cache: Any) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def own_thread() -> Callable[[], None]:
-    """Makes a check that it is called in the thread which made it.
+class OwnThread:
+    """A check that it is called in the thread that made it."""
 
-    Raises:
-        ModelError: the check, in any other thread.
-    """
-    owner = threading.current_thread()
-    number = threading.get_ident()
+    def __init__(self) -> None:
+        self._owner = threading.current_thread().name
+        self._number = threading.get_ident()
 
-    def same_thread() -> None:
-        if threading.get_ident() != number:
+    def __call__(self) -> None:
+        """Refuse any other thread.
+
+        Raises:
+            ModelError: in any other thread.
+        """
+        if threading.get_ident() != self._number:
             raise ModelError(
                 f"the model was run in the thread {threading.current_thread().name!r}, but it "
-                f"carries hooks of the thread {owner.name!r}: open masks in the thread that runs "
+                f"carries hooks of the thread {self._owner!r}: open masks in the thread that runs "
                 "the model, call icl_locate's own functions, which wait for their turn, or give "
                 "each thread a model of its own"
             )
 
-    return same_thread
-
 
 def own(function: Callable[..., T]) -> Callable[..., T]:
     """The same function, which refuses to be called in any thread but this one."""
-    same_thread = own_thread()
+    return partial(_run_owned, OwnThread(), function)
 
-    def run(*args: Any, **kwargs: Any) -> T:
-        same_thread()
-        return function(*args, **kwargs)
 
-    return run
+def _run_owned(same_thread: OwnThread, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    same_thread()
+    return function(*args, **kwargs)
 
 
 def owned(hooks: Iterable[NamedHook]) -> list[NamedHook]:

@@ -3,6 +3,7 @@
 Without it padding counts as text: every number would be wrong, and nothing would say so.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,28 +27,31 @@ def runs_of(prompts: Prompts) -> RunCheck:
     Prompts without padding ask for none, but take no other one. Runs of other sizes pass: whoever
     counts their positions refuses them.
     """
-    real: Bool[Tensor, "batch pos"] = prompts.attention_mask
+    return partial(_check_run, prompts.attention_mask)
+
+
+def _check_run(
+    real: Bool[Tensor, "batch pos"],
+    tokens: Tensor | None,
+    given: Any,
+    n_cached: int,  # noqa: ARG001
+) -> None:
     n_prompts, width = real.shape
-    padded = not bool(real.all())
-
-    def check(tokens: Tensor | None, given: Any, n_cached: int) -> None:  # noqa: ARG001
-        if tokens is None or len(tokens) != n_prompts:
-            return
-        if given is None:
-            if padded:
-                raise MaskError(f"padded prompts were run without their attention mask: {_ASK}")
-            return
-        if not isinstance(given, Tensor) or given.ndim != 2:
-            return  # a mask of single cells is its owner's own business
-        if given.shape[1] < width and 1 < tokens.shape[1] == given.shape[1]:
-            return
-        if not torch.equal(given[:, :width].bool().cpu(), real):
-            raise MaskError(
-                "prompts were run with another attention mask than theirs, which takes padding for "
-                f"text or text for padding: {_ASK}"
-            )
-
-    return check
+    if tokens is None or len(tokens) != n_prompts:
+        return
+    if given is None:
+        if not real.all():
+            raise MaskError(f"padded prompts were run without their attention mask: {_ASK}")
+        return
+    if not isinstance(given, Tensor) or given.ndim != 2:
+        return  # a mask of single cells is its owner's own business
+    if given.shape[1] < width and 1 < tokens.shape[1] == given.shape[1]:
+        return
+    if not torch.equal(given[:, :width].bool().cpu(), real.cpu()):
+        raise MaskError(
+            "prompts were run with another attention mask than theirs, which takes padding for "
+            f"text or text for padding: {_ASK}"
+        )
 
 
 def no_padding(tokens: Tensor | None, given: Any, n_cached: int) -> None:  # noqa: ARG001

@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
 from icl_locate.edges import Positions
-from icl_locate.errors import ModelError
+from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.cells import CellTracker
 from icl_locate.hooks.holding import hold, own, owned
 from icl_locate.hooks.routes import MaskEdit, ScoresEdit
@@ -74,12 +74,13 @@ def find_route(model: TransformerBridge, *, per_head: bool = False) -> Route:
     with hold(model):
         if model not in _routes:
             _check_blocks(model)
-            _routes[model] = _choose_route(model)
-        route = _routes[model]
-        if per_head and model not in _per_head:
+            route = _choose_route(model)
+            # now, for later the model may run under other masks
             every = product(range(int(model.cfg.n_layers)), range(int(model.cfg.n_heads)))
             outcome = _try_route(model, route, heads=set(every))
             _per_head[model] = outcome if isinstance(outcome, str) else None
+            _routes[model] = route
+        route = _routes[model]
     if per_head and _per_head[model] is not None:
         raise ModelError(
             f"this {model.cfg.architecture} cannot be masked head by head ({_per_head[model]}): "
@@ -133,6 +134,8 @@ def _try_route(
             clean = _query_logits(model, tokens)
             with apply_route(model, tracker, route):
                 masked = _query_logits(model, tokens)
+        except MaskError:  # of a context that is open around this one: it says nothing of the model
+            raise
         except (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError) as error:
             return f"{type(error).__name__}: {error}"[:120]
     effect = (clean[0] - masked[0]).abs().max()

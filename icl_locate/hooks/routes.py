@@ -6,6 +6,7 @@ to nothing (its head outputs are zero), where an additive mask alone would let i
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,12 +27,11 @@ class _Edit:
 
     def hooks_of_outputs(self) -> list[NamedHook]:
         """The hooks on what empty rows attend to and give out."""
+        return hooks_of_empty_rows(self.layer, lambda: self._empty, self._silent)
+
+    def _silent(self) -> Tensor | None:
         without_bias = any(acting.mask.without_bias for acting in self.tracker.layers[self.layer])
-
-        def silent() -> Tensor | None:
-            return self._empty.all(dim=1) if without_bias and self._empty is not None else None
-
-        return hooks_of_empty_rows(self.layer, lambda: self._empty, silent)
+        return self._empty.all(dim=1) if without_bias and self._empty is not None else None
 
 
 @dataclass
@@ -111,19 +111,23 @@ def hooks_of_empty_rows(
         empty: gives the rows ``[batch, #head, query_pos]`` of the call that is under way.
         silent: gives those ``[batch, query_pos]`` that get no output at all.
     """
-
-    def zero_heads(z: Tensor, hook: object) -> Tensor:  # noqa: ARG001
-        rows = empty()
-        if rows is None or not rows.any():
-            return z
-        return z.masked_fill(rows.transpose(1, 2)[..., None], 0.0)
-
-    def zero_output(output: Tensor, hook: object) -> Tensor:  # noqa: ARG001
-        rows = silent()
-        return output if rows is None else output.masked_fill(rows[..., None], 0.0)
-
     attention = f"blocks.{layer}.attn"
-    return [(f"{attention}.hook_z", zero_heads), (f"{attention}.o.hook_out", zero_output)]
+    return [
+        (f"{attention}.hook_z", partial(_zero_heads, empty)),
+        (f"{attention}.o.hook_out", partial(_zero_output, silent)),
+    ]
+
+
+def _zero_heads(empty: Callable[[], Tensor | None], z: Tensor, hook: object) -> Tensor:  # noqa: ARG001
+    rows = empty()
+    if rows is None or not rows.any():
+        return z
+    return z.masked_fill(rows.transpose(1, 2)[..., None], 0.0)
+
+
+def _zero_output(silent: Callable[[], Tensor | None], output: Tensor, hook: object) -> Tensor:  # noqa: ARG001
+    rows = silent()
+    return output if rows is None else output.masked_fill(rows[..., None], 0.0)
 
 
 def built_in_mask(

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from icl_locate.errors import SandboxError
 from icl_locate.sandbox.processes import Status, Task, Verdict, Wall, run_once
 from icl_locate.sandbox.turned import turned_tests
-from icl_locate.signatures import checked, number, whole
+from icl_locate.signatures import checked, number, one_of, whole
 
 WALLS = ("auto", "sealed", "shared")
 LONGEST = 86_400  # seconds
@@ -41,6 +41,7 @@ class SandboxResult:
     timeout=number(above=0, below=LONGEST),
     memory=whole(_SMALLEST, _LARGEST),
     max_output=whole(),
+    wall=one_of(*WALLS),
 )
 def run_python(
     code: str,
