@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -10,7 +11,7 @@ from icl_locate.arguments import refuse
 from icl_locate.errors import IclLocateError, ResultError
 
 _PROBE = bytes(64 * 1024)
-_TRIES = 5
+_TRIES = 10
 
 
 def replace_file(path: str | Path, content: Iterable[bytes | memoryview]) -> Path:
@@ -145,10 +146,11 @@ def _synchronise(directory: Path) -> None:
 
 
 def _again_if_removed(act: Callable[[], None]) -> None:
-    """Do it again where another process's probe took away a directory in between."""
-    for _ in range(_TRIES - 1):
+    """Do it again where another process's probe made or took away a directory in between."""
+    for attempt in range(_TRIES - 1):
         try:
             return act()
-        except FileNotFoundError:
-            continue
+        except (FileNotFoundError, FileExistsError):  # mkdir says so too if it is gone by then
+            # Longer and longer, and by chance, so that two processes fall out of step.
+            time.sleep(secrets.randbelow(1000) * 1e-6 * 2 ** min(attempt, 4))
     return act()

@@ -6,8 +6,10 @@ import random
 import resource
 import signal
 import time
+import traceback
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -30,6 +32,8 @@ def in_child(act):
     try:
         act()
         status = 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
 
@@ -424,6 +428,21 @@ def test_probes_do_not_disturb_each_other(tmp_path):
         value.save(path / str(i))
     assert [status_of(child) for child in probes] == [0, 0]
     assert len(files_in(path)) == 30
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, FileExistsError])
+def test_a_directory_taken_away_while_it_is_made_is_made_again(tmp_path, monkeypatch, error):
+    """``mkdir(exist_ok=True)`` finds it there, and then no more, if a probe removes it between."""
+    mkdir, failures = Path.mkdir, iter([error(2, "gone")] * 6)
+
+    def disturbed(self, *args, **kwargs):
+        if (failure := next(failures, None)) is not None:
+            raise failure
+        mkdir(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", disturbed)
+    check_output(tmp_path / "a" / "b")
+    assert not files_in(tmp_path)
 
 
 def test_errors_of_the_system_in_words():
