@@ -11,10 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import icl_locate as icl
-from icl_locate.files import check_output
 from icl_locate.gates import GateConfig, train_gates
 from icl_locate.lora import PRESETS, lora_by_layer
-from icl_locate.report import write_png
+from icl_locate.records.files import check_output
+from icl_locate.report.page import write_png
 
 
 def main(output: Path) -> None:

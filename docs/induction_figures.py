@@ -11,9 +11,9 @@ from pathlib import Path
 
 import icl_locate as icl
 from icl_locate import induction, plots
-from icl_locate.files import check_output
-from icl_locate.head_report import comparison_table, head_table
-from icl_locate.report import write_png
+from icl_locate.records.files import check_output
+from icl_locate.report.heads import comparison_table, head_table
+from icl_locate.report.page import write_png
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import planted_induction as planted

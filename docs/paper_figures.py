@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import icl_locate as icl
-from icl_locate.conditions import SKIPPED_ATTENTION
-from icl_locate.files import check_output
-from icl_locate.report import importance_table, text_table, write_png
+from icl_locate.interventions.conditions import SKIPPED_ATTENTION
+from icl_locate.records.files import check_output
+from icl_locate.report.page import write_png
+from icl_locate.report.sweep import importance_table, text_table
 
 SEEDS, N_QUERIES = (0, 1, 2), 32
 TASKS = {"translation": ("pseudo-translation", "bleu", 12), "code": ("pseudo-python", "pass@1", 14)}

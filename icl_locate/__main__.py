@@ -2,7 +2,7 @@
 
 import sys
 
-from icl_locate.ending import in_words
+from icl_locate.cli.ending import in_words
 
 
 def main() -> int:

@@ -5,9 +5,13 @@ process of its own with ICL_LOCATE_UNTYPED=1.
 """
 
 import os
+import signal
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it behind an ``&``
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # processes of ours inherit it
 
 from jaxtyping import install_import_hook
 

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 import icl_locate as icl
-from icl_locate.context_heads.results import HeadSweepResult
+from icl_locate.context_heads.result import HeadSweepResult
 from icl_locate.gates import GatesResult
 from icl_locate.induction import AblationResult, Arm, HeadEffects, HeadReference, HeadScores
 from icl_locate.lora import LoraResult
+from icl_locate.records.checkpoint import load_checkpoint, save_checkpoint
 from icl_locate.savings import MeasuredSavings
-from icl_locate.storage import load_checkpoint, save_checkpoint
 
 RECIPE = {"model": "m", "task": "t", "fingerprint": "f", "scope": "from"}
 

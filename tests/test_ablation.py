@@ -10,9 +10,9 @@ import torch
 
 import icl_locate as icl
 from icl_locate import induction
-from icl_locate.ablation import METHODS
 from icl_locate.errors import MaskError, ModelError, PromptError, ResultError
 from icl_locate.hooks import watch_attention
+from icl_locate.interventions.ablation import METHODS
 
 D_HEAD = tiny.D_MODEL // tiny.N_HEADS
 HEADS = {(1, 0), (1, 3), (2, 2)}

@@ -8,13 +8,13 @@ import tiny
 from test_locate import result_of, result_with
 
 import icl_locate as icl
-from icl_locate.bootstrap import bootstrap_scores, percentile_interval
 from icl_locate.context_heads import study
 from icl_locate.errors import ResultError
-from icl_locate.importance import layer_importance
-from icl_locate.location import bootstrap_curves
+from icl_locate.masking.importance import layer_importance
 from icl_locate.metrics import METRICS
 from icl_locate.savings import measure
+from icl_locate.studies.intervals import bootstrap_scores, percentile_interval
+from icl_locate.studies.location import bootstrap_curves
 
 MEAN = METRICS["exact_match"]
 

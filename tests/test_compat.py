@@ -11,15 +11,14 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import icl_locate as icl
 from icl_locate import Segment
-from icl_locate.ablation import HeadAblation
-from icl_locate.compat import sia2024_columns, sia2024_mask, sia2024_prompts
-from icl_locate.conditions import SKIPPED_ATTENTION
 from icl_locate.engine.shared import score_many
 from icl_locate.engine.shared_decoding import generate_many
 from icl_locate.errors import MaskError, TaskError
-from icl_locate.hidden import extend_segments, hidden_keys
-from icl_locate.layers import LayerRange
-from icl_locate.scopes import masked_layers
+from icl_locate.interventions.ablation import HeadAblation
+from icl_locate.interventions.conditions import SKIPPED_ATTENTION
+from icl_locate.interventions.hidden import extend_segments, hidden_keys
+from icl_locate.interventions.layers import LayerRange, masked_layers
+from icl_locate.masking.sia2024 import sia2024_columns, sia2024_mask, sia2024_prompts
 from icl_locate.tasks.translation import translation_template
 
 TASK = icl.load_task("pseudo-translation")

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 import icl_locate as icl
 from icl_locate.embedded.languages import LANGUAGES, PYTHON
 from icl_locate.embedded.tokenizer import build_tokenizer, vocabulary
-from icl_locate.models import embedded_directory
+from icl_locate.models.loading import embedded_directory
 from icl_locate.training.card import measure
 from icl_locate.training.train import TrainConfig
 

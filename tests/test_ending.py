@@ -13,11 +13,11 @@ import pytest
 import tiny
 
 import icl_locate as icl
-from icl_locate import cli, ending
-from icl_locate.cli import main
+from icl_locate import cli
+from icl_locate.cli import ending, main
 from icl_locate.cli.earlier import settings_of
 from icl_locate.errors import IclLocateError
-from icl_locate.files import replace_file
+from icl_locate.records.files import replace_file
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = ["demo", "sweep", "induction", "savings", "gates", "lora"]
@@ -58,7 +58,10 @@ def start(*arguments, **options):
 
 
 def said_by(process):
-    _, error = process.communicate(timeout=60)
+    try:
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
     return process.returncode, error
 
 
@@ -68,18 +71,23 @@ def test_ctrl_c_while_modules_are_loaded_and_while_it_runs(tmp_path):
     waits = (0.4, 1.5, 6.0)
     processes = [start(*demo) for _ in waits]
     begun = time.monotonic()
-    for wait, process in zip(waits, processes, strict=True):
-        time.sleep(max(0.0, begun + wait - time.monotonic()))
-        os.kill(process.pid, signal.SIGINT)
-        assert said_by(process) == (130, "icl-locate: stopped; files that were written before are "
-                                         "whole\n")  # fmt: skip
+    try:
+        for wait, process in zip(waits, processes, strict=True):
+            time.sleep(max(0.0, begun + wait - time.monotonic()))
+            os.kill(process.pid, signal.SIGINT)
+            assert said_by(process) == (
+                130, "icl-locate: stopped; files that were written before are whole\n",
+            )  # fmt: skip
+    finally:
+        for process in processes:
+            process.kill()
     assert not (tmp_path / "demo").exists(), "nothing is left behind"
 
 
 def test_ctrl_c_within_code_that_is_text(tmp_path):
     """CPython remembers such an interrupt, and would end a module by the signal."""
     (tmp_path / "module.py").write_text(
-        "import sys; from icl_locate.ending import in_words\n"
+        "import sys; from icl_locate.cli.ending import in_words\n"
         "sys.exit(in_words(lambda: exec('raise KeyboardInterrupt')))"
     )
     paths = f"{tmp_path}{os.pathsep}{ROOT}"

@@ -14,13 +14,13 @@ import icl_locate as icl
 from icl_locate import plots
 from icl_locate.cli import main
 from icl_locate.errors import PromptError, ResultError, TaskError
-from icl_locate.estimates import Shape, estimate_sweep, measure_speed
-from icl_locate.failures import failure_rates, is_copy, is_empty
-from icl_locate.importance import layer_importance
+from icl_locate.masking.estimate import Shape, estimate_sweep, measure_speed
+from icl_locate.masking.failures import failure_rates, is_copy, is_empty
+from icl_locate.masking.importance import layer_importance
+from icl_locate.masking.published import SIA2024_TRANSLATION
+from icl_locate.masking.shots import sweep_shots
 from icl_locate.metrics import CorpusBleu, PassRate, first_sentence, get_metric, judged
-from icl_locate.programs import CodeCheck, pass_at_k
-from icl_locate.reference import SIA2024_TRANSLATION
-from icl_locate.shots import sweep_shots
+from icl_locate.prompts.programs import CodeCheck, pass_at_k
 
 TASK = replace(icl.load_task("pseudo-translation"), metric="token_accuracy")
 SHORT = {"n_queries": 3, "seeds": [0, 1], "max_new_tokens": 4}

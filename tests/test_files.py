@@ -18,7 +18,7 @@ from saved_kinds import LOAD, SAVE, VALUES, sweep_result
 
 import icl_locate as icl
 from icl_locate.errors import IclLocateError, ResultError
-from icl_locate.files import check_output, describe, replace_file
+from icl_locate.records.files import check_output, describe, replace_file
 
 KINDS = sorted(SAVE)
 
@@ -237,7 +237,7 @@ DEEP = "[" * 100_000 + "]" * 100_000
 
 def write_json(path, form, text, tensors):
     """A file of ours with JSON of one's own, its digest right."""
-    from icl_locate.sealed import JSON, seal, stamp
+    from icl_locate.records.sealed import JSON, seal, stamp
 
     held = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     held[JSON] = torch.tensor(list(text), dtype=torch.uint8)
@@ -285,7 +285,7 @@ def test_wrong_types_under_a_right_digest(kind, tmp_path):
     value = VALUES[kind]
     tensors = {name: getattr(value, name) for name in value._tensors}
     path = value.save(tmp_path / "whole")
-    from icl_locate.sealed import read_rest
+    from icl_locate.records.sealed import read_rest
 
     rest = read_rest(path)
     for field in value._labels:
@@ -314,7 +314,7 @@ def test_wrong_tensors_under_a_right_digest(kind, how, tmp_path):
     value = VALUES[kind]
     tensors = {name: getattr(value, name) for name in value._tensors}
     path = value.save(tmp_path / "whole")
-    from icl_locate.sealed import read_rest
+    from icl_locate.records.sealed import read_rest
 
     text = json.dumps(read_rest(path)).encode()
     for name, tensor in tensors.items():
@@ -470,7 +470,7 @@ def test_a_result_may_be_changed_and_saved_again(tmp_path):
 )
 def test_a_checkpoint_is_checked_as_results_are(change, message, tmp_path):
     from icl_locate.gates import train
-    from icl_locate.storage import save_checkpoint
+    from icl_locate.records.checkpoint import save_checkpoint
 
     parts = {
         **{name: torch.zeros(2, 2) for name in train._TENSORS},

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 import icl_locate as icl
-from icl_locate import fingerprint as module
 from icl_locate import induction
 from icl_locate.context_heads import HeadStudy
-from icl_locate.context_heads.results import HeadSweepResult
+from icl_locate.context_heads.result import HeadSweepResult
 from icl_locate.errors import MaskError
-from icl_locate.fingerprint import fingerprint, hold_weights, weights_digest
 from icl_locate.metrics import LOG_PROB
+from icl_locate.models import fingerprint as module
+from icl_locate.models.fingerprint import fingerprint, hold_weights, weights_digest
 from icl_locate.savings import measure_savings
 
 TASK = replace(icl.load_task("pseudo-translation"), metric="log_prob")

@@ -9,12 +9,12 @@ from transformer_lens.model_bridge.generalized_components import AttentionBridge
 
 import icl_locate as icl
 from icl_locate import Segment
-from icl_locate.edges import Positions
 from icl_locate.errors import ModelError
 from icl_locate.hooks import Route, find_route, probe
 from icl_locate.hooks.cells import CellTracker
 from icl_locate.hooks.routes import MaskEdit, ScoresEdit
-from icl_locate.masks import resolve
+from icl_locate.interventions.edges import Positions
+from icl_locate.interventions.masks import resolve
 
 SMALL = {"vocab_size": tiny.VOCABULARY, "hidden_size": 32, "pad_token_id": 0, "bos_token_id": 1}
 

@@ -18,12 +18,12 @@ from transformer_lens.head_detector import (
 import icl_locate as icl
 from icl_locate import induction
 from icl_locate.errors import MaskError, ModelError, PromptError
-from icl_locate.head_report import found_heads, scored_on
 from icl_locate.induction.attention import matching_cells
+from icl_locate.induction.random_tokens import random_tokens, usable_tokens
 from icl_locate.induction.scores import INDUCTION
 from icl_locate.induction.sequences import Sequences, fit_lengths
-from icl_locate.memory import peak_bytes
-from icl_locate.random_tokens import random_tokens, usable_tokens
+from icl_locate.report.heads import found_heads, scored_on
+from icl_locate.savings.memory import peak_bytes
 
 
 @pytest.fixture(scope="module")
@@ -511,7 +511,7 @@ def test_induction_on_words_is_found_among_tokens_that_no_text_holds():
     ],
 )  # fmt: skip
 def test_names_of_tokens_that_no_text_holds(name, usable):
-    from icl_locate.random_tokens import _may_stand_in_text
+    from icl_locate.induction.random_tokens import _may_stand_in_text
 
     assert _may_stand_in_text(name) == usable
 

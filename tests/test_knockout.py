@@ -14,10 +14,10 @@ from transformers.cache_utils import DynamicCache
 
 import icl_locate as icl
 from icl_locate import Segment, induction
-from icl_locate.edges import InductionEdges, Positions
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks import watch_attention
-from icl_locate.words import number_words
+from icl_locate.interventions.edges import InductionEdges, Positions
+from icl_locate.prompts.words import number_words
 
 HEADS = {(1, 0), (1, 3), (2, 2)}
 BANK = [

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 import icl_locate as icl
 from icl_locate import Segment
-from icl_locate.hidden import hidden_cells
 from icl_locate.hooks import Route, find_route
+from icl_locate.interventions.hidden import hidden_cells
 
 ARCHITECTURES = ["gpt2", "llama", "bloom", "mistral", "gemma2", "gpt_neo", "opt"]
 CONTEXT = [Segment.INSTRUCTIONS, Segment.EXAMPLES, Segment.QUERY]

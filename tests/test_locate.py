@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import icl_locate as icl
 from icl_locate.errors import ResultError
-from icl_locate.location import bootstrap_curves, recognition_layer
 from icl_locate.metrics import mean_statistics
+from icl_locate.studies.location import bootstrap_curves, recognition_layer
 
 N_LAYERS = 6
 TASK = icl.load_task("pseudo-translation")

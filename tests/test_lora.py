@@ -20,7 +20,7 @@ from icl_locate.errors import ModelError, NumericalError, PromptError, ResultErr
 from icl_locate.lora import PRESETS, LoraConfig, LoraResult, lora_by_layer
 from icl_locate.lora.data import IGNORED, encode, pad, tokenize_prompt
 from icl_locate.lora.projections import output_projections
-from icl_locate.lora.results import _spearman
+from icl_locate.lora.result import _spearman
 
 PROJECTIONS = {
     "gpt2": "transformer.h.1.attn.c_proj",

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.errors import MaskError
-from icl_locate.hidden import hidden_cells
-from icl_locate.masks import LayerMask, check_segments, resolve
+from icl_locate.interventions.hidden import hidden_cells
+from icl_locate.interventions.masks import LayerMask, check_segments, resolve
 
 rows_of_segments = st.lists(st.sampled_from([1, 2, 3, 4, 5]), min_size=1, max_size=9).flatmap(
     lambda row: st.integers(0, 3).map(lambda n_pad: [0] * n_pad + row)

@@ -13,7 +13,7 @@ import torch
 
 import icl_locate as icl
 from icl_locate import gates, induction, lora, savings
-from icl_locate.context_heads import results
+from icl_locate.context_heads import result as results
 
 ROOT = Path(__file__).parents[1]
 

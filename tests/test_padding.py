@@ -10,7 +10,7 @@ import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.errors import MaskError
 from icl_locate.hooks import Route, ablate_heads, find_route
-from icl_locate.references import head_reference
+from icl_locate.induction.reference import head_reference
 
 HIDDEN = icl.ContextMask({Segment.EXAMPLES}, icl.from_layer(1))
 NOWHERE = icl.ContextMask({Segment.EXAMPLES}, icl.from_layer(tiny.N_LAYERS))

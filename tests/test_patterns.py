@@ -14,7 +14,7 @@ import icl_locate as icl
 from icl_locate import induction
 from icl_locate.errors import PromptError, TaskError
 from icl_locate.metrics import METRICS, LabelAccuracy
-from icl_locate.prompts import choose_examples
+from icl_locate.prompts.template import choose_examples
 from icl_locate.tasks import PATTERN_TASKS, pattern_task
 from icl_locate.tasks.patterns import CATEGORIES, WORD_PATTERNS
 

@@ -9,9 +9,9 @@ import icl_locate as icl
 from icl_locate import Segment, plots
 from icl_locate.errors import PromptError
 from icl_locate.induction.arms import Arm
-from icl_locate.induction.results import AblationResult
+from icl_locate.induction.result import AblationResult
 from icl_locate.plots import frame
-from icl_locate.report import text_table
+from icl_locate.report.sweep import text_table
 
 RESULT = result_of([[0, 0.1, 0.9, 1.0], [0.5] * 4], noise=0.1)
 ARMS = [Arm("none", "full", 0.0, 0, ())]

@@ -9,13 +9,14 @@ import torch
 from test_locate import result_of
 
 import icl_locate as icl
-from icl_locate import Segment, reprs
-from icl_locate.ablation import HeadAblation, HeadReference
+from icl_locate import Segment
+from icl_locate.checks import reprs
 from icl_locate.gates import GatesResult
-from icl_locate.head_sets import HeadSet
 from icl_locate.induction.arms import Arm
-from icl_locate.induction.results import AblationResult
+from icl_locate.induction.result import AblationResult
 from icl_locate.induction.scores import HeadScores
+from icl_locate.interventions.ablation import HeadAblation, HeadReference
+from icl_locate.interventions.heads import HeadSet
 
 INNER = ("engine", "hooks", "training", "cli", "sandbox")  # nothing that users get to hold
 

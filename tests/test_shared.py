@@ -26,8 +26,8 @@ from icl_locate.engine.shared import can_drop, score_many
 from icl_locate.engine.shared_decoding import generate_many
 from icl_locate.engine.streams import Rows, plan_streams
 from icl_locate.errors import ModelError, NumericalError, PromptError
-from icl_locate.memory import peak_bytes
 from icl_locate.metrics import METRICS
+from icl_locate.savings.memory import peak_bytes
 
 STARTS = range(tiny.N_LAYERS + 1)
 PAPER = [c.mask(icl.from_layer(start)) for c in icl.PAPER_CONDITIONS for start in STARTS]

@@ -12,11 +12,11 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import icl_locate as icl
 from icl_locate import Part, Segment
-from icl_locate.alignment import align
-from icl_locate.encoding import control_tokens, count_tokens
 from icl_locate.engine.labels import label_tokens
 from icl_locate.errors import PromptError
 from icl_locate.lora.data import encode
+from icl_locate.prompts.alignment import align
+from icl_locate.prompts.encoding import control_tokens, count_tokens
 
 BANK = [icl.Example("a cow", "la vache"), icl.Example("a hen", "la poule")]
 CHAT = icl.PromptTemplate(

@@ -15,10 +15,10 @@ import icl_locate as icl
 from icl_locate import induction, plots
 from icl_locate.cli import main
 from icl_locate.errors import MaskError, ResultError, TaskError
-from icl_locate.head_report import comparison_table
 from icl_locate.induction import AblationResult, Arm
-from icl_locate.induction.results import permutation_p_value
+from icl_locate.induction.result import permutation_p_value
 from icl_locate.metrics import METRICS, get_metric
+from icl_locate.report.heads import comparison_table
 
 OPTIONS = {"shots": (4,), "seeds": (0, 1), "n_queries": 20}
 EVERYTHING = ("zero", "mean_z", "mean_input", "resample", "knockout")

@@ -10,7 +10,7 @@ import tiny
 import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.errors import IclLocateError, MaskError, ResultError, TaskError
-from icl_locate.plan import choose_n_queries
+from icl_locate.studies.setting import choose_n_queries
 
 TASK = replace(icl.load_task("pseudo-translation"), metric="token_accuracy")
 OPTIONS = {"n_shots": 2, "n_queries": 3, "seeds": [0, 5], "max_new_tokens": 4}
@@ -182,7 +182,9 @@ def test_a_model_and_a_task_may_be_given_by_name(tmp_path, monkeypatch):
 
 
 def test_typos_are_refused_before_a_model_is_loaded(monkeypatch):
-    monkeypatch.setattr("icl_locate.sweeps.load_model", lambda _: pytest.fail("it was loaded"))
+    monkeypatch.setattr(
+        "icl_locate.masking.sweeps.load_model", lambda _: pytest.fail("it was loaded")
+    )
     for typo in ({"metric": "blue"}, {"conditions": "exmples"}, {"engine": "warp"}, {"seeds": []}):
         with pytest.raises(IclLocateError):
             icl.sweep("gpt2", TASK, **OPTIONS | typo)
@@ -192,7 +194,7 @@ def test_typos_are_refused_before_a_model_is_loaded(monkeypatch):
 
 def test_nothing_runs_if_only_a_later_condition_fails(monkeypatch):
     """The first condition's prompts fit; the second's, with the instruction, do not."""
-    monkeypatch.setattr("icl_locate.sweeps.run_grid", lambda *a, **o: pytest.fail("it ran"))
+    monkeypatch.setattr("icl_locate.masking.sweeps.run_grid", lambda *a, **o: pytest.fail("it ran"))
     model = tiny.boot("llama")
     fits = icl.build_prompts(
         model,

@@ -13,9 +13,9 @@ from transformers import PreTrainedTokenizerFast
 
 import icl_locate as icl
 from icl_locate import Part, Segment
-from icl_locate.alignment import align
 from icl_locate.embedded.tokenizer import build_tokenizer
 from icl_locate.errors import PromptError
+from icl_locate.prompts.alignment import align
 from icl_locate.tasks.task import DEFAULT_TEMPLATE
 
 GPT2 = Path(__file__).parents[2] / "shared" / "data" / "gpt2_tokenizer"

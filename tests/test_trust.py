@@ -14,8 +14,8 @@ import icl_locate as icl
 from icl_locate.cli import main
 from icl_locate.errors import IclLocateError, ModelError, PromptError
 from icl_locate.lora import LoraConfig, lora_by_layer
+from icl_locate.models.trust import check_weights
 from icl_locate.savings import estimate_savings
-from icl_locate.trust import check_weights
 
 PACKAGE = Path(icl.__file__).parent
 PICKLED = "holds no safetensors.*pytorch_model.bin.*are not loaded.*save_pretrained"

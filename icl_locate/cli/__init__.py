@@ -9,6 +9,7 @@ import tyro
 from icl_locate import __version__
 from icl_locate.cli.configs import DemoConfig, InductionConfig, SweepConfig
 from icl_locate.cli.demo import run_demo
+from icl_locate.cli.ending import in_words
 from icl_locate.cli.induction import run_induction
 from icl_locate.cli.savings import run_savings
 from icl_locate.cli.savings_configs import SavingsConfig
@@ -16,7 +17,6 @@ from icl_locate.cli.start import start
 from icl_locate.cli.sweep import run_sweep
 from icl_locate.cli.train import run_gates, run_lora
 from icl_locate.cli.train_configs import GatesConfig, LoraByLayerConfig
-from icl_locate.ending import in_words
 
 __all__ = [
     "DemoConfig",

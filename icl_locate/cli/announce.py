@@ -17,12 +17,12 @@ def announce(
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    from icl_locate.conditions import get_condition
-    from icl_locate.estimates import Shape, estimate_sweep, measure_speed
+    from icl_locate.interventions.conditions import get_condition
+    from icl_locate.masking.estimate import Shape, estimate_sweep, measure_speed
     from icl_locate.metrics import generates
-    from icl_locate.model_names import find_model
-    from icl_locate.models import loading_error, resolve_device
-    from icl_locate.trust import NO_CODE
+    from icl_locate.models.loading import loading_error, resolve_device
+    from icl_locate.models.names import find_model
+    from icl_locate.models.trust import NO_CODE
 
     where = find_model(config.model, config.revision)
     try:

@@ -14,8 +14,8 @@ def read_conditions(path: Path) -> tuple[Any, ...]:
     Raises:
         IclLocateError: if it cannot be read, or holds something else.
     """
-    from icl_locate.conditions import Condition
-    from icl_locate.segments import as_segments
+    from icl_locate.interventions.conditions import Condition
+    from icl_locate.interventions.segments import as_segments
 
     try:
         read = tomllib.loads(path.read_text("utf-8"))

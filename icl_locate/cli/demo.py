@@ -3,7 +3,7 @@
 from icl_locate.cli.configs import DemoConfig
 from icl_locate.cli.earlier import check_earlier
 from icl_locate.cli.writing import WRITTEN, write_result
-from icl_locate.files import check_output
+from icl_locate.records.files import check_output
 
 
 def run_demo(config: DemoConfig) -> None:

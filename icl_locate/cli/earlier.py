@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_locate.errors import IclLocateError, ResultError
-from icl_locate.sealed import read_rest
+from icl_locate.records.sealed import read_rest
 
 SETTINGS = "settings"  # of a result's provenance: the command and the options that it was run with
 _SHOWN_ONLY = {"output", "overwrite", "quiet", "dry_run", "run_code", "confidence"}
@@ -69,7 +69,7 @@ def _differences(config: Any, path: Path, model: Any) -> str:
     names = sorted({*kept, *wanted})
     differ = [name for name in names if _of(kept, name, defaults) != _of(wanted, name, defaults)]
     if model is not None:
-        from icl_locate.fingerprint import fingerprint
+        from icl_locate.models.fingerprint import fingerprint
 
         differ += ["weights"] * (recipe.get("fingerprint") != fingerprint(model))
     return f"a result of another recipe (other {', '.join(differ)})" if differ else ""

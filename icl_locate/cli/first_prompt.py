@@ -19,7 +19,7 @@ def print_first_prompt(
     Raises:
         PromptError: if there are fewer examples than shots.
     """
-    from icl_locate.prompts import choose_examples
+    from icl_locate.prompts.template import choose_examples
 
     query = task.test[0]
     shots = choose_examples(query, task.train, n_shots, seed=seed, choice=choice or task.choice)

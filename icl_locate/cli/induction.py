@@ -9,7 +9,7 @@ from icl_locate.cli.first_prompt import print_first_prompt
 from icl_locate.cli.start import load_chosen_model, say
 from icl_locate.cli.writing import load_scored_task, say_written, write_pngs, write_table
 from icl_locate.errors import IclLocateError
-from icl_locate.files import check_output
+from icl_locate.records.files import check_output
 
 _WRITTEN = (
     "ablation.safetensors", "ablation.csv", "ablation.recipe.json", "reference.safetensors",
@@ -21,7 +21,7 @@ def run_induction(config: InductionConfig) -> None:
     """Score all heads, take the best out, and write what was found."""
     from icl_locate import induction
     from icl_locate.induction.sequences import Sequences, check_lengths
-    from icl_locate.location import check_confidence
+    from icl_locate.studies.location import check_confidence
 
     check_confidence(config.confidence)
     if config.lengths:
@@ -101,7 +101,7 @@ def _write_rest(
     config: InductionConfig, scores: Any, result: Any, effects: Any, written: list[Path]
 ) -> None:
     from icl_locate import plots
-    from icl_locate.head_report import (
+    from icl_locate.report.heads import (
         comparison_table,
         found_heads,
         head_table,

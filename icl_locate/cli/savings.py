@@ -6,7 +6,7 @@ from icl_locate.cli.earlier import check_earlier, with_settings
 from icl_locate.cli.savings_configs import SavingsConfig
 from icl_locate.cli.start import load_chosen_model, say
 from icl_locate.cli.writing import load_scored_task, say_written, write_pngs, write_table
-from icl_locate.files import check_output
+from icl_locate.records.files import check_output
 
 
 def run_savings(config: SavingsConfig) -> None:
@@ -18,7 +18,7 @@ def run_savings(config: SavingsConfig) -> None:
 
 
 def _estimate(config: SavingsConfig) -> None:
-    from icl_locate.report import align_table
+    from icl_locate.report.page import align_table
     from icl_locate.savings import ModelCosts, estimate_savings
 
     costs = ModelCosts.of(config.model, revision=config.revision)
@@ -87,7 +87,7 @@ def _measure(config: SavingsConfig) -> None:
 
 
 def _table(table: Any, metric: str) -> str:
-    from icl_locate.report import align_table
+    from icl_locate.report.page import align_table
 
     saved = ("prefill_saved", "decode_saved", "peak_saved", "cache_saved")
     rows = [

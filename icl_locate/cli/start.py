@@ -41,7 +41,7 @@ def start(command: str, config: Any) -> None:
     if hasattr(config, "metric") and getattr(config, "measure", True):
         _check_task(config)
     if hasattr(config, "model"):
-        from icl_locate.model_names import find_model
+        from icl_locate.models.names import find_model
 
         find_model(config.model, config.revision)
     say(config, "loading libraries")
@@ -58,7 +58,7 @@ def load_chosen_model(config: Any) -> Any:
 
 
 def _check_numbers(config: Any) -> None:
-    from icl_locate.arguments import check_count, check_number, check_seeds
+    from icl_locate.checks.arguments import check_count, check_number, check_seeds
 
     for name, value in vars(config).items():
         option = f"--{name.replace('_', '-')}"
@@ -84,8 +84,8 @@ def _check_files(config: Any) -> None:
 
 def _check_conditions(config: Any) -> None:
     from icl_locate.cli.conditions_file import read_conditions
-    from icl_locate.conditions import get_condition
-    from icl_locate.scopes import masked_layers
+    from icl_locate.interventions.conditions import get_condition
+    from icl_locate.interventions.layers import masked_layers
 
     masked_layers(config.scope, 0, 1)
     for condition in config.conditions:

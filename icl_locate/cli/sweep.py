@@ -11,15 +11,14 @@ from icl_locate.cli.earlier import check_earlier
 from icl_locate.cli.first_prompt import print_first_prompt
 from icl_locate.cli.start import load_chosen_model
 from icl_locate.cli.writing import WRITTEN, check_code, write_result, write_shots
-from icl_locate.files import check_output
+from icl_locate.records.files import check_output
 
 
 def run_sweep(config: SweepConfig) -> None:
     """Run a sweep, or one for each number of shots, and write what was found."""
     import icl_locate as icl
-    from icl_locate.location import check_confidence
-    from icl_locate.plan import choose_n_queries
-    from icl_locate.shots import check_shots
+    from icl_locate.studies.location import check_confidence
+    from icl_locate.studies.setting import check_shots, choose_n_queries
 
     config = _with_preset(config)
     check_confidence(config.confidence)
@@ -101,7 +100,7 @@ def _load_task(config: SweepConfig) -> Any:
 
 def _with_preset(config: SweepConfig) -> SweepConfig:
     """The preset's values, for all options that were left at their defaults."""
-    from icl_locate.presets import PRESETS
+    from icl_locate.cli.presets import PRESETS
 
     if config.preset is None:
         return config
@@ -115,7 +114,7 @@ def _with_preset(config: SweepConfig) -> SweepConfig:
 
 
 def _conditions(config: SweepConfig, task: Any, n_shots: int) -> tuple[Any, ...]:
-    from icl_locate.plan import choose_conditions
+    from icl_locate.masking.plan import choose_conditions
 
     if config.conditions_file is None:
         return choose_conditions(task, n_shots, config.conditions or None)

@@ -8,14 +8,14 @@ from icl_locate.cli.start import load_chosen_model
 from icl_locate.cli.train_configs import GatesConfig, LoraByLayerConfig
 from icl_locate.cli.writing import load_scored_task, say_written, write_pngs, write_table
 from icl_locate.errors import IclLocateError
-from icl_locate.files import check_output
+from icl_locate.records.files import check_output
 
 
 def run_gates(config: GatesConfig) -> None:
     """Learn gates, and write what was found."""
     from icl_locate import plots
     from icl_locate.gates import GateConfig, train_gates
-    from icl_locate.storage import saved_path
+    from icl_locate.records.checkpoint import saved_path
 
     how = GateConfig(
         objective=config.objective,
@@ -73,7 +73,7 @@ def run_lora(config: LoraByLayerConfig) -> None:
     import icl_locate as icl
     from icl_locate import plots
     from icl_locate.lora import PRESETS, lora_by_layer
-    from icl_locate.report import align_table
+    from icl_locate.report.page import align_table
 
     check_output(config.output, ("lora.safetensors", "lora.csv", "lora.recipe.json"))
     task, metric = load_scored_task(config)

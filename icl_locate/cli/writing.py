@@ -7,7 +7,7 @@ from typing import Any
 
 from icl_locate.cli.earlier import with_settings
 from icl_locate.errors import IclLocateError
-from icl_locate.files import replace_file
+from icl_locate.records.files import replace_file
 
 WRITTEN = ("result.safetensors", "scores.csv", "scores.recipe.json", "report.html")
 """What every sweep writes."""
@@ -58,9 +58,9 @@ def write_result(
     """
     import icl_locate as icl
     from icl_locate import plots
-    from icl_locate.importance import layer_importance
-    from icl_locate.reference import SIA2024_TRANSLATION
-    from icl_locate.report import importance_table, text_table
+    from icl_locate.masking.importance import layer_importance
+    from icl_locate.masking.published import SIA2024_TRANSLATION
+    from icl_locate.report.sweep import importance_table, text_table
 
     result = with_settings(result, config)
     written = [result.save(output / "result.safetensors")]
@@ -107,7 +107,7 @@ def say_written(written: list[Path], problem: str | None) -> None:
 
 def write_pngs(figures: dict[str, Any], output: Path, written: list[Path]) -> str | None:
     """Write figures as PNG, as far as this machine can; returns why it could not."""
-    from icl_locate.report import write_png
+    from icl_locate.report.page import write_png
 
     problem = None
     for name, figure in figures.items():

@@ -11,16 +11,16 @@ from numpy import ndarray
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.arguments import check_seeds
-from icl_locate.bootstrap import bootstrap_scores, percentile_interval
-from icl_locate.conditions import Condition, get_condition
-from icl_locate.context_heads.results import HeadSetCurve, HeadSweepResult
+from icl_locate.checks.arguments import check_seeds
+from icl_locate.checks.signatures import anything, checked
+from icl_locate.context_heads.result import HeadSetCurve, HeadSweepResult
 from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.grid import Engine, choose_engine, run_grid
 from icl_locate.errors import MaskError, TaskError
-from icl_locate.head_sets import HeadSet
-from icl_locate.layers import as_pairs, check_heads, list_pairs
-from icl_locate.masks import ContextMask, Rows, check_segments
+from icl_locate.interventions.conditions import Condition, get_condition
+from icl_locate.interventions.heads import HeadSet
+from icl_locate.interventions.layers import as_pairs, check_heads, list_pairs
+from icl_locate.interventions.masks import ContextMask, Rows, check_segments
 from icl_locate.metrics import (
     Metric,
     Statistics,
@@ -31,12 +31,12 @@ from icl_locate.metrics import (
     score_totals,
 )
 from icl_locate.metrics.base import check_columns
-from icl_locate.prompts import Choice
-from icl_locate.recipes import describe_model, prompts_digest
-from icl_locate.signatures import anything, checked
-from icl_locate.sweeps import choose_metric
+from icl_locate.prompts.template import Choice
+from icl_locate.prompts.tokens import Prompts, build_prompts
+from icl_locate.studies.intervals import bootstrap_scores, percentile_interval
+from icl_locate.studies.recipe import describe_model, prompts_digest
+from icl_locate.studies.setting import choose_metric
 from icl_locate.tasks.task import Task
-from icl_locate.tokens import Prompts, build_prompts
 
 Mode = Literal["hidden", "kept"]
 Head = tuple[int, int]

@@ -9,12 +9,12 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache
 
-from icl_locate.arguments import show
+from icl_locate.checks.arguments import show
 from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
-from icl_locate.fingerprint import hold_weights
 from icl_locate.metrics import Metric, PassRate, generates
-from icl_locate.tokens import Prompts, check_tokenizer
+from icl_locate.models.fingerprint import hold_weights
+from icl_locate.prompts.tokens import Prompts, check_tokenizer
 
 OnText = Callable[[int, str], object]
 

@@ -12,18 +12,18 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from icl_locate._types import Segment
-from icl_locate.arguments import check_count
+from icl_locate.checks.arguments import check_count
+from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.grid import why_not_shared
 from icl_locate.engine.replay import BlockCall, first, replaced_blocks, with_first
 from icl_locate.engine.shared import can_drop
 from icl_locate.engine.streams import CutMask, Rows
 from icl_locate.errors import MaskError, ModelError
-from icl_locate.hidden import extend_segments
 from icl_locate.hooks import hold
 from icl_locate.hooks.padding import runs_of
-from icl_locate.segments import as_segments
-from icl_locate.signatures import anything, checked
-from icl_locate.tokens import Prompts
+from icl_locate.interventions.hidden import extend_segments
+from icl_locate.interventions.segments import as_segments
+from icl_locate.prompts.tokens import Prompts
 
 CONTEXT = frozenset({Segment.INSTRUCTIONS, Segment.EXAMPLES})
 

@@ -7,12 +7,12 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.ablation import HeadAblation
 from icl_locate.errors import NumericalError
 from icl_locate.hooks import ablate_heads, hold, mask_attention
 from icl_locate.hooks.padding import runs_of
-from icl_locate.masks import Mask
-from icl_locate.tokens import Prompts
+from icl_locate.interventions.ablation import HeadAblation
+from icl_locate.interventions.masks import Mask
+from icl_locate.prompts.tokens import Prompts
 
 Intervention = Mask | HeadAblation
 

@@ -6,14 +6,14 @@ from contextlib import AbstractContextManager
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache
 
-from icl_locate.arguments import check_count
+from icl_locate.checks.arguments import check_count
+from icl_locate.checks.signatures import checked
 from icl_locate.engine import decoding
 from icl_locate.engine.decoding import OnText
 from icl_locate.engine.dropping import drop_context
 from icl_locate.engine.forward import Intervention
 from icl_locate.errors import MaskError, PromptError
-from icl_locate.signatures import checked
-from icl_locate.tokens import Prompts
+from icl_locate.prompts.tokens import Prompts
 
 
 @checked(PromptError)

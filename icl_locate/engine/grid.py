@@ -21,8 +21,8 @@ from icl_locate.engine.streams import NotSharedError, plan_streams
 from icl_locate.errors import ModelError, PromptError
 from icl_locate.hooks import find_route, hold
 from icl_locate.hooks.probe import probe_prompts
-from icl_locate.layers import from_layer
-from icl_locate.masks import ContextMask, Mask, resolve
+from icl_locate.interventions.layers import from_layer
+from icl_locate.interventions.masks import ContextMask, Mask, resolve
 from icl_locate.metrics import (
     LabelAccuracy,
     Metric,
@@ -31,8 +31,8 @@ from icl_locate.metrics import (
     mean_statistics,
 )
 from icl_locate.metrics.base import item_statistics
-from icl_locate.models import check_model
-from icl_locate.tokens import Prompts
+from icl_locate.models.loading import check_model
+from icl_locate.prompts.tokens import Prompts
 
 Engine = Literal["auto", "shared", "hooks"]
 ENGINES: tuple[str, ...] = ("auto", "shared", "hooks")

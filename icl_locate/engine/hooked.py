@@ -18,7 +18,7 @@ from icl_locate.metrics import (
     mean_statistics,
 )
 from icl_locate.metrics.base import item_statistics
-from icl_locate.tokens import Prompts
+from icl_locate.prompts.tokens import Prompts
 
 
 @dataclass(frozen=True)

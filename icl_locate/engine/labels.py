@@ -8,16 +8,16 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.alignment import continue_prompt
+from icl_locate.checks.signatures import checked
 from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
 from icl_locate.engine.progress import Tell, part, silent
 from icl_locate.engine.scoring import score_targets
 from icl_locate.engine.shared import score_many
 from icl_locate.errors import PromptError
-from icl_locate.fingerprint import hold_weights
-from icl_locate.masks import Mask
-from icl_locate.signatures import checked
-from icl_locate.tokens import Prompts, check_tokenizer, check_vocabulary
+from icl_locate.interventions.masks import Mask
+from icl_locate.models.fingerprint import hold_weights
+from icl_locate.prompts.alignment import continue_prompt
+from icl_locate.prompts.tokens import Prompts, check_tokenizer, check_vocabulary
 
 
 @checked(PromptError)

@@ -8,11 +8,11 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Part, Segment
+from icl_locate.checks.signatures import checked
 from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
-from icl_locate.fingerprint import hold_weights
-from icl_locate.signatures import checked
-from icl_locate.tokens import Prompts
+from icl_locate.models.fingerprint import hold_weights
+from icl_locate.prompts.tokens import Prompts
 
 
 @checked(PromptError)

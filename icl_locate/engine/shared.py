@@ -28,8 +28,8 @@ from icl_locate.engine.replay import (
 from icl_locate.engine.scoring import append_targets
 from icl_locate.engine.streams import CutMask, Rows, Stream, plan_streams
 from icl_locate.hooks.routes import attention_bias
-from icl_locate.masks import Mask
-from icl_locate.tokens import Prompts
+from icl_locate.interventions.masks import Mask
+from icl_locate.prompts.tokens import Prompts
 
 _READ_AT_ONCE = 64  # rows whose logits exist at once: a large vocabulary takes more than the model
 

@@ -17,8 +17,8 @@ from icl_locate.engine.replay import BlockCall, replaced_blocks, with_first
 from icl_locate.engine.shared import SharedPass, read_out, run_index
 from icl_locate.engine.streams import Rows, plan_streams
 from icl_locate.engine.texts import begin_texts
-from icl_locate.masks import Mask
-from icl_locate.tokens import Prompts
+from icl_locate.interventions.masks import Mask
+from icl_locate.prompts.tokens import Prompts
 
 _PREFILL = 0.3  # a guess at its share of the work, for progress bars
 

@@ -14,10 +14,10 @@ from jaxtyping import Bool, Float, Int, Int8
 from torch import Tensor
 
 from icl_locate._types import Segment
-from icl_locate.edges import Positions
-from icl_locate.hidden import extend_segments, hidden_by_head, hidden_keys
-from icl_locate.layers import LayerRange
-from icl_locate.masks import (
+from icl_locate.interventions.edges import Positions
+from icl_locate.interventions.hidden import extend_segments, hidden_by_head, hidden_keys
+from icl_locate.interventions.layers import LayerRange
+from icl_locate.interventions.masks import (
     ContextMask,
     EdgeMask,
     LayerMask,

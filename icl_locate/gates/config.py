@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from icl_locate.checks.signatures import check_fields, number, whole
 from icl_locate.errors import TaskError
-from icl_locate.signatures import check_fields, number, whole
 
 Objective = Literal["prune", "break"]
 

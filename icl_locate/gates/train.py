@@ -13,25 +13,25 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.ablation import HeadAblation
-from icl_locate.arguments import check_count
-from icl_locate.contents import PROGRESS, check_progress, check_table
+from icl_locate.checks.arguments import check_count
+from icl_locate.checks.contents import PROGRESS, check_progress, check_table
+from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.hooked import run_cell
 from icl_locate.engine.scoring import forced_log_probs
 from icl_locate.errors import NumericalError, TaskError
-from icl_locate.fingerprint import fingerprint
 from icl_locate.gates.config import GateConfig
 from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_gates
-from icl_locate.gates.results import GatesResult
+from icl_locate.gates.result import GatesResult
 from icl_locate.hooks import hold, scale_heads
+from icl_locate.interventions.ablation import HeadAblation
 from icl_locate.metrics import Metric, TextScore, judged
-from icl_locate.recipes import describe_model, prompts_digest
-from icl_locate.signatures import anything, checked
-from icl_locate.storage import load_checkpoint, save_checkpoint
-from icl_locate.sweeps import choose_metric
+from icl_locate.models.fingerprint import fingerprint
+from icl_locate.prompts.tokens import Prompts, build_prompts
+from icl_locate.records.checkpoint import load_checkpoint, save_checkpoint
+from icl_locate.studies.recipe import describe_model, prompts_digest
+from icl_locate.studies.setting import choose_metric
 from icl_locate.tasks.task import Task
-from icl_locate.tokens import Prompts, build_prompts
 
 _FORM = "icl_locate.GateCheckpoint/2"
 _TENSORS = ("alpha", "best_alpha", "exp_avg", "exp_avg_sq")

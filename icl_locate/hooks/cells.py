@@ -6,10 +6,10 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from icl_locate.edges import Positions
 from icl_locate.errors import MaskError
-from icl_locate.hidden import extend_segments, hidden_by_head
-from icl_locate.masks import EdgeMask, LayerMask
+from icl_locate.interventions.edges import Positions
+from icl_locate.interventions.hidden import extend_segments, hidden_by_head
+from icl_locate.interventions.masks import EdgeMask, LayerMask
 
 HookFunction = Callable[..., Tensor]
 NamedHook = tuple[str, HookFunction]

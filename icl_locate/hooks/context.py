@@ -5,16 +5,16 @@ from contextlib import contextmanager
 
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.edges import Positions
+from icl_locate.checks.signatures import checked
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.cells import CellTracker, NamedHook
 from icl_locate.hooks.holding import hold, owned
 from icl_locate.hooks.padding import PaddingCheck, runs_of
 from icl_locate.hooks.probe import Route, apply_route, find_route
 from icl_locate.hooks.routes import ScoresEdit
-from icl_locate.masks import Mask, check_segments, parts_of, resolve
-from icl_locate.signatures import checked
-from icl_locate.tokens import Prompts
+from icl_locate.interventions.edges import Positions
+from icl_locate.interventions.masks import Mask, check_segments, parts_of, resolve
+from icl_locate.prompts.tokens import Prompts
 
 
 @checked(MaskError)

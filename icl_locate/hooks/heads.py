@@ -11,17 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.ablation import HeadAblation, HeadReference, Method
+from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import MaskError, ModelError
-from icl_locate.fingerprint import fingerprint
 from icl_locate.hooks.cells import NamedHook
 from icl_locate.hooks.holding import RunCheck, hold, owned
 from icl_locate.hooks.padding import no_padding, runs_of
 from icl_locate.hooks.probe import probe_prompts
-from icl_locate.layers import as_pairs
-from icl_locate.models import check_model
-from icl_locate.signatures import anything, checked
-from icl_locate.tokens import Prompts
+from icl_locate.interventions.ablation import HeadAblation, HeadReference, Method
+from icl_locate.interventions.layers import as_pairs
+from icl_locate.models.fingerprint import fingerprint
+from icl_locate.models.loading import check_model
+from icl_locate.prompts.tokens import Prompts
 
 _editable: "weakref.WeakSet[TransformerBridge]" = weakref.WeakSet()
 Watcher = Callable[[int, Tensor], object]

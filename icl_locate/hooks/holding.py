@@ -17,7 +17,7 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import ModelError
 from icl_locate.hooks.cells import NamedHook
-from icl_locate.models import check_model
+from icl_locate.models.loading import check_model
 
 T = TypeVar("T")
 

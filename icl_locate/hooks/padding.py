@@ -13,7 +13,7 @@ from torch import Tensor
 from icl_locate.errors import MaskError
 from icl_locate.hooks.cells import NamedHook
 from icl_locate.hooks.holding import RunCheck
-from icl_locate.tokens import Prompts
+from icl_locate.prompts.tokens import Prompts
 
 _ASK = (
     "pass attention_mask=prompts.attention_mask, with a 1 behind it for each token that follows "

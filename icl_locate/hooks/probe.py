@@ -14,14 +14,14 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
-from icl_locate.edges import Positions
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.cells import CellTracker
 from icl_locate.hooks.holding import hold, own, owned
 from icl_locate.hooks.routes import MaskEdit, ScoresEdit
-from icl_locate.masks import ContextMask, resolve
-from icl_locate.prompts import PromptTemplate
-from icl_locate.tokens import Prompts
+from icl_locate.interventions.edges import Positions
+from icl_locate.interventions.masks import ContextMask, resolve
+from icl_locate.prompts.template import PromptTemplate
+from icl_locate.prompts.tokens import Prompts
 
 
 class Route(Enum):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from icl_locate.arguments import (
+from icl_locate.checks.arguments import (
     check_choice,
     check_count,
     check_items,
@@ -12,9 +12,9 @@ from icl_locate.arguments import (
     check_text,
     refuse,
 )
-from icl_locate.contents import check_pairs, made_of, settle
+from icl_locate.checks.contents import check_pairs, made_of, settle
+from icl_locate.checks.reprs import short_repr
 from icl_locate.errors import ResultError
-from icl_locate.reprs import short_repr
 
 _KINDS = ("full", "induction", "random")
 

@@ -7,12 +7,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from icl_locate.checks.reprs import short_repr
 from icl_locate.errors import PromptError
 from icl_locate.hooks import watch_attention
+from icl_locate.induction.random_tokens import opening_tokens
 from icl_locate.induction.sequences import Sequences
-from icl_locate.models import check_model
-from icl_locate.random_tokens import opening_tokens
-from icl_locate.reprs import short_repr
+from icl_locate.models.loading import check_model
 
 
 def to_previous_token(

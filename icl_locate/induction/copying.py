@@ -7,14 +7,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from icl_locate.checks.signatures import checked
 from icl_locate.engine.forward import require_numbers
 from icl_locate.engine.replay import BlockCall, replaced_blocks, with_first
 from icl_locate.engine.shared import read_out
 from icl_locate.errors import PromptError
 from icl_locate.hooks import watch_attention
+from icl_locate.induction.random_tokens import TokenIds
 from icl_locate.induction.sequences import Sequences, TokenRows
-from icl_locate.random_tokens import TokenIds
-from icl_locate.signatures import checked
 
 _READ_AT_ONCE = 256  # rows whose logits over the whole vocabulary exist at once
 

@@ -12,22 +12,22 @@ from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
-from icl_locate.ablation import METHODS, HeadAblation, HeadReference, Method
-from icl_locate.arguments import check_choice
-from icl_locate.bootstrap import percentile_interval
-from icl_locate.contents import check_pairs, check_recipe, check_table, settle
+from icl_locate.checks.arguments import check_choice
+from icl_locate.checks.contents import check_pairs, check_recipe, check_table, settle
+from icl_locate.checks.reprs import short_repr
+from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.scoring import score_targets
 from icl_locate.errors import PromptError, ResultError
-from icl_locate.fingerprint import hold_weights
+from icl_locate.induction.random_tokens import TokenIds
 from icl_locate.induction.sequences import Sequences, TokenRows
-from icl_locate.layers import as_pairs, check_heads
-from icl_locate.prompts import PromptTemplate
-from icl_locate.random_tokens import TokenIds
-from icl_locate.recipes import describe_model, prompts_digest
-from icl_locate.reprs import short_repr
-from icl_locate.saved import Saved
-from icl_locate.signatures import anything, checked
-from icl_locate.tokens import Prompts
+from icl_locate.interventions.ablation import METHODS, HeadAblation, HeadReference, Method
+from icl_locate.interventions.layers import as_pairs, check_heads
+from icl_locate.models.fingerprint import hold_weights
+from icl_locate.prompts.template import PromptTemplate
+from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.saved import Saved
+from icl_locate.studies.intervals import percentile_interval
+from icl_locate.studies.recipe import describe_model, prompts_digest
 
 if TYPE_CHECKING:
     import pandas as pd

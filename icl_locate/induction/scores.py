@@ -9,17 +9,17 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.contents import check_counts, check_recipe, check_table, settle
+from icl_locate.checks.contents import check_counts, check_recipe, check_table, settle
+from icl_locate.checks.reprs import short_repr
+from icl_locate.checks.signatures import checked
 from icl_locate.errors import PromptError, ResultError
 from icl_locate.induction.attention import match_prefixes, to_previous_token
 from icl_locate.induction.copying import copied_share
 from icl_locate.induction.effects import HeadEffects
+from icl_locate.induction.random_tokens import TokenIds
 from icl_locate.induction.sequences import Sequences, TokenRows
-from icl_locate.random_tokens import TokenIds
-from icl_locate.recipes import describe_model
-from icl_locate.reprs import short_repr
-from icl_locate.saved import Saved
-from icl_locate.signatures import checked
+from icl_locate.records.saved import Saved
+from icl_locate.studies.recipe import describe_model
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,12 +7,12 @@ from collections.abc import Collection, Sequence
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_locate.edges import InductionEdges, Match
+from icl_locate.checks.signatures import anything, checked, number
 from icl_locate.errors import MaskError
-from icl_locate.head_sets import HeadSet
-from icl_locate.layers import as_pairs
-from icl_locate.masks import EdgeMask
-from icl_locate.signatures import anything, checked, number
+from icl_locate.interventions.edges import InductionEdges, Match
+from icl_locate.interventions.heads import HeadSet
+from icl_locate.interventions.layers import as_pairs
+from icl_locate.interventions.masks import EdgeMask
 
 
 @checked(MaskError, fraction=number(above=0, most=1))

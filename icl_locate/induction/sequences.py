@@ -9,10 +9,10 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.arguments import check_count, check_items, refuse
+from icl_locate.checks.arguments import check_count, check_items, refuse
+from icl_locate.checks.reprs import short_repr
 from icl_locate.errors import PromptError
-from icl_locate.models import check_model
-from icl_locate.random_tokens import (
+from icl_locate.induction.random_tokens import (
     TokenIds,
     check_sequences,
     check_tokens,
@@ -20,7 +20,7 @@ from icl_locate.random_tokens import (
     random_tokens,
     usable_tokens,
 )
-from icl_locate.reprs import short_repr
+from icl_locate.models.loading import check_model
 
 LENGTHS = (50, 37, 29)
 """Lengths whose copies lie at different distances: no fixed offset fits two of them."""

@@ -12,21 +12,22 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.ablation import METHODS, HeadAblation, HeadReference
-from icl_locate.arguments import check_seeds, check_shares
-from icl_locate.edges import Match
+from icl_locate.checks.arguments import check_seeds, check_shares
+from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.forward import Intervention
 from icl_locate.engine.hooked import run_cell
 from icl_locate.errors import MaskError, TaskError
-from icl_locate.fingerprint import hold_weights
-from icl_locate.head_sets import HeadSet
 from icl_locate.induction.arms import Arm
-from icl_locate.induction.results import AblationResult
+from icl_locate.induction.reference import head_reference
+from icl_locate.induction.result import AblationResult
 from icl_locate.induction.scores import HeadScores, prefix_matching_scores
 from icl_locate.induction.selection import knockout, random_heads, select_heads
 from icl_locate.induction.sequences import Sequences
-from icl_locate.layers import as_pairs
+from icl_locate.interventions.ablation import METHODS, HeadAblation, HeadReference
+from icl_locate.interventions.edges import Match
+from icl_locate.interventions.heads import HeadSet
+from icl_locate.interventions.layers import as_pairs
 from icl_locate.metrics import (
     Metric,
     TextScore,
@@ -36,15 +37,13 @@ from icl_locate.metrics import (
     score_totals,
 )
 from icl_locate.metrics.base import check_columns
-from icl_locate.prompts import Choice, Example
-from icl_locate.recipes import describe_model, prompts_digest
-from icl_locate.references import head_reference
-from icl_locate.shots import check_shots
-from icl_locate.signatures import anything, checked
-from icl_locate.sweeps import choose_metric
+from icl_locate.models.fingerprint import hold_weights
+from icl_locate.prompts.template import Choice, Example
+from icl_locate.prompts.tokens import Prompts, build_prompts
+from icl_locate.studies.recipe import describe_model, prompts_digest
+from icl_locate.studies.setting import check_shots, choose_metric
 from icl_locate.tasks.patterns import WORD_PATTERNS
 from icl_locate.tasks.task import Task
-from icl_locate.tokens import Prompts, build_prompts
 
 INTERVENTIONS = (*METHODS, "knockout")
 

@@ -5,7 +5,7 @@ everything else frozen.
 """
 
 from icl_locate.lora.config import PRESETS, LoraConfig
-from icl_locate.lora.results import LoraResult
-from icl_locate.lora.sweep import lora_by_layer
+from icl_locate.lora.result import LoraResult
+from icl_locate.lora.study import lora_by_layer
 
 __all__ = ["PRESETS", "LoraConfig", "LoraResult", "lora_by_layer"]

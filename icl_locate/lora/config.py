@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+from icl_locate.checks.signatures import check_fields, number, whole
 from icl_locate.errors import TaskError
-from icl_locate.signatures import check_fields, number, whole
 
 Loss = Literal["target", "sequence"]
 

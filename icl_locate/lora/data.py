@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from icl_locate.alignment import TokenizedPrompt, align, continue_prompt
 from icl_locate.errors import TaskError
-from icl_locate.prompts import Example, PromptTemplate
+from icl_locate.prompts.alignment import TokenizedPrompt, align, continue_prompt
+from icl_locate.prompts.template import Example, PromptTemplate
 
 IGNORED = -100
 

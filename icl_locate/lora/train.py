@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from icl_locate.contents import PROGRESS, check_progress
+from icl_locate.checks.contents import PROGRESS, check_progress
 from icl_locate.errors import NumericalError, ResultError
 from icl_locate.lora.config import LoraConfig
 from icl_locate.lora.data import IGNORED, Batch, pad
-from icl_locate.storage import load_checkpoint, save_checkpoint
+from icl_locate.records.checkpoint import load_checkpoint, save_checkpoint
 
 _FORM = "icl_locate.LoraCheckpoint/2"
 _KINDS = ("now", "best", "exp_avg", "exp_avg_sq")

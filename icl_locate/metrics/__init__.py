@@ -34,6 +34,7 @@ from icl_locate.metrics.text import (
     first_sentence,
     token_accuracy,
 )
+from icl_locate.prompts.programs import pass_at_k
 
 __all__ = [
     "LOG_PROB",
@@ -57,6 +58,7 @@ __all__ = [
     "is_mean",
     "judged",
     "mean_statistics",
+    "pass_at_k",
     "require_answers",
     "score_totals",
     "token_accuracy",

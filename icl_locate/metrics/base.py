@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from icl_locate.arguments import check_items, check_text, refuse, show
+from icl_locate.checks.arguments import check_items, check_text, refuse, show
+from icl_locate.checks.signatures import check_fields
 from icl_locate.errors import IclLocateError, TaskError
-from icl_locate.signatures import check_fields
 
 Statistics = Float[ndarray, "item stat"]
 TextScore = Callable[[str, str], float]

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 from jaxtyping import Float
 from numpy import ndarray
 
-from icl_locate.arguments import ErrorKind, check_items, refuse
+from icl_locate.checks.arguments import ErrorKind, check_items, refuse
+from icl_locate.checks.signatures import check_fields, checked
 from icl_locate.errors import TaskError
 from icl_locate.metrics.base import Statistics, mean_of, mean_statistics, pair_texts
-from icl_locate.prompts import Example
-from icl_locate.signatures import check_fields, checked
+from icl_locate.prompts.template import Example
 
 
 def _check_rows(name: str, value: Any, error: ErrorKind) -> list[list[float]]:

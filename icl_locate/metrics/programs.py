@@ -8,14 +8,14 @@ from typing import ClassVar
 from jaxtyping import Float
 from numpy import ndarray
 
+from icl_locate.checks.reprs import short_repr
+from icl_locate.checks.signatures import check_fields, checked, number, one_of
 from icl_locate.errors import TaskError
 from icl_locate.metrics.base import Metric, Statistics, mean_of, mean_statistics, pair_texts
-from icl_locate.programs import CodeCheck, pass_at_k
-from icl_locate.prompts import Example
-from icl_locate.reprs import short_repr
+from icl_locate.prompts.programs import CodeCheck, pass_at_k
+from icl_locate.prompts.template import Example
 from icl_locate.sandbox import SandboxResult, run_python
 from icl_locate.sandbox.run import LONGEST, WALLS
-from icl_locate.signatures import check_fields, checked, number, one_of
 
 _AT_ONCE = 2
 _WHERE = {

@@ -8,13 +8,13 @@ import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
 
-from icl_locate.arguments import check_text, refuse
+from icl_locate.checks.arguments import check_text, refuse
+from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import ResultError, TaskError
 from icl_locate.metrics.base import MeanMetric, Metric, TextScore
 from icl_locate.metrics.labels import LabelAccuracy
 from icl_locate.metrics.programs import PassRate
 from icl_locate.metrics.text import CorpusBleu, CorpusChrf, exact_match, token_accuracy
-from icl_locate.signatures import anything, checked
 
 
 def _no_answer_needed(answer: str, target: str) -> float:  # noqa: ARG001

@@ -11,10 +11,10 @@ from numpy import ndarray
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from icl_locate.arguments import check_text, show
+from icl_locate.checks.arguments import check_text, show
+from icl_locate.checks.signatures import check_fields, checked, one_of
 from icl_locate.errors import TaskError
 from icl_locate.metrics.base import Statistics, check_totals, pair_texts
-from icl_locate.signatures import check_fields, checked, one_of
 
 _N_BLEU, _N_CHRF = 10, 18  # columns of statistics
 TOKENIZERS = ("13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "flores101", "flores200", "none")

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from icl_locate.arguments import refuse
+from icl_locate.checks.arguments import refuse
+from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
-from icl_locate.location import Location, locate
+from icl_locate.masking.published import ReferenceCurve
 from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption, band, count_axis
-from icl_locate.reference import ReferenceCurve
-from icl_locate.results import SweepResult
-from icl_locate.signatures import checked
+from icl_locate.studies.location import Location, locate
+from icl_locate.studies.sweep_result import SweepResult
 
 
 @checked(ResultError)

@@ -7,13 +7,13 @@ from jaxtyping import Float
 from plotly.subplots import make_subplots
 from torch import Tensor
 
+from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
-from icl_locate.importance import LayerImportance, layer_importance
-from icl_locate.location import locate
+from icl_locate.masking.importance import LayerImportance, layer_importance
 from icl_locate.plots.curves import recipe
 from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption, band, count_axis
-from icl_locate.results import SweepResult
-from icl_locate.signatures import checked
+from icl_locate.studies.location import locate
+from icl_locate.studies.sweep_result import SweepResult
 
 
 @checked(ResultError)

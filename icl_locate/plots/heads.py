@@ -6,11 +6,12 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_locate.arguments import refuse
+from icl_locate.checks.arguments import refuse
+from icl_locate.checks.signatures import checked, number
 from icl_locate.context_heads import HeadSetCurve
 from icl_locate.errors import ResultError
 from icl_locate.induction.arms import Comparison
-from icl_locate.induction.results import AblationResult
+from icl_locate.induction.result import AblationResult
 from icl_locate.induction.scores import HeadScores
 from icl_locate.plots.frame import (
     DASHES,
@@ -21,7 +22,6 @@ from icl_locate.plots.frame import (
     band,
     count_axis,
 )
-from icl_locate.signatures import checked, number
 
 _COLOURS = {"full": "#888888", "induction": PALETTE[1], "random": PALETTE[0]}
 _NAMES = {

@@ -6,10 +6,10 @@ import plotly.graph_objects as go
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Part, Segment
-from icl_locate.arguments import check_count
+from icl_locate.checks.arguments import check_count
+from icl_locate.checks.signatures import checked
 from icl_locate.errors import PromptError
-from icl_locate.signatures import checked
-from icl_locate.tokens import Prompts, check_tokenizer
+from icl_locate.prompts.tokens import Prompts, check_tokenizer
 
 SEGMENT_COLOURS = {
     Segment.BOS: "#BBBBBB",

@@ -3,6 +3,7 @@
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.plots.frame import (
     DASHES,
@@ -14,7 +15,6 @@ from icl_locate.plots.frame import (
     count_axis,
 )
 from icl_locate.savings import MeasuredSavings
-from icl_locate.signatures import checked
 
 
 @checked(ResultError)

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 
+from icl_locate.checks.signatures import checked, number, one_of, whole
 from icl_locate.errors import SandboxError
 from icl_locate.sandbox.processes import Status, Task, Verdict, Wall, run_once
 from icl_locate.sandbox.turned import turned_tests
-from icl_locate.signatures import checked, number, one_of, whole
 
 WALLS = ("auto", "sealed", "shared")
 LONGEST = 86_400  # seconds

@@ -4,7 +4,7 @@ Sia et al. (NeurIPS 2024, section 5) estimate 45 % of the computation. Here that
 beside exact operations, cache sizes, and what a run takes that really drops the context.
 """
 
-from icl_locate.savings.costs import ModelCosts
+from icl_locate.models.costs import ModelCosts
 from icl_locate.savings.estimate import Savings, estimate_savings, paper_share
 from icl_locate.savings.measure import MeasuredSavings, measure_savings
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.arguments import check_count
+from icl_locate.checks.arguments import check_count
+from icl_locate.checks.signatures import checked
 from icl_locate.errors import PromptError
-from icl_locate.savings.costs import ModelCosts
-from icl_locate.signatures import checked
+from icl_locate.models.costs import ModelCosts
 
 
 @dataclass(frozen=True)

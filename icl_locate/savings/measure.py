@@ -13,9 +13,10 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache
 
-from icl_locate.arguments import check_count, check_items, check_text
-from icl_locate.bootstrap import bootstrap_scores, percentile_interval
-from icl_locate.contents import check_counts, check_recipe, check_table, settle
+from icl_locate.checks.arguments import check_count, check_items, check_text
+from icl_locate.checks.contents import check_counts, check_recipe, check_table, settle
+from icl_locate.checks.reprs import short_repr
+from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.dropping import drop_context
 from icl_locate.engine.forward import keep_logits
@@ -23,7 +24,6 @@ from icl_locate.engine.generation import generate
 from icl_locate.errors import MaskError, ResultError, TaskError
 from icl_locate.hooks import hold
 from icl_locate.hooks.padding import runs_of
-from icl_locate.memory import peak_bytes
 from icl_locate.metrics import (
     Metric,
     TextScore,
@@ -32,14 +32,14 @@ from icl_locate.metrics import (
     score_totals,
 )
 from icl_locate.metrics.base import check_columns, item_statistics
-from icl_locate.prompts import Choice
-from icl_locate.recipes import describe_model, prompts_digest
-from icl_locate.reprs import short_repr
-from icl_locate.saved import Saved
-from icl_locate.signatures import anything, checked
-from icl_locate.sweeps import choose_metric
+from icl_locate.prompts.template import Choice
+from icl_locate.prompts.tokens import Prompts, build_prompts
+from icl_locate.records.saved import Saved
+from icl_locate.savings.memory import peak_bytes
+from icl_locate.studies.intervals import bootstrap_scores, percentile_interval
+from icl_locate.studies.recipe import describe_model, prompts_digest
+from icl_locate.studies.setting import choose_metric
 from icl_locate.tasks.task import Task
-from icl_locate.tokens import Prompts, build_prompts
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+from icl_locate.checks.signatures import checked
 from icl_locate.errors import TaskError
-from icl_locate.programs import CodeCheck, signature_of
-from icl_locate.prompts import Example, PromptTemplate
-from icl_locate.signatures import checked
+from icl_locate.prompts.programs import CodeCheck, signature_of
+from icl_locate.prompts.template import Example, PromptTemplate
 from icl_locate.tasks.files import read_dataset, read_records
 from icl_locate.tasks.task import Task
 

@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from icl_locate.arguments import refuse
+from icl_locate.checks.arguments import refuse
+from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import TaskError
-from icl_locate.prompts import Example, PromptTemplate
-from icl_locate.signatures import anything, checked
+from icl_locate.prompts.template import Example, PromptTemplate
 from icl_locate.tasks.classification import LABEL_TEMPLATE
 from icl_locate.tasks.code import human_eval_task
 from icl_locate.tasks.files import read_placed

@@ -10,9 +10,9 @@ from functools import partial
 from itertools import product
 from types import MappingProxyType
 
+from icl_locate.checks.signatures import checked
 from icl_locate.errors import TaskError
-from icl_locate.prompts import Example, PromptTemplate
-from icl_locate.signatures import checked
+from icl_locate.prompts.template import Example, PromptTemplate
 from icl_locate.tasks.task import Task
 
 Draw = Callable[[random.Random, int], list[tuple[str, ...]]]

@@ -12,8 +12,8 @@ from icl_locate.embedded.languages import (
     sample_sentence,
 )
 from icl_locate.errors import TaskError
-from icl_locate.programs import CodeCheck
-from icl_locate.prompts import Example, PromptTemplate
+from icl_locate.prompts.programs import CodeCheck
+from icl_locate.prompts.template import Example, PromptTemplate
 from icl_locate.tasks.task import Task
 
 N_EXAMPLES = 512

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
+from icl_locate.checks.reprs import short_repr
+from icl_locate.checks.signatures import check_fields, checked
 from icl_locate.errors import TaskError
-from icl_locate.prompts import Choice, Example, PromptTemplate
-from icl_locate.reprs import short_repr
-from icl_locate.signatures import check_fields, checked
+from icl_locate.prompts.template import Choice, Example, PromptTemplate
 
 # the query ends in "A:": the space behind it belongs to the answer's first word
 DEFAULT_TEMPLATE = PromptTemplate(source_prefix="Q: ", target_prefix="\nA: ", separator="\n\n")

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from icl_locate.checks.signatures import checked
 from icl_locate.errors import TaskError
-from icl_locate.prompts import Example, PromptTemplate
-from icl_locate.signatures import checked
+from icl_locate.prompts.template import Example, PromptTemplate
 from icl_locate.tasks.files import read_dataset, read_lines
 from icl_locate.tasks.task import DEFAULT_TEMPLATE, Task
 

@@ -11,9 +11,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.embedded.languages import LANGUAGES, N_FORMS, ORDERS, PYTHON, SOURCE_WORDS
 from icl_locate.engine.decoding import generate
 from icl_locate.metrics import METRICS
-from icl_locate.models import load_model
+from icl_locate.models.loading import load_model
+from icl_locate.prompts.tokens import build_prompts
 from icl_locate.tasks.pseudo import pseudo_task
-from icl_locate.tokens import build_prompts
 
 SETTINGS = {
     "5 examples, no instruction": (5, False),

@@ -28,9 +28,9 @@ from transformers import PreTrainedTokenizerFast
 import icl_locate as icl
 from icl_locate import induction
 from icl_locate.engine.forward import Intervention
-from icl_locate.files import check_output, replace_file
+from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.files import check_output, replace_file
 from icl_locate.tasks import PATTERN_TASKS, pattern_task
-from icl_locate.tokens import Prompts
 
 DOCS = Path(__file__).parents[2] / "docs"
 

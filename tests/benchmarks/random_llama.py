@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicCache
 import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.embedded.tokenizer import vocabulary
-from icl_locate.models import embedded_directory
+from icl_locate.models.loading import embedded_directory
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import torch
 import tyro
 from random_llama import Shape, build, random_prompts
 
-from icl_locate.files import check_output, replace_file
+from icl_locate.records.files import check_output, replace_file
 from icl_locate.savings import ModelCosts, estimate_savings
 from icl_locate.savings.measure import Runs
 

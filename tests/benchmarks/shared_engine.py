@@ -34,9 +34,9 @@ import icl_locate as icl
 from icl_locate.engine.grid import tokens_in_flight
 from icl_locate.engine.shared import score_many
 from icl_locate.engine.shared_decoding import generate_many
-from icl_locate.files import check_output, replace_file
-from icl_locate.memory import peak_bytes
 from icl_locate.plots import DASHES, PALETTE
+from icl_locate.records.files import check_output, replace_file
+from icl_locate.savings.memory import peak_bytes
 
 DOCS = Path(__file__).parents[2] / "docs"
 Part = Literal["log-prob", "generation", "growth"]

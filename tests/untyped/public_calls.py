@@ -14,10 +14,11 @@ import tiny
 import torch
 
 import icl_locate as icl
-from icl_locate import context_heads, estimates, gates, induction, lora, metrics, plots, savings
-from icl_locate.edges import InductionEdges, Positions
+from icl_locate import context_heads, gates, induction, lora, metrics, plots, savings
+from icl_locate.interventions.edges import InductionEdges, Positions
 from icl_locate.lora import LoraConfig, LoraResult
-from icl_locate.programs import CodeCheck, pass_at_k
+from icl_locate.masking import estimate
+from icl_locate.prompts.programs import CodeCheck, pass_at_k
 from icl_locate.sandbox import run_python
 from icl_locate.savings import MeasuredSavings, ModelCosts
 from icl_locate.tasks import (
@@ -212,6 +213,12 @@ def calls() -> dict[str, Call]:
             {"result": swept(), "path": home / "report.html", "locations": icl.locate(swept())},
             0.2,
         ),
+        "write_head_report": Call(
+            icl.write_head_report,
+            {"path": home / "heads.html", "scores": scored_heads(), "effects": effects(),
+             "result": ablated(), "comparisons": ablated().compare(n_resamples=5)},
+            0.2,
+        ),
         "load_model": Call(icl.load_model, {"model": model()}),
         "from_layer": Call(icl.from_layer, {"layer": 1}),
         "until_layer": Call(icl.until_layer, {"layer": 1}),
@@ -228,9 +235,9 @@ def calls() -> dict[str, Call]:
             {"positions": Positions(prompts().segments, prompts().tokens, prompts().words),
              "n_rows": 1},
         ),
-        "programs.CodeCheck": Call(CodeCheck, {"tests": "assert True"}),
-        "programs.CodeCheck.program": Call(CodeCheck("").program, {"answer": "x = 1"}),
-        "programs.pass_at_k": Call(pass_at_k, {"n_samples": 4, "n_passed": 2, "k": 1}),
+        "CodeCheck": Call(CodeCheck, {"tests": "assert True"}),
+        "CodeCheck.program": Call(CodeCheck("").program, {"answer": "x = 1"}),
+        "metrics.pass_at_k": Call(pass_at_k, {"n_samples": 4, "n_passed": 2, "k": 1}),
         "sandbox.run_python": Call(
             run_python, {"code": "x = 1", "tests": "assert x == 1"}, 0.1
         ),
@@ -321,7 +328,7 @@ def _trained() -> dict[str, Call]:
 def _savings() -> dict[str, Call]:
     costs = ModelCosts("m", (8, 8, 8), 16, 4, 2, 8)
     share = {"n_layers": 4, "from_layer": 1, "n_shots": 5}
-    shape = estimates.Shape.of(model().original_model.config)
+    shape = estimate.Shape.of(model().original_model.config)
     return {
         "savings.measure_savings": Call(
             savings.measure_savings,
@@ -339,13 +346,13 @@ def _savings() -> dict[str, Call]:
             costs.unembedding_operations, {"n_rows": 1}
         ),
         "savings.ModelCosts.cache_bytes": Call(costs.cache_bytes, {"n_keys": 1}),
-        "estimates.estimate_sweep": Call(
-            estimates.estimate_sweep,
+        "estimate_sweep": Call(
+            icl.estimate_sweep,
             {"tokenizer": model().tokenizer, "shape": shape, "task": task(),
              "conditions": icl.PAPER_CONDITIONS[:1], "n_shots": 1, "n_queries": 2},
         ),
-        "estimates.measure_speed": Call(
-            estimates.measure_speed,
+        "masking.measure_speed": Call(
+            estimate.measure_speed,
             {"device": "cpu", "dtype": torch.float32, "seconds": 0.001}, 0.2,
         ),
     }  # fmt: skip

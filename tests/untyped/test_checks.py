@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_locate import arguments
+from icl_locate.checks import arguments
+from icl_locate.checks.signatures import checked, whole
 from icl_locate.errors import IclLocateError, TaskError
-from icl_locate.signatures import checked, whole
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), torch.tensor(3)])

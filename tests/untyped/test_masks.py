@@ -11,15 +11,14 @@ import torch
 
 import icl_locate as icl
 from icl_locate import Segment
-from icl_locate.ablation import HeadAblation
 from icl_locate.cli import main
-from icl_locate.edges import InductionEdges
 from icl_locate.errors import MaskError
-from icl_locate.head_sets import HeadSet
 from icl_locate.hooks import ablate_heads
-from icl_locate.layers import LayerRange
-from icl_locate.masks import MaskUnion, resolve
-from icl_locate.scopes import masked_layers
+from icl_locate.interventions.ablation import HeadAblation
+from icl_locate.interventions.edges import InductionEdges
+from icl_locate.interventions.heads import HeadSet
+from icl_locate.interventions.layers import LayerRange, masked_layers
+from icl_locate.interventions.masks import MaskUnion, resolve
 
 BOTH = {Segment.EXAMPLES, Segment.QUERY}
 SEGMENTS = [

@@ -14,13 +14,14 @@ import icl_locate as icl
 from icl_locate.errors import IclLocateError
 
 CALLS = calls()
-MODULES = ("context_heads", "gates", "induction", "lora", "metrics", "plots", "programs",
-           "sandbox", "savings", "tasks")  # fmt: skip
+MODULES = ("context_heads", "gates", "induction", "lora", "metrics", "models", "plots",
+           "prompts", "report", "sandbox", "savings", "tasks")  # fmt: skip
 
 MADE_BY_THE_PACKAGE = {
     "AblationResult", "Arm", "Comparison", "GatesResult", "HeadEffects", "HeadReference",
-    "HeadScores", "HeadSetCurve", "HeadSweepResult", "Location", "LoraResult", "MeasuredSavings",
-    "ModelCosts", "Prompts", "SandboxResult", "Savings", "SweepResult",
+    "HeadScores", "HeadSetCurve", "HeadSweepResult", "LayerImportance", "Location", "LoraResult",
+    "MeasuredSavings", "ModelCosts", "Positions", "Prompts", "SandboxResult", "Savings",
+    "SweepResult",
 }  # fmt: skip
 NO_CALLS = {"Metric", "Part", "Segment", "Statistics", "TextScore"}
 BETWEEN_MODULES = {

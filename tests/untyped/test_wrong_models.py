@@ -9,8 +9,8 @@ from icl_locate.context_heads import HeadStudy
 from icl_locate.engine.grid import choose_engine
 from icl_locate.errors import ModelError, TaskError
 from icl_locate.hooks import ablate_heads, find_route, replace_inputs, scale_heads, watch_attention
-from icl_locate.random_tokens import random_tokens
-from icl_locate.references import head_reference
+from icl_locate.induction.random_tokens import random_tokens
+from icl_locate.induction.reference import head_reference
 
 
 class HookedTransformer:

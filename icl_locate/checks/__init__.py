@@ -1,0 +1,1 @@
+"""How arguments and fields are checked, in words that name them, and how values are shown."""

@@ -1,0 +1,200 @@
+"""What an ablation study found: scores with and without some heads, and how they compare."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from icl_locate.checks.arguments import (
+    check_seeds,
+    check_text,
+)
+from icl_locate.checks.contents import (
+    check_counts,
+    check_recipe,
+    check_table,
+    settle,
+)
+from icl_locate.checks.reprs import short_repr
+from icl_locate.checks.signatures import checked
+from icl_locate.errors import ResultError
+from icl_locate.induction.arms import Arm, Comparison, as_arms
+from icl_locate.interventions.ablation import HeadReference
+from icl_locate.metrics import Metric, check_statistics, find_scorer, score_totals
+from icl_locate.records.saved import Saved
+from icl_locate.studies.intervals import bootstrap_scores, percentile_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@short_repr("model", "task", "metric", "arms", "shots", "seeds", "scores")
+@dataclass(frozen=True)
+class AblationResult(
+    Saved,
+    form="icl_locate.AblationResult/2",
+    tensors=("statistics", "scores"),
+    labels=("arms", "shots", "seeds", "metric", "provenance"),
+):
+    """The scores of an ablation study, and its recipe.
+
+    Attributes:
+        arms, shots, seeds: the axes' labels; the first arm is the whole model.
+        statistics: each item's sufficient statistics of the metric; they add up over items.
+        scores: the metric over all items.
+        metric: the metric's name; its signature stands in ``provenance``.
+        provenance: model, task, prompts' hash, versions, options.
+        custom_metric: the metric itself if it is none of the package's; not saved.
+        reference: what stood in for the heads' outputs, to be saved by itself and used again.
+    """
+
+    arms: tuple[Arm, ...]
+    shots: tuple[int, ...]
+    seeds: tuple[int, ...]
+    statistics: Float[Tensor, "arm shot seed item stat"]
+    scores: Float[Tensor, "arm shot seed"]
+    metric: str
+    provenance: Mapping[str, Any]
+    custom_metric: Metric | None = None
+    reference: HeadReference | None = None
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            arms=as_arms(self.arms),
+            shots=check_counts("shots", self.shots),
+            seeds=check_seeds(self.seeds, error=ResultError),
+            metric=check_text("metric", self.metric, error=ResultError),
+            provenance=check_recipe(self.provenance),
+        )
+        cells = len(self.arms), len(self.shots), len(self.seeds)
+        check_table("scores", self.scores, cells)
+        check_table("statistics", self.statistics, (*cells, None, None))
+        check_statistics(self.statistics.numpy(), self.metric, self.custom_metric, self.provenance)
+
+    @property
+    def n_items(self) -> int:
+        """Queries that every arm answered, for each seed."""
+        return self.statistics.shape[3]
+
+    @checked(ResultError)
+    def compare(
+        self, *, confidence: float = 0.95, n_resamples: int = 1000, seed: int = 0
+    ) -> list[Comparison]:
+        """Set each selection against its random controls and the whole model.
+
+        Args:
+            confidence: of the intervals, in (0, 1).
+            n_resamples: of the bootstrap, and of the permutation test.
+            seed: of their own generators.
+
+        Raises:
+            ResultError: if an argument is out of range, or the metric is not known here.
+        """
+        metric = find_scorer(self.metric, self.custom_metric, self.provenance)
+        statistics = self.statistics.numpy()
+        samples = bootstrap_scores(metric, statistics, n_resamples, seed)
+        means = np.concatenate([self.scores.numpy().mean(axis=-1)[None], samples])
+
+        def interval(values: ndarray) -> tuple[float, float, float]:
+            low, high = percentile_interval(values[1:], confidence, self.n_items)
+            return float(values[0]), float(low), float(high)
+
+        found = []
+        for (place, arm), (i, n_shots) in product(enumerate(self.arms), enumerate(self.shots)):
+            if arm.kind != "induction":
+                continue
+            controls, p_value, rank_p = self._controls_of(arm), math.nan, math.nan
+            random = np.full(len(means), np.nan)
+            if controls:
+                weights = _draw_controls(len(controls), n_resamples, seed)
+                random = (means[:, controls, i] * weights).sum(axis=1)
+                arms = statistics[place, i], statistics[controls, i]
+                p_value = permutation_p_value(metric, *arms, n_resamples, seed)
+                as_bad = int((means[0, controls, i] <= means[0, place, i] + 1e-12).sum())
+                rank_p = (1 + as_bad) / (1 + len(controls))
+            found.append(
+                Comparison(
+                    intervention=arm.intervention,
+                    fraction=arm.fraction,
+                    fractions=arm.fractions,
+                    n_shots=n_shots,
+                    full=interval(means[:, 0, i]),
+                    induction=interval(means[:, place, i]),
+                    random=interval(random),
+                    difference=interval(random - means[:, place, i]),
+                    p_value=p_value,
+                    rank_p=rank_p,
+                )
+            )
+        return found
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row a run: intervention, kind, fraction, control, n_heads, shots, seed, score.
+
+        ``share`` says all fractions that choose the same heads, such as "1 %, 3 %".
+        """
+        import pandas as pd
+
+        return pd.DataFrame(
+            [
+                {
+                    "intervention": arm.intervention,
+                    "kind": arm.kind,
+                    "fraction": arm.fraction,
+                    "share": arm.share,
+                    "control": arm.control,
+                    "n_heads": len(arm.heads),
+                    "shots": n_shots,
+                    "seed": seed,
+                    "score": float(self.scores[i, j, k]),
+                }
+                for i, arm in enumerate(self.arms)
+                for j, n_shots in enumerate(self.shots)
+                for k, seed in enumerate(self.seeds)
+            ]
+        )
+
+    def _controls_of(self, arm: Arm) -> list[int]:
+        wanted = arm.intervention, "random", arm.fraction
+        return [
+            i
+            for i, other in enumerate(self.arms)
+            if (other.intervention, other.kind, other.fraction) == wanted
+        ]
+
+
+def _draw_controls(n: int, n_resamples: int, seed: int) -> Float[ndarray, "row control"]:
+    """The weight of each control: all alike first, then as often as each resample draws it."""
+    generator = np.random.default_rng([seed, n])
+    drawn = generator.multinomial(n, np.full(n, 1 / n), size=n_resamples)
+    return np.concatenate([np.ones((1, n)), drawn]) / n
+
+
+def permutation_p_value(
+    metric: Metric,
+    chosen: Float[ndarray, "seed item stat"],
+    controls: Float[ndarray, "control seed item stat"],
+    n_permutations: int,
+    seed: int,
+) -> float:
+    """How often swapping two arms item by item makes their scores differ as much as they do.
+
+    Items are swapped as a whole, in all seeds and with every control; the difference is the mean
+    over controls and seeds. The observed arrangement counts as one of the permutations.
+    """
+    n_items = chosen.shape[1]
+    swapped = np.random.default_rng(seed).integers(0, 2, (n_permutations, n_items)).astype(float)
+    swapped = np.concatenate([np.zeros((1, n_items)), swapped])
+    gaps = controls - chosen
+    moved = np.einsum("pi,csik->pcsk", swapped, gaps)
+    left = score_totals(metric, chosen.sum(axis=1) + moved)
+    right = score_totals(metric, controls.sum(axis=2) - moved)
+    differences = np.abs((right - left).mean(axis=(1, 2)))
+    return float(np.mean(differences >= differences[0] - 1e-12))

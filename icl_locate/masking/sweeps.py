@@ -1,0 +1,234 @@
+"""Sweep a context mask over start layers, conditions and seeds."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate._types import Segment
+from icl_locate.checks.arguments import check_seeds
+from icl_locate.checks.signatures import anything, checked
+from icl_locate.engine.grid import Engine, choose_engine, run_grid
+from icl_locate.engine.hooked import Cell, join_cells
+from icl_locate.errors import TaskError
+from icl_locate.interventions.conditions import Condition
+from icl_locate.masking.plan import (
+    Plan,
+    Shown,
+    build_all,
+    check,
+    choose_conditions,
+)
+from icl_locate.masking.sia2024 import sia2024_bos
+from icl_locate.metrics import (
+    Metric,
+    TextScore,
+    is_known,
+    is_mean,
+    judged,
+    score_totals,
+)
+from icl_locate.metrics.base import check_columns
+from icl_locate.models.loading import check_model, load_model
+from icl_locate.prompts.template import Choice
+from icl_locate.studies.recipe import describe_model, prompts_digest
+from icl_locate.studies.setting import choose_metric, choose_n_queries
+from icl_locate.studies.sweep_result import SweepResult
+from icl_locate.tasks.loading import load_task
+from icl_locate.tasks.task import Task
+
+
+@checked(
+    TaskError, model=anything, task=anything, conditions=anything, metric=anything, compat=anything
+)
+def sweep(
+    model: TransformerBridge | str | Path,
+    task: Task | str | Path,
+    *,
+    conditions: str | Condition | Iterable[str | Condition] | None = None,
+    n_shots: int = 5,
+    n_queries: int | None = None,
+    seeds: int | Iterable[int] = (0, 1, 2),
+    metric: str | Metric | TextScore | None = None,
+    choice: Choice | str | None = None,
+    prepend_bos: bool | None = None,
+    max_new_tokens: int = 50,
+    scope: str = "from",
+    compat: str | None = None,
+    batch_size: int = 64,
+    token_budget: int | None = None,
+    engine: Engine | str = "auto",
+    progress: bool = False,
+) -> SweepResult:
+    """Hide the context from each layer on, under each condition, and score what the model does.
+
+    The method of Sia et al. (NeurIPS 2024, section 3): start layer ``l`` hides the condition's
+    segments at layers ``l`` and above, for all rows and heads, at the prompt and at every generated
+    token. Start ``0`` gives the floor, ``n_layers`` (nothing hidden) the ceiling.
+
+    Args:
+        model: a model, or what `load_model` takes.
+        task: a task, or what `load_task` takes, such as the path of a file.
+        conditions: conditions, or names of the paper's; a single one may stand alone. ``None``
+            means those of the paper that the prompts allow: without an instruction in the task's
+            template only "examples". ``result.conditions`` names them.
+        n_queries: the first so many queries of ``task.test``, the same for every seed; ``None``
+            means 64, or all that there are.
+        seeds: each, or a single one, draws other examples for the same queries.
+        metric: a name ("bleu", "chrf", "exact_match", "token_accuracy", "log_prob",
+            "label_accuracy", "pass@1"), a
+            `Metric`, or a function of (answer, target) that is averaged; ``None`` means the task's.
+            "pass@1" runs generated programs (in the sandbox), and so must be asked for by name.
+        choice: how examples are drawn, as `build_prompts` says; ``None`` means the task's way.
+        prepend_bos: whether prompts start with BOS; ``None`` follows the model's tokenizer (or
+            ``compat``).
+        max_new_tokens: length at which an answer ends if no stop string ended it before.
+        scope: where a mask that starts at a layer acts: "from" it on, "only" there, or in a
+            "window:W" of layers from it on. With the last two the curve shows what each layer's
+            reading of the context is worth (`layer_importance`), and `locate` refuses it.
+        compat: "sia2024" hides the columns that the authors' own code hides, which miss the
+            segments' borders by a token or two. Prompts then start with BOS as theirs do: on Llama,
+            not on GPT-Neo, BLOOM and StarCoder2; for other architectures ``prepend_bos`` says whose
+            columns are meant.
+        batch_size: the most prompts that run at once.
+        token_budget: the most tokens that the shared engine holds at once, over all its runs;
+            ``None`` derives it from free memory.
+        engine: "hooks" runs the model once for each cell; "shared" runs it once for all start
+            layers and conditions; "auto" is "shared" wherever that is exact.
+        progress: whether to show a progress bar over the cells.
+
+    Raises:
+        TaskError: too few queries, no conditions or seeds, an unknown metric.
+        MaskError: a condition that hides what the prompts do not hold.
+        PromptError, ModelError, NumericalError: as their sources say.
+    """
+    if not isinstance(model, (str, Path)):
+        check_model(model)
+    task = load_task(task)
+    n_queries = choose_n_queries(task, n_queries)
+    plan = Plan(
+        model=model,
+        task=task,
+        conditions=choose_conditions(task, n_shots, conditions),
+        metric=choose_metric(task, metric, n_queries),
+        n_shots=n_shots,
+        n_queries=n_queries,
+        seeds=check_seeds(seeds, error=TaskError),
+        choice=choice or task.choice,
+        prepend_bos=prepend_bos,
+        max_new_tokens=max_new_tokens,
+        scope=scope,
+        compat=compat,
+    )
+    check(plan, engine)
+    if isinstance(model, (str, Path)):
+        model = load_model(model)
+        plan = replace(plan, model=model)
+    if plan.compat is not None:
+        bos = sia2024_bos(str(model.cfg.architecture), prepend_bos)
+        plan = replace(plan, prepend_bos=bos)
+    prompts = build_all(plan)
+    chosen = choose_engine(model, engine)
+    options = {"batch_size": batch_size, "token_budget": token_budget}
+    grid: dict[tuple[str, int, int], Cell] = {}
+    total = len(plan.conditions) * len(plan.layers) * len(plan.seeds)
+    with tqdm(total=total, unit="cell", desc=task.name, disable=not progress) as bar:
+        for (group, seed), shown in prompts.items():
+            conditions_shown = [c for c in plan.conditions if plan.group(c) == group]
+            cells = _run(plan, shown, conditions_shown, bar.update, engine=chosen, **options)
+            places = [(c.name, layer, seed) for c in conditions_shown for layer in plan.layers]
+            grid |= dict(zip(places, cells, strict=True))
+    return _collect(plan, grid, prompts, chosen)
+
+
+def _run(
+    plan: Plan,
+    shown: Shown,
+    conditions: Sequence[Condition],
+    on_progress: Callable[[int], object],
+    **options: Any,
+) -> list[Cell]:
+    """The cells of the conditions that have some prompts in common, layer by layer."""
+    cells: list[tuple[list[int], list[Cell]]] = []
+    parts = shown.parts()
+    for number, (n_hidden_generated, items, prompts) in enumerate(parts, start=1):
+        found = run_grid(
+            plan.model,
+            prompts,
+            [mask for c in conditions for mask in plan.masks(c, n_hidden_generated)],
+            plan.metric,
+            max_new_tokens=plan.max_new_tokens,
+            on_progress=on_progress if number == len(parts) else lambda _: None,
+            **options,
+        )
+        cells.append((items, found))
+    return join_cells(cells)
+
+
+def _collect(
+    plan: Plan,
+    grid: dict[tuple[str, int, int], Cell],
+    prompts: dict[tuple[str, int], Shown],
+    engine: str,
+) -> SweepResult:
+    layers = plan.layers
+
+    def table(value: Callable[[Cell], Any]) -> list[list[list[Any]]]:
+        return [
+            [[value(grid[condition.name, layer, seed]) for seed in plan.seeds] for layer in layers]
+            for condition in plan.conditions
+        ]
+
+    check_columns(plan.metric, [cell.statistics for cell in grid.values()])
+    statistics = np.array(table(lambda cell: cell.statistics))
+    return SweepResult(
+        conditions=tuple(condition.name for condition in plan.conditions),
+        layers=layers,
+        seeds=plan.seeds,
+        statistics=torch.from_numpy(statistics),
+        item_scores=torch.from_numpy(score_totals(plan.metric, statistics)),
+        scores=torch.from_numpy(score_totals(plan.metric, statistics.sum(axis=-2))),
+        texts=table(lambda cell: cell.texts),
+        sources=tuple(example.source for example in plan.task.test[: plan.n_queries]),
+        targets=tuple(example.target for example in plan.task.test[: plan.n_queries]),
+        metric=plan.metric.name,
+        provenance=_provenance(plan, prompts) | {"engine": engine},
+        custom_metric=None if is_known(plan.metric.name) else plan.metric,
+    )
+
+
+def _provenance(plan: Plan, shown: dict[tuple[str, int], Shown]) -> dict[str, Any]:
+    prompts = [some.prompts for some in shown.values()]
+    return {
+        **describe_model(plan.model),
+        "task": plan.task.name,
+        "template": asdict(plan.task.template),
+        "bare_template": asdict(plan.task.template_for(instruction=False)),
+        "conditions": [
+            {
+                "name": c.name,
+                "hide": sorted(s.name for s in c.hide),
+                "instruction": c.instruction,
+                "keep_self": c.keep_self,
+                "without_bias": c.without_bias,
+            }
+            for c in plan.conditions
+        ],
+        "scope": plan.scope,
+        "compat": plan.compat,
+        "n_shots": plan.n_shots,
+        "n_queries": plan.n_queries,
+        "seeds": list(plan.seeds),
+        "choice": plan.choice,
+        "bos": any(bool((p.segments == Segment.BOS).any()) for p in prompts),
+        "max_new_tokens": plan.max_new_tokens,
+        "signature": plan.metric.signature,
+        **judged(plan.metric),
+        "metric_is_mean": is_mean(plan.metric),
+        "prompts_sha256": prompts_digest(prompts),
+    }

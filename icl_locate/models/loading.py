@@ -1,0 +1,184 @@
+"""Models: the embedded one, a Hub name, a local directory, or a bridge that is already there."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformer_lens.model_bridge import TransformerBridge
+from transformers import PreTrainedModel
+
+from icl_locate.checks.arguments import check_path, show
+from icl_locate.checks.signatures import KINDS, anything, checked
+from icl_locate.errors import ModelError
+from icl_locate.models.names import EMBEDDED as EMBEDDED
+from icl_locate.models.names import embedded_directory as embedded_directory
+from icl_locate.models.names import find_model
+from icl_locate.models.trust import NO_CODE, check_weights, says_code
+
+
+@checked(ModelError, model=anything)
+def load_model(
+    model: str | Path | TransformerBridge | None = None,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    revision: str | None = None,
+) -> TransformerBridge:
+    """Load a model as a TransformerBridge with eager attention, in evaluation mode.
+
+    Args:
+        model: ``None`` or "embedded" for the model that comes with the package; a name on the
+            Hugging Face Hub; a local directory; or a TransformerBridge, which is returned as it is,
+            in evaluation mode. Weights are safetensors; a model's own code is never run.
+        device: where to put it; ``None`` means a GPU if there is one.
+        dtype: of the weights, as a torch dtype or its name.
+        revision: of a model on the Hub.
+
+    Raises:
+        ModelError: if there is no such model, or TransformerLens cannot load it.
+    """
+    if isinstance(model, TransformerBridge):
+        model.eval()
+        return model
+    if model is not None and not isinstance(model, (str, Path)):
+        raise ModelError(_not_a_bridge(model))
+    name = EMBEDDED if model is None else str(check_path("model", model, error=ModelError))
+    found = find_model(name, revision)
+    place, floats = resolve_device(device), resolve_dtype(dtype)
+    check_weights(found, revision)
+    try:
+        with quiet_loading() if Path(found).is_dir() else nullcontext():
+            bridge = TransformerBridge.boot_transformers(
+                found, device=place, dtype=floats, revision=revision, **NO_CODE
+            )
+    except Exception as error:  # a damaged directory makes its readers raise anything
+        raise loading_error(name, error) from error
+    bridge.eval()
+    return bridge
+
+
+def check_model(model: Any) -> TransformerBridge:
+    """A model that can be run: a TransformerBridge, every module of it in evaluation mode.
+
+    Raises:
+        ModelError: if it is something else, saying how to make a bridge of it; or if any module is
+            in training mode, in which dropout would make every number random.
+    """
+    if not isinstance(model, TransformerBridge):
+        raise ModelError(_not_a_bridge(model))
+    if _is_training(model):
+        raise ModelError(
+            "the model is in training mode, or a part of it is, so that dropout would make its "
+            "numbers random: call model.eval() first (transformers' Trainer leaves a model so)"
+        )
+    return model
+
+
+def _is_training(model: TransformerBridge) -> bool:
+    """Whether any module is in training mode; the bridge's own flag says nothing of the others."""
+    waiting: list[nn.Module] = [model, model.original_model]
+    seen: set[int] = set()
+    while waiting:
+        module = waiting.pop()
+        if module.training:
+            return True
+        inside = [part for part in module._modules.values() if part is not None]
+        waiting += [part for part in inside if id(part) not in seen]
+        seen.update(map(id, inside))
+    return False
+
+
+KINDS[TransformerBridge] = lambda name, value, error: check_model(value)  # noqa: ARG005
+
+
+def _not_a_bridge(model: Any) -> str:
+    """What to tell a user who gave something else in a model's place."""
+    if model is None or isinstance(model, (str, Path)):
+        name = "" if model is None else repr(str(model))
+        return (
+            f"model is {show(model)}: expected a TransformerBridge; icl_locate.load_model({name}) "
+            "gives one"
+        )
+    kind = type(model).__name__
+    if isinstance(model, PreTrainedModel):
+        return (
+            f"model is a {kind} of transformers: expected a TransformerBridge; wrap it: "
+            "TransformerBridge.boot_transformers(NAME, hf_model=model, tokenizer=tokenizer).eval() "
+            "(from transformer_lens.model_bridge; NAME is that of its configuration), or load it: "
+            "icl_locate.load_model(NAME_OR_DIRECTORY)"
+        )
+    if hasattr(model, "run_with_hooks"):
+        return (
+            f"model is a {kind}: expected a TransformerBridge, TransformerLens's local model since "
+            "version 4; icl_locate.load_model(NAME_OR_DIRECTORY) gives one"
+        )
+    return (
+        f"model is a {kind}: expected a TransformerBridge; icl_locate.load_model() gives the "
+        "embedded one, load_model(NAME_OR_DIRECTORY) any other"
+    )
+
+
+def loading_error(name: str, error: BaseException) -> ModelError:
+    """What to tell a user whose model could not be loaded."""
+    if says_code(error):
+        return ModelError(
+            f"the model {name!r} brings code of its own (auto_map in its files), which is never "
+            "run here: if you trust its authors, load model and tokenizer yourself, and give "
+            "TransformerBridge.boot_transformers(NAME, hf_model=model, tokenizer=tokenizer).eval()"
+        )
+    return ModelError(
+        f"the model {name!r} could not be loaded: expected a directory with config.json, "
+        "weights and tokenizer, or the name of a model that TransformerLens supports "
+        f"({type(error).__name__}: {first_line(error)})"
+    )
+
+
+def resolve_device(device: str | torch.device | None) -> torch.device:
+    """The device of a name; ``None`` means a GPU if there is one.
+
+    Raises:
+        ModelError: if there is no such device on this machine.
+    """
+    try:
+        found = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ModelError(
+            f"device is {str(device)!r}: expected one of this machine, such as 'cpu' "
+            f"({first_line(error)})"
+        ) from error
+    return found
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def resolve_dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """The torch dtype of a name such as "bfloat16".
+
+    Raises:
+        ModelError: if it names no floating-point dtype.
+    """
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not (isinstance(found, torch.dtype) and found.is_floating_point):
+        raise ModelError(f"dtype is {dtype!r}: expected float32, bfloat16 or float16")
+    return found
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' progress bars out of a command's output, inside a ``with``."""
+    from transformers.utils import logging as transformers_logging
+
+    was_enabled = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            transformers_logging.enable_progress_bar()

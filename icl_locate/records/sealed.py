@@ -1,0 +1,139 @@
+"""The format of our files: safetensors, JSON among its tensors, and a digest of every byte.
+
+The digest stands in the file's header, and is taken with zeros in its place: names, types, shapes,
+numbers, texts and the header itself cannot change unnoticed. It tells damage, not forgery: anybody
+can compute it, so what a file holds is checked by those who read it.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from icl_locate.errors import ResultError
+from icl_locate.records.files import as_path, describe
+
+KEY = "icl_locate"  # of the header's metadata
+JSON = "json"  # the tensor of bytes that holds the rest: a header holds no more than 100 MB
+_EMPTY = "0" * 64
+_STAMP = re.compile(rb'"%s":"([\w./-]+) sha256:([0-9a-f]{64})"' % KEY.encode())
+_OF_TWO_FILES = b'"json_sha256"'  # what files of the first format hold
+_LONGEST_HEADER = 10_000_000
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A whole file: its bytes, for safetensors to read, and its JSON."""
+
+    data: bytes
+    rest: dict[str, Any]
+
+
+def stamp(form: str) -> dict[str, str]:
+    """The metadata of a file that `seal` will close.
+
+    Args:
+        form: what it holds, such as "icl_locate.SweepResult/2".
+    """
+    return {KEY: f"{form} sha256:{_EMPTY}"}
+
+
+def encode(rest: Mapping[str, Any]) -> bytes:
+    """Everything that is no tensor, as JSON.
+
+    Raises:
+        ResultError: if JSON cannot hold it.
+    """
+    try:
+        return json.dumps(rest, indent=1, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ResultError(f"this cannot be saved as JSON: {describe(error)}") from error
+
+
+def seal(payload: bytes) -> list[bytes | memoryview]:
+    """The pieces of a file of safetensors that `stamp` marked, with its digest in its place."""
+    start = payload.index(_EMPTY.encode())
+    view = memoryview(payload)
+    return [view[:start], hashlib.sha256(payload).hexdigest().encode(), view[start + len(_EMPTY) :]]
+
+
+def read_rest(path: str | Path) -> dict[str, Any]:
+    """The JSON of a file of any form.
+
+    Raises:
+        ResultError: if it is missing or damaged.
+    """
+    return unseal(path, None).rest
+
+
+def unseal(path: str | Path, form: str | None) -> Sealed:
+    """Read a file and check that it is whole.
+
+    Args:
+        form: what it should hold; ``None`` means anything.
+
+    Raises:
+        ResultError: if it is missing, damaged or not of this form.
+    """
+    path = as_path(path)
+    try:
+        if not path.is_file():
+            raise ResultError(f"there is no {path}: expected the file that save() wrote")
+        with path.open("rb") as file:
+            header = file.read(8)
+            length = int.from_bytes(header, "little")
+            if length > _LONGEST_HEADER:  # nothing else of a foreign file is read
+                _damaged(path, "it does not begin as such a file does")
+            header += file.read(length)
+            start, end = _find_digest(header, path, form)
+            data = header + file.read()
+    except (OSError, MemoryError) as error:
+        raise ResultError(f"{path} cannot be read: {describe(error)}") from error
+    taken = hashlib.sha256()
+    for piece in (memoryview(data)[:start], _EMPTY.encode(), memoryview(data)[end:]):
+        taken.update(piece)
+    if taken.hexdigest().encode() != data[start:end]:
+        _damaged(path, "its digest is another one")
+    return Sealed(data, _decode(data, path))
+
+
+def _find_digest(header: bytes, path: Path, form: str | None) -> tuple[int, int]:
+    """Where the digest stands in the header of a file of this form."""
+    found = _STAMP.search(header)
+    if found is None and _OF_TWO_FILES in header:
+        raise ResultError(
+            f"{path} is of the first format, which had a .json beside it and no digest: this "
+            "version does not read it; run again, or read it with the version that wrote it"
+        )
+    if found is None:
+        _damaged(path, f"it has no stamp of {KEY}")
+    if form is not None and found[1].decode() != form:
+        raise ResultError(
+            f"{path} is not a result of this kind: it holds {found[1].decode()!r}, expected the "
+            f"form {form!r}"
+        )
+    return found.span(2)
+
+
+def _decode(data: bytes, path: Path) -> dict[str, Any]:
+    """The JSON of a file whose digest is right; what it says may be anything."""
+    begin = 8 + int.from_bytes(data[:8], "little")
+    try:
+        start, end = json.loads(data[8:begin])[JSON]["data_offsets"]
+        rest = json.loads(data[begin + start : begin + end], parse_constant=_no_number)
+    except (ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
+        _damaged(path, f"its JSON cannot be read, {describe(error)}", error)
+    if not isinstance(rest, dict):
+        _damaged(path, "its JSON is no object")
+    return rest
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _damaged(path: Path, why: str, error: BaseException | None = None) -> NoReturn:
+    raise ResultError(f"{path} is damaged, or none of our files ({why}): save it again") from error

@@ -1,0 +1,142 @@
+"""Head scores and ablations as one self-contained HTML page, and as text."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from icl_locate import plots
+from icl_locate.checks.signatures import checked
+from icl_locate.errors import ResultError
+from icl_locate.induction import AblationResult, Comparison, HeadEffects, HeadScores
+from icl_locate.induction.scores import INDUCTION
+from icl_locate.plots.frame import to_html
+from icl_locate.report.page import align_table, html_table, write_page
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_COLUMNS = (
+    "layer", "head", "induction", "copying", "previous_token", "loss", "loss_low", "loss_high",
+)  # fmt: skip
+_HEAD_HEADERS = (
+    "layer", "head", "induction", "copying", "previous token", "lost without it", "from", "to",
+)  # fmt: skip
+_HEADERS = (
+    "done to heads", "share", "shots", "whole", "without induction", "without random", "difference",
+    "p", "rank p",
+)  # fmt: skip
+
+
+@checked(ResultError)
+def write_head_report(
+    path: str | Path,
+    scores: HeadScores,
+    effects: HeadEffects | None,
+    result: AblationResult,
+    comparisons: Sequence[Comparison],
+) -> Path:
+    """Write one HTML page that needs nothing else: head map, scores beside effects, ablations."""
+    chosen = max((arm.heads for arm in result.arms if arm.kind == "induction"), key=len)
+    figures = [
+        plots.head_map(scores, marked=chosen),
+        plots.ablation_bars(result, comparisons),
+        plots.fraction_curves(result, comparisons),
+    ]
+    first, *others = [to_html(figure, with_script=i == 0) for i, figure in enumerate(figures)]
+    title = f"Induction heads: {result.provenance.get('task')} in {result.provenance.get('model')}"
+    table = scores.to_dataframe(effects).head(32)
+    how = "not measured" if effects is None else effects.method
+    body = f"""<p>A head's induction score is the attention that it pays, on repeated random tokens,
+to what followed the same token before, less what it pays to the same places where nothing repeats;
+the least over all lengths. Framed: the heads that were taken out. A score is no effect: the table
+shows both. {scored_on(scores)}</p>
+<p><b>{found_heads(scores)}</b></p>
+{first}
+<h2>Scores and causal effects</h2>
+<p>Lost without it: the log-probability of the targets (nats) that is lost when this head alone is
+ablated ({how}), with its 95 % interval.</p>
+{html_table(_HEAD_HEADERS, head_rows(table))}
+<h2>Without the heads</h2>
+{"".join(others)}
+{html_table(_HEADERS, comparison_rows(comparisons))}"""
+    return write_page(path, title, body, result.provenance)
+
+
+def found_heads(scores: HeadScores) -> str:
+    """What the scores say of the model, in one sentence: how many induction heads, or none.
+
+    A head counts from `INDUCTION` on.
+    """
+    found = scores.induction
+    best = float(found.max())
+    layer, head = divmod(int(found.argmax()), found.shape[1])
+    where = f"layer {layer}, head {head}"
+    n_found = int((found >= INDUCTION).sum())
+    if not n_found:
+        return (
+            f"No head of this model is an induction head: the best score is {best:.3f} ({where}), "
+            f"less than {INDUCTION}, a tenth of its attention."
+        )
+    verb = "scores" if n_found == 1 else "score"
+    return (
+        f"{n_found} of {found.numel()} heads {verb} {INDUCTION} or more; the best is {where}: "
+        f"{best:.3f}."
+    )
+
+
+def scored_on(scores: HeadScores) -> str:
+    """Which token sequences the scores were measured on, in one sentence."""
+    *others, last = map(str, scores.lengths)
+    lengths = f"{', '.join(others)} and {last}" if others else last
+    n_copies, n_tokens = (scores.provenance.get(name, "?") for name in ("n_copies", "n_tokens"))
+    source = {
+        "vocabulary": f"drawn from the vocabulary's {n_tokens} tokens that ordinary texts hold",
+        "tokens": f"drawn from {n_tokens} given tokens",
+        "sequences": f"the first of given sequences of {n_tokens} different tokens",
+    }.get(str(scores.provenance.get("drawn_from")), "from a source that is not known")
+    return f"Scored on {n_copies} copies of {lengths} tokens, {source}."
+
+
+def head_rows(table: "pd.DataFrame") -> list[tuple[str, ...]]:
+    """A table of heads as text; without effects, their columns are empty."""
+    return [
+        (str(layer), str(head), *(f"{score:.3f}" for score in scores), *map(_number, losses))
+        for layer, head, *rest in table.reindex(columns=list(_COLUMNS)).itertuples(index=False)
+        for scores, losses in [(rest[:3], rest[3:])]
+    ]
+
+
+def head_table(table: "pd.DataFrame") -> str:
+    """A table of heads for a terminal."""
+    return align_table(_HEAD_HEADERS, head_rows(table))
+
+
+def comparison_rows(comparisons: Sequence[Comparison]) -> list[tuple[str, ...]]:
+    """The comparisons as text, one row each."""
+    return [
+        (
+            found.intervention,
+            found.share,
+            str(found.n_shots),
+            *(_with_interval(score) for score in (found.full, found.induction, found.random)),
+            _with_interval(found.difference),
+            _number(found.p_value),
+            _number(found.rank_p),
+        )
+        for found in comparisons
+    ]
+
+
+def comparison_table(comparisons: Sequence[Comparison], metric: str) -> str:
+    """The comparisons for a terminal."""
+    return f"{metric}:\n{align_table(_HEADERS, comparison_rows(comparisons))}"
+
+
+def _with_interval(score: tuple[float, float, float]) -> str:
+    mean, low, high = map(_number, score)
+    return f"{mean} [{low}, {high}]" if low and high else mean
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{round(value, 9) + 0.0:.3g}"

@@ -1,0 +1,1 @@
+"""What every experiment shares: its recipe, its intervals, the location of a layer."""
