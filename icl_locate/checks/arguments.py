@@ -9,6 +9,7 @@ import os
 import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from enum import IntEnum
 from operator import index
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -16,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 from icl_locate.errors import IclLocateError
 
 T = TypeVar("T")
+Member = TypeVar("Member", bound=IntEnum)
 ErrorKind = type[IclLocateError]
 
 LAST_SEED = 2**32 - 1
@@ -161,6 +163,31 @@ def check_choice(
     if not isinstance(value, str) or value not in choices:
         refuse(name, value, f"one of {', '.join(map(repr, choices))}", error)
     return value
+
+
+def check_member(
+    name: str,
+    value: Any,
+    kind: type[Member],
+    expected: str,
+    *,
+    error: ErrorKind = IclLocateError,
+) -> Member:
+    """A member of an enumeration: itself, its name in any case, or its number.
+
+    Args:
+        expected: what the argument should be, such as "one of BOS, QUERY".
+    """
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, str):
+        if value.upper() in kind.__members__:
+            return kind[value.upper()]
+        refuse(name, value, expected, error)
+    try:
+        return kind(check_count(name, value, least=0, most=max(kind), error=error))
+    except ValueError:  # ours is one, too
+        refuse(name, value, expected, error)
 
 
 def check_type(

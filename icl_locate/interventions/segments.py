@@ -3,7 +3,7 @@
 from typing import Any
 
 from icl_locate._types import Segment
-from icl_locate.checks.arguments import ErrorKind, check_count, check_items, refuse
+from icl_locate.checks.arguments import ErrorKind, check_items, check_member
 from icl_locate.errors import MaskError
 
 _NAMES = tuple(segment.name for segment in Segment if segment is not Segment.PAD)
@@ -30,17 +30,7 @@ EXAMPLES, QUERY, GENERATED, such as {Segment.EXAMPLES} or 'examples'
 
 
 def _as_segment(name: str, value: Any, error: ErrorKind) -> Segment:
-    if isinstance(value, str):
-        if value.upper() not in Segment.__members__:
-            refuse(name, value, _EXPECTED, error)
-        found = Segment[value.upper()]
-    elif isinstance(value, Segment):
-        found = value
-    else:
-        try:
-            found = Segment(check_count(name, value, least=0, most=max(Segment), error=error))
-        except error:
-            refuse(name, value, _EXPECTED, error)
+    found = check_member(name, value, Segment, _EXPECTED, error=error)
     if found is Segment.PAD:
         raise error(f"{name} holds Segment.PAD: padding is always hidden, leave it out")
     return found

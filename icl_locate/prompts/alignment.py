@@ -30,7 +30,16 @@ class TokenizedPrompt:
     @property
     def body(self) -> list[int]:
         """The tokens without BOS."""
-        return self.tokens[self.segments.count(Segment.BOS) :]
+        pairs = zip(self.tokens, self.segments, strict=True)
+        return [token for token, segment in pairs if segment is not Segment.BOS]
+
+    @property
+    def question(self) -> list[int]:
+        """The query's source; without parts that tell, all of its tokens."""
+        rows = zip(self.tokens, self.segments, self.parts, strict=True)
+        asked = [(token, part) for token, s, part in rows if s is Segment.QUERY]
+        source = [token for token, part in asked if part is Part.SOURCE]
+        return source or [token for token, _ in asked]
 
 
 def align(

@@ -22,6 +22,27 @@ Range = tuple[int, int]
 """Characters ``[from, till)`` of a text."""
 
 
+def check_tokenizer(tokenizer: PreTrainedTokenizerBase | None) -> PreTrainedTokenizerBase:
+    """Return the tokenizer if prompts can be built with it.
+
+    Raises:
+        PromptError: if there is none, or it has no character offsets or no padding token.
+    """
+    if tokenizer is None:
+        raise PromptError("the model has no tokenizer: load it with one, or set model.tokenizer")
+    if not tokenizer.is_fast:
+        raise PromptError(
+            f"{type(tokenizer).__name__} gives no character offsets: expected a fast tokenizer "
+            "(AutoTokenizer.from_pretrained(..., use_fast=True))"
+        )
+    if tokenizer.pad_token_id is None:
+        raise PromptError(
+            "the tokenizer has no padding token: set one, for instance "
+            "model.tokenizer.pad_token = model.tokenizer.eos_token"
+        )
+    return tokenizer
+
+
 def encode_spans(
     tokenizer: PreTrainedTokenizerBase,
     spans: Sequence[Span],
@@ -100,6 +121,26 @@ def encode_target(
     start, end = held[0]
     why = _UNSPELLABLE if special_tokens == "text" else ""
     raise _refusal("target", target, target[start:end], why)
+
+
+def spell(
+    tokenizer: PreTrainedTokenizerBase | None, tokens: Sequence[int], *, special: bool = False
+) -> str:
+    """Tokens as text; without a tokenizer their ids, joined by spaces.
+
+    Args:
+        special: whether the text shows control tokens.
+
+    >>> spell(None, [12, 7, 9])
+    '12 7 9'
+    """
+    if tokenizer is None:
+        return " ".join(map(str, tokens))
+    return str(
+        tokenizer.decode(
+            list(tokens), skip_special_tokens=not special, clean_up_tokenization_spaces=False
+        )
+    )
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str, *, plain: bool = False) -> int:

@@ -184,6 +184,11 @@ def calls() -> dict[str, Call]:
         "Prompts.__getitem__": Call(prompts().__getitem__, {"index": slice(0, 1)}),
         "Prompts.take": Call(prompts().take, {"items": [0]}),
         "Prompts.batches": Call(prompts().batches, {"size": 1}),
+        "Prompts.from_tokens": Call(
+            icl.Prompts.from_tokens,
+            {"tokens": [[5, 6, 5], [7, 8]], "segments": [[3, 3, 4], [(0, 2, "query")]],
+             "targets": [[6], [9, 9]]},
+        ),
         "PromptTemplate": Call(icl.PromptTemplate, {}),
         "PromptTemplate.render": Call(
             icl.PromptTemplate().render, {"examples": task().train[:1], "query": "x"}
@@ -195,6 +200,12 @@ def calls() -> dict[str, Call]:
             {"name": "t", "train": task().train, "test": task().test, "template": task().template},
         ),
         "Task.queries": Call(task().queries, {"n_queries": 1}),
+        "Task.from_prompts": Call(icl.Task.from_prompts, {"prompts": prompts()}),
+        "Task.build": Call(
+            task().build,
+            {"model": model(), "n_queries": 1, "n_shots": 1, "instruction": True, "seed": 0,
+             "choice": "random", "prepend_bos": None},
+        ),
         "Task.template_for": Call(task().template_for, {"instruction": True}),
         "load_task": Call(icl.load_task, {"task": home / "pairs.jsonl"}),
         "score_targets": Call(icl.score_targets, on_model),
