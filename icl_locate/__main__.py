@@ -1,20 +1,8 @@
-"""``icl-locate``, and ``python -m icl_locate``: in words from the first import on."""
+"""``icl-locate``, and ``python -m icl_locate``."""
 
 import sys
 
-from icl_locate.cli.ending import in_words
-
-
-def main() -> int:
-    """Run the command line; returns the exit status."""
-
-    def run() -> int:
-        from icl_locate.cli import main as run_command
-
-        return run_command()
-
-    return in_words(run)
-
+from icl_locate.cli.__main__ import main
 
 if __name__ == "__main__":
     sys.exit(main())

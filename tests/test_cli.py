@@ -14,15 +14,9 @@ import pytest
 import tiny
 
 import icl_locate as icl
-from icl_locate.cli import (
-    DemoConfig,
-    GatesConfig,
-    InductionConfig,
-    LoraByLayerConfig,
-    SavingsConfig,
-    SweepConfig,
-    main,
-)
+from icl_locate import cli
+from icl_locate.cli import main
+from icl_locate.cli.command import COMMANDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,6 +75,9 @@ TYPOS = {
     "sweep --revision main": "revision is 'main', but the model is the directory",
     "induction --fractions 3": "--fractions is 3.0: expected a number above 0 and at most 1",
     "induction --reference none": "there is no such file",
+    "induction --n-effects -1": "--n-effects is -1: expected a whole number of at least 0",
+    "gates --learning-rate 0": "--learning-rate is 0.0: expected a number above 0",
+    "lora --layers 1 1": "--layers is (1, 1): expected a whole number, or a list of them, each",
     "savings --model ./nowhere": "there is no model directory ./nowhere",
     "savings --measure --metric log_prob": "the metric 'log_prob' reads no answers: expected one",
     "gates --metric blue": "unknown metric 'blue'",
@@ -129,18 +126,21 @@ def test_version(capsys):
 
 
 def test_every_command_that_takes_a_model_takes_a_revision():
-    commands = (SweepConfig, InductionConfig, SavingsConfig, GatesConfig, LoraByLayerConfig)
-    assert all({"model", "revision"} <= vars(command()).keys() for command in commands)
+    taken = {name: vars(config()).keys() for name, (config, _) in COMMANDS.items()}
+    assert {name for name, fields in taken.items() if "model" in fields} == {*COMMANDS} - {"demo"}
+    assert all("revision" in fields for fields in taken.values() if "model" in fields)
 
 
-@pytest.mark.parametrize("config", [SweepConfig, DemoConfig])
-def test_every_option_is_documented(config):
-    """Each field has a description, and --help prints it."""
-    source = inspect.getsource(config)
-    text = run(config.__name__.removesuffix("Config").lower(), "--help").stdout
-    printed = re.sub(r"[\s│]+", " ", text)
+@pytest.mark.parametrize("command", [*COMMANDS])
+def test_every_option_is_documented(command):
+    """Each field has a description, its own or one that it inherits, and --help prints it."""
+    config, _ = COMMANDS[command]
+    assert getattr(cli, config.__name__) is config
+    source = "".join(map(inspect.getsource, config.__mro__[:-1]))
+    printed = re.sub(r"[\s│]+", " ", run(command, "--help").stdout)
     for field in dataclasses.fields(config):
-        found = re.search(rf"    {field.name}: .*\n    \"\"\"(.+?)\"\"\"", source, re.DOTALL)
+        described = rf'\n    {field.name}: (?:(?!\n\n).)*?\n    """(.+?)"""'
+        found = re.search(described, source, re.DOTALL)
         assert found, f"{field.name} has no description"
         first_words = " ".join(found[1].split()[:4])
         assert first_words in printed, field.name

@@ -15,15 +15,15 @@ import tiny
 import icl_locate as icl
 from icl_locate import cli
 from icl_locate.cli import ending, main
+from icl_locate.cli.command import COMMANDS
 from icl_locate.cli.earlier import settings_of
 from icl_locate.errors import IclLocateError
 from icl_locate.records.files import replace_file
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ["demo", "sweep", "induction", "savings", "gates", "lora"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS])
 @pytest.mark.parametrize(
     ("error", "status", "said"),
     [
@@ -42,8 +42,9 @@ def test_whatever_stops_a_command_is_said_in_a_line(
     def stop(config):
         raise error
 
-    monkeypatch.setattr(cli, "_RUN", dict.fromkeys(cli._RUN, stop))
-    monkeypatch.setattr(cli, "start", lambda *_: None)  # what it says first
+    table = {name: (config, stop) for name, (config, _) in COMMANDS.items()}
+    monkeypatch.setattr("icl_locate.cli.command.COMMANDS", table)
+    monkeypatch.setattr("icl_locate.cli.command.start", lambda *_: None)  # what it says first
     assert main([command]) == status
     captured = capsys.readouterr()
     assert captured.err.count("\n") == 1 and captured.err.startswith("icl-locate: ")

@@ -63,6 +63,8 @@ BOUNDS: Mapping[str, Check] = {
     "confidence": number(above=0, below=1),
     "controls": whole(0, 10_000),
     "k": whole(1),
+    "learning_rate": number(above=0),
+    "max_epochs": whole(1),
     "max_new_tokens": whole(1),
     "max_output": whole(1),
     "n": whole(1),
@@ -80,6 +82,7 @@ BOUNDS: Mapping[str, Check] = {
     "n_sequences": whole(1, MANY),
     "n_texts": whole(1, MANY),
     "n_train": whole(1),
+    "patience": whole(1),
     "query_tokens": whole(1),
     "repeats": whole(1, MANY),
     "seed": lambda name, value, error: check_seed(name, value, error=error),
@@ -134,13 +137,14 @@ def checked(
 def check_fields(value: object, error: ErrorKind = IclLocateError, **checks: Check) -> None:
     """Check the fields of a frozen dataclass, in its ``__post_init__``, as `checked` does."""
     kind: Any = type(value)
-    for name, check in _checks_of_fields(kind).items():
+    for name, check in checks_of_fields(kind).items():
         taken = checks.get(name, check)(name, getattr(value, name), error)
         object.__setattr__(value, name, taken)
 
 
 @cache
-def _checks_of_fields(kind: Any) -> Mapping[str, Check]:
+def checks_of_fields(kind: Any) -> Mapping[str, Check]:
+    """The check of each field of a dataclass, by its annotation and its name."""
     return {
         field.name: _find_check(field.name, field.type, kind.__init__)
         for field in fields(kind)

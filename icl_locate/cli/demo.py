@@ -1,9 +1,28 @@
 """``icl-locate demo``."""
 
-from icl_locate.cli.configs import DemoConfig
+from dataclasses import dataclass
+from pathlib import Path
+
+from icl_locate.cli import options
 from icl_locate.cli.earlier import check_earlier
 from icl_locate.cli.writing import WRITTEN, write_result
 from icl_locate.records.files import check_output
+
+
+@dataclass(frozen=True)
+class DemoConfig(options.Quiet, options.Seeds, options.Output):
+    """Find the task-recognition layer of the embedded model, in under a minute.
+
+    Hides the context of 5-shot translation prompts from every layer on, under the six conditions of
+    Sia et al., and writes figures, a table and a self-contained page.
+    """
+
+    output: Path = Path("runs/demo")
+
+    seeds: tuple[int, ...] = (0, 1)
+
+    n_queries: int = 32
+    """Sentences to translate."""
 
 
 def run_demo(config: DemoConfig) -> None:

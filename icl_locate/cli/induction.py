@@ -1,14 +1,15 @@
 """``icl-locate induction``."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from icl_locate.cli.configs import InductionConfig
+from icl_locate.cli import options
 from icl_locate.cli.earlier import check_earlier, with_settings
 from icl_locate.cli.first_prompt import print_first_prompt
-from icl_locate.cli.start import load_chosen_model, say
-from icl_locate.cli.writing import load_scored_task, say_written, write_pngs, write_table
-from icl_locate.errors import IclLocateError
+from icl_locate.cli.loading import load_chosen_model, load_scored_task
+from icl_locate.cli.start import say
+from icl_locate.cli.writing import say_written, write_pngs, write_table
 from icl_locate.records.files import check_output
 
 _WRITTEN = (
@@ -17,27 +18,75 @@ _WRITTEN = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class InductionConfig(
+    options.Quiet, options.Replacing, options.Batched, options.Intervals, options.Answers
+):
+    """Score every head, take the induction heads out, and compare with random heads.
+
+    Writes into the output directory: heads.csv with heads.recipe.json, heads.safetensors,
+    head_map.png, ablation.safetensors, ablation.csv with ablation.recipe.json, ablation_bars.png,
+    fraction_curves.png, induction.html, effects.safetensors where single heads were ablated, and
+    reference.safetensors where means were measured.
+    """
+
+    output: Path = Path("runs/induction")
+
+    task: options.TaskName = "pseudo-translation"
+    """repetition, recursion, centre-embedding, f_a_f_p/2, f_a_f_p/4, v_v_b_i/2, v_v_b_i/4, or any
+    task that `icl-locate sweep` takes."""
+
+    lengths: tuple[int, ...] = ()
+    """Lengths of the random sequences on which heads are scored. Default: 50 37 29, or three
+    shorter ones where the model's context or vocabulary is small."""
+
+    tokens: Literal["vocabulary", "task"] = "vocabulary"
+    """What these sequences are drawn from: the vocabulary's tokens that ordinary texts hold, or the
+    task's own tokens."""
+
+    fractions: tuple[float, ...] = (0.01, 0.03)
+    """Shares of all heads to take out, those of the highest induction scores."""
+
+    interventions: tuple[Literal["zero", "mean_z", "mean_input", "resample", "knockout"], ...] = (
+        "mean_z",
+        "knockout",
+    )
+    """What is done to them."""
+
+    controls: int = 3
+    """Random selections of as many other heads in each layer."""
+
+    shots: tuple[int, ...] = (5,)
+    """Examples in each prompt; several numbers are compared."""
+
+    n_effects: int = 32
+    """Heads whose ablation alone is measured: those of the highest induction scores; 0: none."""
+
+    reference: Path | None = None
+    """A reference.safetensors of an earlier run, whose means are used again."""
+
+    match: Literal["token", "word"] | None = None
+    """What counts as an earlier occurrence when edges are knocked out. Default: word for the
+    pattern tasks of words, token for all others."""
+
+
 def run_induction(config: InductionConfig) -> None:
     """Score all heads, take the best out, and write what was found."""
     from icl_locate import induction
     from icl_locate.induction.sequences import Sequences, check_lengths
-    from icl_locate.studies.location import check_confidence
 
-    check_confidence(config.confidence)
     if config.lengths:
         check_lengths(config.lengths)
     check_output(config.output, _WRITTEN)
-    check_earlier(config, config.output / "ablation.safetensors")
+    kept = config.output / "ablation.safetensors"
+    check_earlier(config, kept)
     task, metric = load_scored_task(config)
-    if config.n_effects < 0:
-        raise IclLocateError(f"--n-effects is {config.n_effects}: expected 0 or more")
     reference = None
     if config.reference is not None:
         reference = induction.HeadReference.load(config.reference)
     if not config.quiet:
         print_first_prompt(task, n_shots=config.shots[0], instruction=True, seed=config.seeds[0])
-    model = load_chosen_model(config)
-    check_earlier(config, config.output / "ablation.safetensors", model=model)
+    model = load_chosen_model(config, kept)
     own = None if config.tokens == "vocabulary" else induction.task_tokens(model, task)
     fitted = Sequences.fit(model, config.lengths or None, tokens=own, speech="command")
     say(config, f"scoring {model.cfg.n_layers * model.cfg.n_heads} heads on random tokens")

@@ -1,12 +1,61 @@
 """``icl-locate savings``."""
 
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
 
+from icl_locate.cli import options
 from icl_locate.cli.earlier import check_earlier, with_settings
-from icl_locate.cli.savings_configs import SavingsConfig
-from icl_locate.cli.start import load_chosen_model, say
-from icl_locate.cli.writing import load_scored_task, say_written, write_pngs, write_table
+from icl_locate.cli.loading import load_chosen_model, load_scored_task
+from icl_locate.cli.start import say
+from icl_locate.cli.writing import say_written, write_pngs, write_table
 from icl_locate.records.files import check_output
+
+
+@dataclass(frozen=True)
+class SavingsConfig(options.Replacing, options.Batched, options.Shots, options.Answers):
+    """What dropping the context from a layer on saves: estimated from sizes, or measured.
+
+    Prints a row for each layer: the published formula, exact floating-point operations, cache; only
+    the model's configuration is read. With --measure the model is loaded and generates; writes
+    savings.safetensors, savings.csv with savings.recipe.json, and savings.png.
+    """
+
+    reads_answers: ClassVar[bool] = True
+
+    output: Path = Path("runs/savings")
+
+    task: str = "pseudo-translation"
+    """The task to measure on, as for `icl-locate sweep`."""
+
+    n_queries: int = 32
+
+    max_new_tokens: int = 50
+    """New tokens of each answer; where it is measured, the most."""
+
+    layers: tuple[int, ...] = ()
+    """Layers from which to drop the context. Default: all."""
+
+    shot_tokens: int = 50
+    """Tokens of an example."""
+
+    query_tokens: int = 50
+    """Tokens of the query."""
+
+    instruction_tokens: int = 0
+    """Tokens of the instruction."""
+
+    measure: bool = False
+    """Generate answers to a task, and measure time, memory and score. The task says how long its
+    prompts are."""
+
+    repeats: int = 3
+    """Runs whose times are kept."""
+
+    @property
+    def scores(self) -> bool:
+        """An estimate asks the model nothing."""
+        return self.measure
 
 
 def run_savings(config: SavingsConfig) -> None:
@@ -63,8 +112,7 @@ def _measure(config: SavingsConfig) -> None:
     check_output(config.output, (result.name, "savings.csv", "savings.recipe.json"))
     check_earlier(config, result)
     task, metric = load_scored_task(config)
-    model = load_chosen_model(config)
-    check_earlier(config, result, model=model)
+    model = load_chosen_model(config, result)
     say(config, "generating with the context dropped from each layer on")
     measured = measure_savings(
         model,

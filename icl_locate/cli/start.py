@@ -4,19 +4,14 @@ Everything here comes before torch is loaded, so that a typo costs no wait.
 """
 
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from icl_locate.checks.arguments import ErrorKind, check_number, check_seeds
+from icl_locate.checks.signatures import Check, checks_of_fields
+from icl_locate.cli.options import Model, Output, Task
 from icl_locate.errors import IclLocateError
-
-_LEAST = {
-    "n_queries": 1, "n_shots": 0, "n_train": 1, "n_dev": 1, "n_curve": 0, "n_effects": 0,
-    "controls": 0, "repeats": 1, "max_epochs": 1, "patience": 1, "seed": 0, "batch_size": 1,
-    "token_budget": 1, "max_new_tokens": 1, "shot_tokens": 1, "query_tokens": 1,
-    "instruction_tokens": 0,
-}  # fmt: skip
-_SEVERAL = ("seeds", "shots", "layers", "lengths")
-_FILES = ("conditions_file", "reference", "sweep", "data")
 
 
 def say(config: Any, text: str) -> None:
@@ -25,80 +20,75 @@ def say(config: Any, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def start(command: str, config: Any) -> None:
+def start(command: str, config: Output) -> None:
     """Say what a command will do, and refuse what is known to be wrong with its options.
 
     Raises:
         IclLocateError: naming the option.
     """
-    model = getattr(config, "model", "embedded")
-    task = f", task {config.task}" if hasattr(config, "task") else ""
+    model = config.model if isinstance(config, Model) else "embedded"
+    asked = config if isinstance(config, Task) and config.scores else None
+    task = f", task {asked.task}" if asked else ""
     say(config, f"icl-locate {command}: model {model}{task}")
-    _check_numbers(config)
-    _check_files(config)
-    if hasattr(config, "conditions"):
-        _check_conditions(config)
-    if hasattr(config, "metric") and getattr(config, "measure", True):
-        _check_task(config)
-    if hasattr(config, "model"):
+    _check_values(config)
+    config.check()
+    if asked:
+        _check_task(asked)
+    if isinstance(config, Model):
         from icl_locate.models.names import find_model
 
         find_model(config.model, config.revision)
     say(config, "loading libraries")
 
 
-def load_chosen_model(config: Any) -> Any:
-    """The model that a command's options name."""
-    import icl_locate as icl
-
-    say(config, f"loading the model {config.model}")
-    return icl.load_model(
-        config.model, device=config.device, dtype=config.dtype, revision=config.revision
-    )
-
-
-def _check_numbers(config: Any) -> None:
-    from icl_locate.checks.arguments import check_count, check_number, check_seeds
-
-    for name, value in vars(config).items():
-        option = f"--{name.replace('_', '-')}"
-        if name in _LEAST and value is not None:
-            check_count(option, value, least=_LEAST[name])
-        elif name in _SEVERAL and value != getattr(type(config), name):
-            check_seeds(value, name=option)
-        elif name == "confidence":
-            check_number(option, value, above=0.0, below=1.0)
-        elif name == "fractions":
-            for share in value:
-                check_number(option, share, above=0.0, most=1.0)
+def check_code(metric: str, *, allowed: bool) -> None:
+    """Refuse to run generated programs unless that was asked for."""
+    if metric == "pass@1" and not allowed:
+        raise IclLocateError(
+            "pass@1 runs the programs that the model writes: add --run-code if you want that (they "
+            "run in the sandbox), or choose another --metric"
+        )
 
 
-def _check_files(config: Any) -> None:
-    for name in _FILES:
-        path: Path | None = getattr(config, name, None)
-        if path is None or path.exists() or path.with_name(f"{path.name}.safetensors").exists():
+def _check_values(config: Output) -> None:
+    """Check what was given as the library checks its arguments of these names."""
+    kind: Any = type(config)
+    checks = checks_of_fields(kind)
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value == field.default:
             continue
-        option = f"--{name.replace('_', '-')}"
+        option = f"--{field.name.replace('_', '-')}"
+        (_OWN.get(field.name) or checks[field.name])(option, value, IclLocateError)
+        if isinstance(value, Path) and field.name != "output":
+            _check_file(option, value)
+
+
+def _check_file(option: str, path: Path) -> None:
+    if not (path.exists() or path.with_name(f"{path.name}.safetensors").exists()):
         raise IclLocateError(f"{option} is {str(path)!r}: there is no such file or directory")
 
 
-def _check_conditions(config: Any) -> None:
-    from icl_locate.cli.conditions_file import read_conditions
-    from icl_locate.interventions.conditions import get_condition
-    from icl_locate.interventions.layers import masked_layers
-
-    masked_layers(config.scope, 0, 1)
-    for condition in config.conditions:
-        get_condition(condition)
-    if config.conditions_file is not None:
-        if config.conditions:
-            raise IclLocateError("give either --conditions or --conditions-file, not both")
-        read_conditions(config.conditions_file)
+def _check_each_once(name: str, value: Any, error: ErrorKind) -> None:
+    check_seeds(value, name=name, error=error)
 
 
-def _check_task(config: Any) -> None:
+def _check_shares(name: str, value: Any, error: ErrorKind) -> None:
+    for share in value:
+        check_number(name, share, above=0.0, most=1.0, error=error)
+
+
+_OWN: dict[str, Check] = {
+    "fractions": _check_shares,
+    "layers": _check_each_once,
+    "lengths": _check_each_once,
+    "shots": _check_each_once,
+}
+"""Options of several values, which say more than their type does."""
+
+
+def _check_task(config: Task) -> None:
     """Check the task as far as this machine holds it, and the metric that it is scored with."""
-    from icl_locate.cli.writing import check_code
     from icl_locate.metrics import get_metric, require_answers
     from icl_locate.tasks import check_task
 
@@ -107,6 +97,6 @@ def _check_task(config: Any) -> None:
         return
     metric: str = config.metric or (task.metric if task else "")
     scored = get_metric(metric)
-    check_code(metric, allowed=config.run_code or getattr(config, "dry_run", False))
-    if getattr(config, "measure", False) or hasattr(config, "loss"):
+    check_code(metric, allowed=config.allows_code)
+    if config.reads_answers:
         require_answers(scored)

@@ -1,78 +1,186 @@
 """``icl-locate sweep``. Everything heavy is imported when it runs, so that --help is quick."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from icl_locate.cli.announce import announce
+from icl_locate.cli import options
 from icl_locate.cli.conditions_file import read_conditions
-from icl_locate.cli.configs import SweepConfig
 from icl_locate.cli.earlier import check_earlier
 from icl_locate.cli.first_prompt import print_first_prompt
-from icl_locate.cli.start import load_chosen_model
-from icl_locate.cli.writing import WRITTEN, check_code, write_result, write_shots
+from icl_locate.cli.loading import load_chosen_model, name_metric
+from icl_locate.cli.presets import PRESETS
+from icl_locate.cli.writing import WRITTEN, write_result, write_shots
+from icl_locate.errors import IclLocateError
 from icl_locate.records.files import check_output
+
+
+@dataclass(frozen=True)
+class SweepConfig(
+    options.Quiet,
+    options.Replacing,
+    options.Batched,
+    options.Intervals,
+    options.Shots,
+    options.Task,
+):
+    """Hide the context from each layer on, score the model, and locate the recognition layer.
+
+    Writes into the output directory: result.safetensors, scores.csv with scores.recipe.json,
+    report.html and layer_curves.png (with another scope than "from": layer_importance.png).
+    """
+
+    output: Path = Path("runs/sweep")
+
+    batch_size: int = 64
+
+    preset: Literal["sia2024-translation", "sia2024-code"] | None = None
+    """Complete settings of a published experiment; what is given beside it goes before."""
+
+    direction: str = "en-fr"
+    """Languages of the translation preset: en-fr, en-pt, ..."""
+
+    conditions: tuple[str, ...] = ()
+    """What to hide: any of "examples", "instructions+examples", "examples, instructions kept",
+    "query", "everything", "all but self". Default: all that the task's prompts allow."""
+
+    conditions_file: Path | None = None
+    """Conditions of your own: a TOML file of tables [[condition]] with name, hide (a list of
+    segments) and optionally instruction and keep_self."""
+
+    scope: str = "from"
+    """Where a mask that starts at a layer acts: from (it on), only (there), or window:W."""
+
+    compat: Literal["sia2024"] | None = None
+    """Hide exactly the columns that the code of Sia et al. hides."""
+
+    shots: tuple[int, ...] = ()
+    """Numbers of examples to sweep over, such as 1 3 5 7 9. Default: only --n-shots."""
+
+    n_queries: int | None = None
+    """Queries to answer: the first of the task's test set. Default: 64, or all that there are."""
+
+    choice: Literal["random", "balanced", "disjoint"] | None = None
+    """How examples are drawn: at random; balanced over the targets; or so, and sharing no word with
+    the query. Default: as the task does."""
+
+    instruction: str | None = None
+    """Instruction that opens the prompts of a task in a file. Default: none."""
+
+    source_prefix: str | None = None
+    """What stands before a source in the prompts of a task in a file. Default: "Q: ", or "Input: "
+    for a text with a label."""
+
+    target_prefix: str | None = None
+    """What stands before a target in the prompts of a task in a file; spaces at its end become the
+    answer's. Default: a line break and "A: ", or "Label: " for a text with a label."""
+
+    separator: str | None = None
+    """What stands after an example in the prompts of a task in a file. Default: a blank line."""
+
+    prepend_bos: bool | None = None
+    """Whether prompts start with BOS. Default: as the model's tokenizer does."""
+
+    max_new_tokens: int | None = None
+    """Length at which an answer ends if no stop string ended it before. Default: 50."""
+
+    token_budget: int | None = None
+    """Most tokens that the shared engine holds at once. Default: what free memory allows."""
+
+    engine: Literal["auto", "shared", "hooks"] = "auto"
+    """shared: one pass for all start layers and conditions; hooks: one hooked run for each cell;
+    auto: shared wherever it is exact."""
+
+    dry_run: bool = False
+    """Say what would run and what it would take, and stop; loads no weights."""
+
+    @property
+    def allows_code(self) -> bool:
+        """A dry run runs no programs, whatever the metric."""
+        return self.run_code or self.dry_run
+
+    def check(self) -> None:
+        """Refuse a scope or conditions that there are not."""
+        from icl_locate.interventions.conditions import get_condition
+        from icl_locate.interventions.layers import masked_layers
+
+        masked_layers(self.scope, 0, 1)
+        for condition in self.conditions:
+            get_condition(condition)
+        if self.conditions_file is not None:
+            if self.conditions:
+                raise IclLocateError("give either --conditions or --conditions-file, not both")
+            read_conditions(self.conditions_file)
 
 
 def run_sweep(config: SweepConfig) -> None:
     """Run a sweep, or one for each number of shots, and write what was found."""
     import icl_locate as icl
-    from icl_locate.studies.location import check_confidence
-    from icl_locate.studies.setting import check_shots, choose_n_queries
 
     config = _with_preset(config)
-    check_confidence(config.confidence)
     places = _places(config)
     for place in places.values():
         check_output(place, WRITTEN)
-    results_of = [place / "result.safetensors" for place in places.values()]
-    check_earlier(config, *results_of)
+    kept = [place / "result.safetensors" for place in places.values()]
+    check_earlier(config, *kept)
     task = _load_task(config)
-    metric = config.metric or task.metric
-    check_code(metric, allowed=config.run_code or config.dry_run)
-    shots = check_shots(config.shots or (config.n_shots,))
-    conditions = _conditions(config, task, min(shots))
-    n_queries = choose_n_queries(task, config.n_queries)
-    if config.preset is not None:
-        n_queries = min(n_queries, len(task.test))
-    max_new_tokens = 50 if config.max_new_tokens is None else config.max_new_tokens
+    asked = _asked(config, task)
     if config.dry_run or not config.quiet:
         print_first_prompt(
             task,
-            n_shots=shots[0],
-            instruction=any(c.instruction for c in conditions),
-            seed=config.seeds[0] if config.seeds else 0,
+            n_shots=next(iter(places)),
+            instruction=any(c.instruction for c in asked["conditions"]),
+            seed=config.seeds[0],
             choice=config.choice,
         )
     if config.preset or config.dry_run:
-        announce(config, task, conditions, n_queries, shots, max_new_tokens)
+        _announce(config, task, asked, list(places))
     if config.dry_run:
         return
-    model = load_chosen_model(config)
-    check_earlier(config, *results_of, model=model)
+    model = load_chosen_model(config, *kept)
     results = {}
     for n_shots, output in places.items():
         results[n_shots] = icl.sweep(
             model,
             task,
-            conditions=conditions,
             n_shots=n_shots,
-            n_queries=n_queries,
-            seeds=config.seeds,
-            metric=metric,
-            choice=config.choice,
-            prepend_bos=config.prepend_bos,
-            max_new_tokens=max_new_tokens,
-            scope=config.scope,
-            compat=config.compat,
-            batch_size=config.batch_size,
+            **asked,
             token_budget=config.token_budget,
-            engine=config.engine,
+            batch_size=config.batch_size,
             progress=not config.quiet,
         )
         write_result(results[n_shots], config, output, config.confidence, reference=config.preset)
     if config.shots and config.scope == "from":
         write_shots(results, config.output)
+
+
+def _asked(config: SweepConfig, task: Any) -> dict[str, Any]:
+    """What decides the numbers of a sweep, beside model, task and shots: arguments of `icl.sweep`.
+
+    Raises:
+        IclLocateError: if the task cannot give as much, or its metric runs programs unasked.
+    """
+    from icl_locate.masking.plan import choose_conditions
+    from icl_locate.studies.setting import choose_n_queries
+
+    if config.conditions_file is None:
+        least = min(config.shots or (config.n_shots,))
+        conditions = choose_conditions(task, least, config.conditions or None)
+    else:
+        conditions = read_conditions(config.conditions_file)
+    n_queries = choose_n_queries(task, config.n_queries)
+    return {
+        "conditions": conditions,
+        "n_queries": n_queries if config.preset is None else min(n_queries, len(task.test)),
+        "seeds": config.seeds,
+        "metric": name_metric(config, task),
+        "choice": config.choice,
+        "prepend_bos": config.prepend_bos,
+        "max_new_tokens": 50 if config.max_new_tokens is None else config.max_new_tokens,
+        "scope": config.scope,
+        "compat": config.compat,
+        "engine": config.engine,
+    }
 
 
 def _places(config: SweepConfig) -> dict[int, Path]:
@@ -100,8 +208,6 @@ def _load_task(config: SweepConfig) -> Any:
 
 def _with_preset(config: SweepConfig) -> SweepConfig:
     """The preset's values, for all options that were left at their defaults."""
-    from icl_locate.cli.presets import PRESETS
-
     if config.preset is None:
         return config
     defaults = SweepConfig()
@@ -113,9 +219,57 @@ def _with_preset(config: SweepConfig) -> SweepConfig:
     return replace(config, **given)
 
 
-def _conditions(config: SweepConfig, task: Any, n_shots: int) -> tuple[Any, ...]:
-    from icl_locate.masking.plan import choose_conditions
+def _announce(config: SweepConfig, task: Any, asked: dict[str, Any], shots: list[int]) -> None:
+    """Print what will run, and what it will take."""
+    import torch
 
-    if config.conditions_file is None:
-        return choose_conditions(task, n_shots, config.conditions or None)
-    return read_conditions(config.conditions_file)
+    from icl_locate.interventions.conditions import get_condition
+    from icl_locate.masking.estimate import estimate_sweep, measure_speed
+    from icl_locate.metrics import generates
+    from icl_locate.models.loading import resolve_device
+
+    shape, tokenizer = _read_shape(config)
+    conditions = [get_condition(condition) for condition in asked["conditions"]]
+    n_queries, metric, length = asked["n_queries"], asked["metric"], asked["max_new_tokens"]
+    print(f"model       {config.model}: {shape.n_layers} layers, d={shape.d_model}")
+    print(f"task        {task.name}: {n_queries} queries, {len(task.train)} examples to draw from")
+    print(f"conditions  {'; '.join(c.name for c in conditions)}; {config.scope} each layer")
+    print(f"shots       {', '.join(map(str, shots))}; seeds {', '.join(map(str, config.seeds))}")
+    print(f"metric      {metric}, at most {length} new tokens")
+    print(f"output      {config.output}")
+    speed = measure_speed(resolve_device(config.device), getattr(torch, config.dtype))
+    for n_shots in shots:
+        estimate = estimate_sweep(
+            tokenizer,
+            shape,
+            task,
+            conditions,
+            n_shots=n_shots,
+            n_queries=n_queries,
+            n_seeds=len(config.seeds),
+            max_new_tokens=length,
+            generates=generates(metric),
+            scope=config.scope,
+            engine=config.engine,
+            choice=config.choice or task.choice,
+        )
+        print(f"{n_shots} shots: {estimate.describe(speed)}")
+
+
+def _read_shape(config: SweepConfig) -> tuple[Any, Any]:
+    """The model's shape and its tokenizer, without its weights."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from icl_locate.masking.estimate import Shape
+    from icl_locate.models.loading import loading_error
+    from icl_locate.models.names import find_model
+    from icl_locate.models.trust import NO_CODE
+
+    where = find_model(config.model, config.revision)
+    try:
+        shape = Shape.of(AutoConfig.from_pretrained(where, revision=config.revision, **NO_CODE))
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=config.revision, **NO_CODE)
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as TransformerLens does
+    except Exception as error:  # a damaged directory makes its readers raise anything
+        raise loading_error(str(where), error) from error
+    return shape, tokenizer

@@ -6,30 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from icl_locate.cli.earlier import with_settings
-from icl_locate.errors import IclLocateError
 from icl_locate.records.files import replace_file
 
 WRITTEN = ("result.safetensors", "scores.csv", "scores.recipe.json", "report.html")
 """What every sweep writes."""
-
-
-def check_code(metric: str, *, allowed: bool) -> None:
-    """Refuse to run generated programs unless that was asked for."""
-    if metric == "pass@1" and not allowed:
-        raise IclLocateError(
-            "pass@1 runs the programs that the model writes: add --run-code if you want that (they "
-            "run in the sandbox), or choose another --metric"
-        )
-
-
-def load_scored_task(config: Any) -> tuple[Any, str]:
-    """The task of a command's options, and the metric that it is scored with."""
-    import icl_locate as icl
-
-    task = icl.load_task(config.task, data=config.data)
-    metric = config.metric or task.metric
-    check_code(metric, allowed=config.run_code)
-    return task, metric
 
 
 def write_table(table: Any, path: Path, recipe: Mapping[str, Any]) -> list[Path]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from icl_locate.checks.signatures import check_fields, number, whole
+from icl_locate.checks.signatures import check_fields, number
 from icl_locate.errors import TaskError
 
 Objective = Literal["prune", "break"]
@@ -40,8 +40,5 @@ class GateConfig:
             self,
             TaskError,
             penalty=number(above=0),
-            learning_rate=number(above=0),
-            max_epochs=whole(1),
-            patience=whole(1),
             threshold=number(least=0),
         )

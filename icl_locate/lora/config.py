@@ -43,9 +43,6 @@ class LoraConfig:
             rank=whole(1),
             alpha=whole(1),
             dropout=number(least=0, below=1),
-            learning_rate=number(above=0),
-            max_epochs=whole(1),
-            patience=whole(1),
             threshold=number(least=0),
         )
 

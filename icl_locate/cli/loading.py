@@ -1,0 +1,43 @@
+"""What the commands load: the task with its metric, and the model."""
+
+from pathlib import Path
+from typing import Any
+
+from icl_locate.cli.earlier import check_earlier
+from icl_locate.cli.options import Model, Task
+from icl_locate.cli.start import check_code, say
+
+
+def load_scored_task(config: Task) -> tuple[Any, str]:
+    """The task of a command's options, and the metric that it is scored with."""
+    import icl_locate as icl
+
+    task = icl.load_task(config.task, data=config.data)
+    return task, name_metric(config, task)
+
+
+def name_metric(config: Task, task: Any) -> str:
+    """The metric of a command's options, or the task's.
+
+    Raises:
+        IclLocateError: if it runs programs, and that was not asked for.
+    """
+    metric: str = config.metric or task.metric
+    check_code(metric, allowed=config.allows_code)
+    return metric
+
+
+def load_chosen_model(config: Model, *results: Path) -> Any:
+    """The model that a command's options name.
+
+    Args:
+        results: what the command would replace: refused where another model's weights made it.
+    """
+    import icl_locate as icl
+
+    say(config, f"loading the model {config.model}")
+    model = icl.load_model(
+        config.model, device=config.device, dtype=config.dtype, revision=config.revision
+    )
+    check_earlier(config, *results, model=model)
+    return model
