@@ -14,7 +14,9 @@ from icl_locate.engine.forward import Intervention, keep_logits, masked, require
 from icl_locate.errors import PromptError
 from icl_locate.metrics import Metric, PassRate, generates
 from icl_locate.models.fingerprint import hold_weights
-from icl_locate.prompts.tokens import Prompts, check_tokenizer
+from icl_locate.prompts.encoding import spell
+from icl_locate.prompts.own import read_ids, spaced_ids
+from icl_locate.prompts.tokens import Prompts, check_prompts, check_tokenizer
 
 OnText = Callable[[int, str], object]
 
@@ -58,10 +60,11 @@ def decode(
         cache: makes the cache of a batch; ``None`` lets the model make its own.
     """
     stops = resolve_stops(prompts, stop)
+    check_prompts(model, prompts)
     check_room(model, prompts, max_new_tokens)
     answers: list[str] = []
     for batch in prompts.batches(batch_size):
-        growing = Answers(model, len(batch), stops)
+        growing = Answers(model, len(batch), stops, as_text=prompts.as_text)
         with context(batch):
             first = len(answers)
             _decode_batch(model, batch, cache(), growing, max_new_tokens, on_text, first)
@@ -103,10 +106,21 @@ def _decode_batch(
 
 
 class Answers:
-    """The answers of a batch while they grow, each ended by EOS or a stop string."""
+    """The answers of a batch while they grow, each ended by EOS or a stop string.
 
-    def __init__(self, model: TransformerBridge, n_answers: int, stops: Sequence[str]) -> None:
-        self._tokenizer = check_tokenizer(model.tokenizer)
+    Args:
+        as_text: as `Prompts.as_text`.
+    """
+
+    def __init__(
+        self,
+        model: TransformerBridge,
+        n_answers: int,
+        stops: Sequence[str],
+        *,
+        as_text: bool = True,
+    ) -> None:
+        self._tokenizer = check_tokenizer(model.tokenizer) if as_text else None
         self._eos = end_tokens(model)
         self._stops = tuple(stops)
         self._tokens: list[list[int]] = [[] for _ in range(n_answers)]
@@ -153,11 +167,9 @@ class Answers:
                 yield row, settled[len(told) :]
 
     def _decode(self, row: int) -> str:
-        return str(
-            self._tokenizer.decode(
-                self._tokens[row], skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
-        )
+        if self._tokenizer is None:
+            return spaced_ids(self._tokens[row])
+        return spell(self._tokenizer, self._tokens[row])
 
 
 def cut_at_stop(text: str, stops: Sequence[str]) -> str:
@@ -181,7 +193,7 @@ def end_tokens(model: TransformerBridge) -> frozenset[int]:
     found: set[int] = set()
     for value in (
         getattr(config, "eos_token_id", None),
-        check_tokenizer(model.tokenizer).eos_token_id,
+        getattr(model.tokenizer, "eos_token_id", None),
     ):
         found |= set(value if isinstance(value, list) else [] if value is None else [value])
     return frozenset(found)
@@ -191,14 +203,15 @@ def resolve_stops(prompts: Prompts, stop: str | Sequence[str] | None) -> tuple[s
     """The strings that end an answer: one, several, or (``None``) the template's.
 
     Raises:
-        PromptError: if one of them is empty.
+        PromptError: if one of them is empty, or is text where answers are token ids.
     """
     if stop is None:
-        return prompts.template.stops
-    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        stops = prompts.template.stops
+    else:
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
     if "" in stops:
         raise PromptError("a stop string is empty: it would end every answer at once")
-    return stops
+    return stops if prompts.as_text else tuple(spaced_ids(read_ids("stop", s)) for s in stops)
 
 
 def check_generation(
@@ -207,11 +220,27 @@ def check_generation(
     """Refuse prompts on which a metric of generated answers could say nothing.
 
     Raises:
-        PromptError: as `check_room` and `check_targets` do.
+        PromptError: as `check_room` and `check_targets` do; if answers are text, and the model has
+            no tokenizer; if they are token ids, and a target holds one that ends them.
     """
-    if generates(metric):
-        check_room(model, prompts, max_new_tokens)
-        check_targets(prompts.targets, prompts.template.stops, metric)
+    if not generates(metric):
+        return
+    check_room(model, prompts, max_new_tokens)
+    stops = resolve_stops(prompts, None)
+    if prompts.as_text:
+        check_tokenizer(model.tokenizer)
+        check_targets(prompts.targets, stops, metric)
+        return
+    check_targets([spaced_ids(target) for target in prompts.target_tokens], stops, metric)
+    ends = end_tokens(model)
+    for i, target in enumerate(prompts.target_tokens):
+        held = next((token for token in target if token in ends), None)
+        if held is not None:
+            raise PromptError(
+                f"the target of prompt {i}, {show(target)}, holds token {held}, at which this "
+                "model's answers end, so that none can equal it: leave it out, or use "
+                "metric='log_prob'"
+            )
 
 
 def check_targets(targets: Sequence[str], stops: Sequence[str], metric: Metric) -> None:
@@ -225,7 +254,8 @@ def check_targets(targets: Sequence[str], stops: Sequence[str], metric: Metric) 
     if isinstance(metric, PassRate):
         return
     for i, target in enumerate(targets):
-        held = next((stop for stop in stops if stop in target.strip()), None)
+        whole = target.strip()
+        held = next((stop for stop in stops if cut_at_stop(target, [stop]).strip() != whole), None)
         if held is not None:
             raise PromptError(
                 f"the target of query {i}, {show(target)}, holds the stop string {held!r}, at "

@@ -98,8 +98,14 @@ def label_tokens(
     """``tokens[label][prompt]``: each label's tokens as they continue each prompt.
 
     Raises:
-        PromptError: if a label has no tokens, or exceeds the model's context behind a prompt.
+        PromptError: if a label has no tokens, or exceeds the model's context behind a prompt; if
+            the prompts are token ids without text.
     """
+    if not prompts.as_text:
+        raise PromptError(
+            "labels are texts, but these prompts are token ids without a tokenizer: give "
+            "Prompts.from_tokens the tokenizer, or use metric='log_prob' or 'token_accuracy'"
+        )
     tokenizer = check_tokenizer(model.tokenizer)
     found = [
         [

@@ -12,7 +12,7 @@ from icl_locate.checks.signatures import checked
 from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
 from icl_locate.models.fingerprint import hold_weights
-from icl_locate.prompts.tokens import Prompts
+from icl_locate.prompts.tokens import Prompts, check_prompts
 
 
 @checked(PromptError)
@@ -33,9 +33,10 @@ def score_targets(
         batch_size: prompts that run at once.
 
     Raises:
-        PromptError: if a target has no tokens.
+        PromptError: if a target has no tokens; if the prompts do not fit the model.
         NumericalError: if the model gives NaN.
     """
+    check_prompts(model, prompts)
     with hold_weights(model):
         scores = [_score_batch(model, batch, mask) for batch in prompts.batches(batch_size)]
     return torch.cat(scores)

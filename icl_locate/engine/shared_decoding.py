@@ -121,7 +121,7 @@ def _generate(
         for layer in range(n_layers)
     ]
     n_texts = len(logits)
-    answers = Answers(model, n_texts, stops)
+    answers = Answers(model, n_texts, stops, as_text=prompts.as_text)
     alive = torch.arange(n_texts, device=device)
     written = alive % n_prompts  # a number for each alive cell's prompt and text so far
     for n_generated in range(1, max_new_tokens + 1):

@@ -16,7 +16,7 @@ from icl_locate.checks.signatures import anything, checked, whole
 from icl_locate.errors import PromptError
 from icl_locate.prompts.alignment import TokenizedPrompt
 from icl_locate.prompts.encoding import spell
-from icl_locate.prompts.own import LAST_TOKEN, own_rows, own_targets, own_texts
+from icl_locate.prompts.own import LAST_TOKEN, own_rows, own_targets, own_texts, read_ids
 from icl_locate.prompts.template import PromptTemplate
 
 
@@ -125,6 +125,9 @@ class Prompts:
         layout = template or PromptTemplate(None, "", "", "", stop=())
         if stop is not None:
             layout = replace(layout, stop=(stop,) if isinstance(stop, str) else tuple(stop))
+        if tokenizer is None:
+            for text in layout.stops:
+                read_ids("stop", text)
         rows = own_rows(
             tokens,
             segments,

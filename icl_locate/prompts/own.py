@@ -99,6 +99,27 @@ def own_texts(name: str, value: Any, n_prompts: int) -> list[str]:
     return [check_text(f"{name}[{i}]", text, error=PromptError) for i, text in enumerate(items)]
 
 
+def read_ids(name: str, text: str) -> list[int]:
+    """The token ids of a text such as "12 7 9".
+
+    Raises:
+        PromptError: if it is another text.
+    """
+    words = text.split()
+    if not words or not all(word.isdecimal() and word.isascii() for word in words):
+        refuse(name, text, 'token ids joined by spaces, such as "13"', PromptError)
+    return [int(word) for word in words]
+
+
+def spaced_ids(tokens: Sequence[int]) -> str:
+    """Token ids with a space on either side, so that a text holds whole ones alone.
+
+    >>> spaced_ids([7]) in spaced_ids([12, 7, 9]), spaced_ids([2]) in spaced_ids([12, 7])
+    (True, False)
+    """
+    return f" {spell(None, tokens)} "
+
+
 def _own_row(
     i: int,
     tokens: list[int],

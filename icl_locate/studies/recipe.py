@@ -28,13 +28,15 @@ def describe_model(model: TransformerBridge) -> dict[str, Any]:
 
 
 def describe_weights(name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
-    """A Hugging Face model of a name, and its tokenizer."""
-    vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    """A Hugging Face model of a name, and its tokenizer, or ``None`` if it has none."""
+    vocabulary = None
+    if tokenizer is not None:
+        vocabulary = digest([json.dumps(tokenizer.get_vocab(), sort_keys=True)])
     return {
         "model": EMBEDDED if name == str(embedded_directory()) else name,
         "revision": getattr(model.config, "_commit_hash", None),
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
-        "vocabulary_sha256": digest([vocabulary]),
+        "vocabulary_sha256": vocabulary,
     }
 
 
