@@ -14,12 +14,13 @@ import icl_locate as icl
 from icl_locate import plots
 from icl_locate.cli import main
 from icl_locate.errors import PromptError, ResultError, TaskError
-from icl_locate.masking.estimate import Shape, estimate_sweep, measure_speed
+from icl_locate.masking.estimate import estimate_sweep, measure_speed
 from icl_locate.masking.failures import failure_rates, is_copy, is_empty
 from icl_locate.masking.importance import layer_importance
 from icl_locate.masking.published import SIA2024_TRANSLATION
 from icl_locate.masking.shots import sweep_shots
 from icl_locate.metrics import CorpusBleu, PassRate, first_sentence, get_metric, judged
+from icl_locate.models.costs import ModelCosts
 from icl_locate.prompts.programs import CodeCheck, pass_at_k
 
 TASK = replace(icl.load_task("pseudo-translation"), metric="token_accuracy")
@@ -213,25 +214,25 @@ def test_published_curves_lie_under_ones_own():
 
 def test_an_estimate_counts_what_the_engine_computes():
     model = tiny.boot("llama")
-    shape = Shape.of(model.original_model.config)
-    assert (shape.n_layers, shape.d_model, shape.d_mlp) == (tiny.N_LAYERS, tiny.D_MODEL, 64)
+    costs = ModelCosts.of(model.original_model.config)
+    assert (costs.n_layers, costs.d_model, costs.widest) == (tiny.N_LAYERS, tiny.D_MODEL, 64)
     options = {"n_shots": 2, "n_queries": 4, "n_seeds": 2, "max_new_tokens": 5}
-    few = estimate_sweep(model.tokenizer, shape, TASK, icl.PAPER_CONDITIONS[2:3], **options)
+    few = estimate_sweep(model.tokenizer, costs, TASK, icl.PAPER_CONDITIONS[2:3], **options)
     prompts = icl.build_prompts(
         model, TASK.test[:4], examples=TASK.train, n_shots=2, template=TASK.template
     )
     assert few.n_prompts == 8 and few.n_cells == 4 * 2
     assert few.prompt_tokens == pytest.approx(float(prompts.attention_mask.sum()) / 4, abs=1)
     assert few.token_layers < few.hooked_token_layers
-    more = estimate_sweep(model.tokenizer, shape, TASK, icl.PAPER_CONDITIONS, **options)
+    more = estimate_sweep(model.tokenizer, costs, TASK, icl.PAPER_CONDITIONS, **options)
     assert more.token_layers > few.token_layers and more.n_cells == 6 * few.n_cells
     scored = estimate_sweep(
-        model.tokenizer, shape, TASK, icl.PAPER_CONDITIONS, generates=False, **options
+        model.tokenizer, costs, TASK, icl.PAPER_CONDITIONS, generates=False, **options
     )
     assert scored.token_layers < more.token_layers
     assert "about" in more.describe(1e9) and "about" not in more.describe()
     assert measure_speed("cpu", torch.float32, seconds=0.02) > 1e8
-    short = replace(shape, n_ctx=10)
+    short = replace(costs, n_ctx=10)
     with pytest.raises(PromptError, match="context holds 10"):
         estimate_sweep(model.tokenizer, short, TASK, icl.PAPER_CONDITIONS, **options)
 

@@ -80,7 +80,8 @@ def test_operations_equal_a_profilers(architecture, start):
 @pytest.mark.parametrize("bos", [True, False])
 def test_operations_equal_a_count_by_hand(bos, n_new):
     """One product after the other, token by token: no number here comes from a formula."""
-    costs = ModelCosts("by hand", (7, 11, 13), 17, n_heads=4, n_kv_heads=2, d_head=3)
+    sizes = {"n_heads": 4, "n_kv_heads": 2, "d_head": 3, "d_model": 12, "widest": 48}
+    costs = ModelCosts("by hand", (7, 11, 13), 17, **sizes)
     context, query = ["i"] * 3 + ["e"] * 5 * 2, ["q"] * 4
     for start in range(4):
         found = estimate_savings(
@@ -170,7 +171,7 @@ def test_the_papers_formula_and_bounds():
 
 def test_without_examples_of_unequal_length_the_formula_is_the_prefill():
     """Equal lengths, no instruction, no BOS, attention's share small: the two must come near."""
-    costs = ModelCosts("wide", (10**9,) * 32, 1, 32, 8, 128)
+    costs = ModelCosts("wide", (10**9,) * 32, 1, 32, 8, 128, 4096, 11008)
     found = estimate_savings(costs, 14, n_shots=5, shot_tokens=50, query_tokens=50, bos=False)
     assert found.prefill_share == pytest.approx(found.paper, abs=1e-3)
 

@@ -15,7 +15,6 @@ import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.engine import grid
 from icl_locate.engine.grid import (
-    bytes_per_token,
     choose_engine,
     run_grid,
     run_in_chunks,
@@ -27,6 +26,7 @@ from icl_locate.engine.shared_decoding import generate_many
 from icl_locate.engine.streams import Rows, plan_streams
 from icl_locate.errors import ModelError, NumericalError, PromptError
 from icl_locate.metrics import METRICS
+from icl_locate.models.costs import ModelCosts
 from icl_locate.savings.memory import peak_bytes
 
 STARTS = range(tiny.N_LAYERS + 1)
@@ -178,9 +178,10 @@ def test_a_token_in_flight_takes_little_more_memory_than_in_a_clean_run(architec
     }
     forced = append_targets(prompts)
     clean = peak_bytes(lambda: icl.score_targets(model, prompts)) / forced.tokens.shape[1]
+    promised = ModelCosts.of(model).token_bytes(prompts.tokens.shape[1])
     for n_new, peak in ours.items():
         each = peak / tokens_in_flight(model, prompts, masks, n_new)
-        assert each <= 1.5 * clean and each / len(prompts) <= bytes_per_token(model, prompts)
+        assert each <= 1.5 * clean and each / len(prompts) <= promised
 
 
 def test_out_of_memory_halves_the_budget_and_goes_on():

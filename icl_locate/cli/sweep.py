@@ -228,10 +228,10 @@ def _announce(config: SweepConfig, task: Any, asked: dict[str, Any], shots: list
     from icl_locate.metrics import generates
     from icl_locate.models.loading import resolve_device
 
-    shape, tokenizer = _read_shape(config)
+    costs, tokenizer = _read_costs(config)
     conditions = [get_condition(condition) for condition in asked["conditions"]]
     n_queries, metric, length = asked["n_queries"], asked["metric"], asked["max_new_tokens"]
-    print(f"model       {config.model}: {shape.n_layers} layers, d={shape.d_model}")
+    print(f"model       {config.model}: {costs.n_layers} layers, d={costs.d_model}")
     print(f"task        {task.name}: {n_queries} queries, {len(task.train)} examples to draw from")
     print(f"conditions  {'; '.join(c.name for c in conditions)}; {config.scope} each layer")
     print(f"shots       {', '.join(map(str, shots))}; seeds {', '.join(map(str, config.seeds))}")
@@ -241,7 +241,7 @@ def _announce(config: SweepConfig, task: Any, asked: dict[str, Any], shots: list
     for n_shots in shots:
         estimate = estimate_sweep(
             tokenizer,
-            shape,
+            costs,
             task,
             conditions,
             n_shots=n_shots,
@@ -256,20 +256,20 @@ def _announce(config: SweepConfig, task: Any, asked: dict[str, Any], shots: list
         print(f"{n_shots} shots: {estimate.describe(speed)}")
 
 
-def _read_shape(config: SweepConfig) -> tuple[Any, Any]:
-    """The model's shape and its tokenizer, without its weights."""
-    from transformers import AutoConfig, AutoTokenizer
+def _read_costs(config: SweepConfig) -> tuple[Any, Any]:
+    """What a token costs in the model, and its tokenizer, without its weights."""
+    from transformers import AutoTokenizer
 
-    from icl_locate.masking.estimate import Shape
+    from icl_locate.models.costs import ModelCosts
     from icl_locate.models.loading import loading_error
     from icl_locate.models.names import find_model
     from icl_locate.models.trust import NO_CODE
 
+    costs = ModelCosts.of(config.model, revision=config.revision, at_most=True)
     where = find_model(config.model, config.revision)
     try:
-        shape = Shape.of(AutoConfig.from_pretrained(where, revision=config.revision, **NO_CODE))
         tokenizer = AutoTokenizer.from_pretrained(where, revision=config.revision, **NO_CODE)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as TransformerLens does
     except Exception as error:  # a damaged directory makes its readers raise anything
         raise loading_error(str(where), error) from error
-    return shape, tokenizer
+    return costs, tokenizer

@@ -31,6 +31,7 @@ from icl_locate.metrics import (
     mean_statistics,
 )
 from icl_locate.metrics.base import item_statistics
+from icl_locate.models.costs import ModelCosts
 from icl_locate.models.loading import check_model
 from icl_locate.prompts.tokens import Prompts
 
@@ -161,7 +162,7 @@ def run_grid(
                 written.extend(new)
         count.finish(len(batch))
 
-    limit = token_budget if token_budget is not None else default_budget(model, prompts)
+    limit = token_budget if token_budget is not None else default_budget(model, prompts, cost)
     run_in_chunks(prompts, cost, limit, batch_size, run)
     if is_log_prob(metric):
         return [Cell(mean_statistics(row), [""] * len(prompts)) for row in scores]
@@ -185,25 +186,26 @@ def tokens_in_flight(
     return width + masked + generated
 
 
-def default_budget(model: TransformerBridge, prompts: Prompts) -> int:
-    """The tokens that half of the free memory holds."""
-    parameter = next(model.original_model.parameters())
-    if parameter.is_cuda:
-        free = torch.cuda.mem_get_info(parameter.device)[0]
+def default_budget(model: TransformerBridge, prompts: Prompts, cost: int) -> int:
+    """The tokens that half of the free memory holds.
+
+    Args:
+        cost: of one prompt: the budget where a model's sizes are not to be told.
+    """
+    weights = list(model.original_model.parameters())
+    device = weights[0].device
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
     else:
         free = psutil.virtual_memory().available
-    return max(1, int(free / 2 / bytes_per_token(model, prompts)))
-
-
-def bytes_per_token(model: TransformerBridge, prompts: Prompts) -> int:
-    """A generous count of the memory that a token in flight takes."""
-    config = model.cfg
-    d_mlp = int(getattr(config, "d_mlp", None) or 4 * config.d_model)
-    activations = 16 * int(config.d_model) + 4 * d_mlp
-    scores = 4 * int(config.n_heads) * prompts.tokens.shape[1]
-    cache = 4 * int(config.n_layers) * int(config.d_model)
-    element_size: int = next(model.original_model.parameters()).element_size()
-    return element_size * (activations + scores + cache)
+    try:
+        costs = ModelCosts.of(model, at_most=True)
+    except ModelError as error:
+        warnings.warn(f"prompts run one by one, without a token_budget: {error}", stacklevel=2)
+        return cost
+    dtypes = (some.dtype for some in weights if some.is_floating_point())
+    each = costs.token_bytes(prompts.tokens.shape[1], next(dtypes, torch.float32))
+    return max(1, int(free / 2 / each))
 
 
 def run_in_chunks(

@@ -51,37 +51,42 @@ def generate_many(
     if not drop:
         return _generate(model, prompts, masks, max_new_tokens, stops, tell, drop=False)
     found: list[list[str]] = []
-    for some in _portions(model, prompts, masks, max_new_tokens):
+    sizes = {name: int(getattr(model.cfg, name)) for name in ("n_layers", "n_heads", "d_model")}
+    for some in portions(prompts, masks, max_new_tokens, **sizes):
         share = part(tell, len(found) / len(masks), (len(found) + len(some)) / len(masks))
         found += _generate(model, prompts, some, max_new_tokens, stops, share, drop=True)
     return found
 
 
-def _portions(
-    model: TransformerBridge, prompts: Prompts, masks: Sequence[Mask], n_new: int
+def portions(
+    prompts: Prompts,
+    masks: Sequence[Mask],
+    n_new: int,
+    *,
+    n_layers: int,
+    n_heads: int,
+    d_model: int,
 ) -> list[list[Mask]]:
     """The masks in portions whose keys together keep attention cheaper than the rest of a layer."""
-    config, segments = model.cfg, prompts.segments
+    segments = prompts.segments
     readout = torch.zeros_like(segments, dtype=torch.bool)
     readout[:, -1] = True
-    streams, places = plan_streams(
-        masks, segments, readout, int(config.n_layers), int(config.n_heads), drop=True
-    )
-    width, limit = segments.shape[1], 4 * int(config.d_model)
-    portions: list[list[Mask]] = [[]]
+    streams, places = plan_streams(masks, segments, readout, n_layers, n_heads, drop=True)
+    width, limit = segments.shape[1], 4 * d_model
+    found: list[list[Mask]] = [[]]
     held: set[tuple[int, int]] = set()
     n_keys = width
     for mask, place in zip(masks, places, strict=True):
         more = 0
         if place is not None and place not in held:
             more = streams[place[0]].active.positions.shape[1] + n_new
-        if portions[-1] and more and n_keys + more > limit:
-            portions.append([])
+        if found[-1] and more and n_keys + more > limit:
+            found.append([])
             held, n_keys = set(), width
-        portions[-1].append(mask)
+        found[-1].append(mask)
         held |= {place} if place is not None else set()
         n_keys += more
-    return portions
+    return found
 
 
 @torch.no_grad()

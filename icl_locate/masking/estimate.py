@@ -1,4 +1,8 @@
-"""What a sweep will take, before it starts: prompts, tokens, operations, time."""
+"""What a sweep will take, before it starts: prompts, tokens, operations, time.
+
+The sweep runs every prompt whole under each mask; what one who drops the context for good would
+save, `icl_locate.savings.estimate` says.
+"""
 
 import time
 from collections.abc import Sequence
@@ -7,6 +11,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int8
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from icl_locate._types import Segment
@@ -14,46 +20,19 @@ from icl_locate.checks.arguments import refuse
 from icl_locate.checks.signatures import checked, number
 from icl_locate.engine.grid import Engine
 from icl_locate.engine.scoring import append_targets
-from icl_locate.engine.streams import plan_streams
+from icl_locate.engine.shared_decoding import portions
+from icl_locate.engine.streams import Stream, plan_streams
 from icl_locate.errors import ModelError, PromptError, TaskError
 from icl_locate.interventions.conditions import Condition
 from icl_locate.interventions.layers import masked_layers
+from icl_locate.interventions.masks import Mask, resolve
+from icl_locate.models.costs import ModelCosts
 from icl_locate.models.loading import resolve_device
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts, build_prompts
 from icl_locate.tasks.task import Task
 
 _SAMPLE = 16  # queries from which lengths are estimated
-
-
-@dataclass(frozen=True)
-class Shape:
-    """The sizes of a model that decide what a sweep costs."""
-
-    n_layers: int
-    n_heads: int
-    d_model: int
-    d_mlp: int
-    n_ctx: int | None = None
-
-    @classmethod
-    def of(cls, config: Any) -> "Shape":
-        """Of a Hugging Face configuration."""
-        config = config.get_text_config()
-        d_model = int(config.hidden_size)
-        d_mlp = getattr(config, "intermediate_size", None) or getattr(config, "n_inner", None)
-        return cls(
-            int(config.num_hidden_layers),
-            int(config.num_attention_heads),
-            d_model,
-            int(d_mlp or 4 * d_model),
-            getattr(config, "max_position_embeddings", None),
-        )
-
-    @property
-    def layer_operations(self) -> int:
-        """Floating-point operations of one token in one layer, attention over keys left out."""
-        return 2 * (4 * self.d_model**2 + 3 * self.d_model * self.d_mlp)
 
 
 @dataclass(frozen=True)
@@ -65,8 +44,9 @@ class Estimate:
         prompt_tokens: their mean length.
         n_cells: conditions x layers x seeds.
         token_layers: tokens that pass a layer in the shared engine; generated ones at most.
-        hooked_token_layers: the same for one run for each cell.
-        operations: floating-point operations of the engine that was chosen.
+        hooked_token_layers: the same for one run for each cell that hides something.
+        operations: floating-point operations of the engine that was chosen; at most, where answers
+            are generated.
     """
 
     n_prompts: int
@@ -89,10 +69,27 @@ class Estimate:
         return f"{text}\nabout {_duration(self.operations / speed)} at {speed:.2g} a second"
 
 
+@dataclass(frozen=True)
+class _Work:
+    """Tokens that pass a layer, and floating-point operations."""
+
+    token_layers: int = 0
+    operations: int = 0
+
+    def __add__(self, other: "_Work") -> "_Work":
+        return _Work(self.token_layers + other.token_layers, self.operations + other.operations)
+
+    def __mul__(self, n: int) -> "_Work":
+        return _Work(self.token_layers * n, self.operations * n)
+
+
+_NONE = _Work()
+
+
 @checked(TaskError)
 def estimate_sweep(
     tokenizer: Any,
-    shape: Shape,
+    costs: ModelCosts,
     task: Task,
     conditions: Sequence[Condition],
     *,
@@ -107,8 +104,15 @@ def estimate_sweep(
 ) -> Estimate:
     """Estimate a sweep from its first prompts; nothing runs, and no weights are needed.
 
+    Operations are those of all matrix products, padding and masked keys included as they are
+    computed. Where targets are scored they are exact for up to 16 queries in one batch, and else
+    the first 16 stand for all. Where answers are generated they are the most that there can be:
+    no answer ends early, and no two are equal. Models whose tokens cannot be dropped (GPT-Neo) and
+    label accuracy, which scores every label, take more.
+
     Args:
         tokenizer: the model's.
+        costs: the model's; of a mixture of experts with ``at_most=True``.
         generates: whether answers are generated, else targets are scored.
 
     Raises:
@@ -119,42 +123,106 @@ def estimate_sweep(
     if not conditions:
         refuse("conditions", conditions, "at least one Condition", TaskError)
     task.queries(n_queries)
-    model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=shape.n_ctx))
-    n_layers, token_layers, hooked, lengths, forms = shape.n_layers, 0.0, 0.0, 0.0, 0
-    sample = min(n_queries, _SAMPLE)
-    for instruction in sorted({condition.instruction for condition in conditions}):
-        prompts = build_prompts(
-            model,
-            task.test[:sample],
-            examples=task.train,
-            n_shots=n_shots,
-            template=task.template_for(instruction=instruction),
-            choice=choice,
-        )
-        masks = [
-            condition.mask(masked_layers(scope, start, n_layers))
-            for condition in conditions
-            if condition.instruction == instruction
-            for start in range(n_layers + 1)
-        ]
-        seen = prompts if generates else append_targets(prompts)
-        rows, n_runs = _rows_by_layer(seen, masks, shape)
-        length = float(seen.attention_mask.sum()) / sample
-        decoded = max_new_tokens * n_layers * (n_runs + 1) if generates else 0
-        token_layers += length * n_layers + rows + decoded
-        hooked += (length + (max_new_tokens if generates else 0)) * n_layers * len(masks)
-        lengths, forms = lengths + length, forms + 1
-    n_each = n_queries * n_seeds
+    sample, n_new = min(n_queries, _SAMPLE), max_new_tokens if generates else 0
+    model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=costs.n_ctx))
+    options: dict[str, Any] = {"n_shots": n_shots, "choice": choice, "examples": task.train}
+    shared, hooked, length = _NONE, _NONE, 0
+    forms = sorted({condition.instruction for condition in conditions})
+    for instruction in forms:
+        template = task.template_for(instruction=instruction)
+        prompts = build_prompts(model, task.test[:sample], template=template, **options)
+        same = [condition for condition in conditions if condition.instruction == instruction]
+        masks = _masks(same, scope, costs.n_layers)
+        shared += _shared(costs, prompts, masks, n_new)
+        hooked += _hooked(costs, prompts, masks, n_new)
+        length += int(prompts.attention_mask.sum())
+    n_each, chosen = n_queries * n_seeds, hooked if engine == "hooks" else shared
     return Estimate(
-        n_prompts=n_each * forms,
-        prompt_tokens=lengths / forms,
-        n_cells=len(conditions) * (n_layers + 1) * n_seeds,
-        token_layers=token_layers * n_each,
-        hooked_token_layers=hooked * n_each,
-        operations=(hooked if engine == "hooks" else token_layers)
-        * n_each
-        * shape.layer_operations,
+        n_prompts=n_each * len(forms),
+        prompt_tokens=length / sample / len(forms),
+        n_cells=len(conditions) * (costs.n_layers + 1) * n_seeds,
+        token_layers=shared.token_layers * n_each / sample,
+        hooked_token_layers=hooked.token_layers * n_each / sample,
+        operations=chosen.operations * n_each / sample,
     )
+
+
+def _masks(conditions: Sequence[Condition], scope: str, n_layers: int) -> list[Mask]:
+    return [
+        condition.mask(masked_layers(scope, start, n_layers))
+        for condition in conditions
+        for start in range(n_layers + 1)
+    ]
+
+
+def _shared(costs: ModelCosts, prompts: Prompts, masks: Sequence[Mask], n_new: int) -> _Work:
+    """The shared engine's work on answers of ``n_new`` tokens, or on targets if there are none."""
+    if not n_new:
+        forced = append_targets(prompts)
+        readout = torch.roll(forced.segments == Segment.GENERATED, -1, dims=1)
+        return _one_pass(costs, forced.segments, readout, masks)[0]
+    total, (batch, width) = _NONE, prompts.segments.shape
+    readout = torch.zeros_like(prompts.attention_mask)
+    readout[:, -1] = True
+    sizes = {"n_layers": costs.n_layers, "n_heads": costs.n_heads, "d_model": costs.d_model}
+    for some in portions(prompts, masks, n_new, **sizes):
+        work, streams = _one_pass(costs, prompts.segments, readout, some)
+        n_runs = _count_runs(streams)
+        logits = costs.unembedding_operations(batch * n_runs * (n_new - 1))
+        total += work + _Work(0, logits)
+        for layer in range(costs.n_layers):  # all runs of a prompt share its cache
+            own = sum(s.n_running(layer) * s.active.positions.shape[1] for s in streams)
+            total += _steps(costs, layer, batch * n_runs, width + own, n_new - 1, n_runs)
+    return total
+
+
+def _one_pass(
+    costs: ModelCosts,
+    segments: Int8[Tensor, "batch pos"],
+    readout: Bool[Tensor, "batch pos"],
+    masks: Sequence[Mask],
+) -> tuple[_Work, list[Stream]]:
+    """One pass up the layers for the clean run and all masked ones, and what is read out."""
+    n_layers, n_heads = costs.n_layers, costs.n_heads
+    streams, _ = plan_streams(masks, segments, readout, n_layers, n_heads, drop=True)
+    batch, width = segments.shape
+    n_read = _count_runs(streams) * int(readout.sum(dim=1).max()) + 1  # the model's own last row
+    work = _Work(0, costs.unembedding_operations(batch * n_read))
+    for layer in range(n_layers):
+        work += _rows(costs, layer, batch * width, width)
+        for stream in streams:
+            n_rows, n_keys = stream.active.positions.shape[1], stream.keys().positions.shape[1]
+            work += _rows(costs, layer, batch * stream.n_running(layer) * n_rows, n_keys)
+    return work, streams
+
+
+def _hooked(costs: ModelCosts, prompts: Prompts, masks: Sequence[Mask], n_new: int) -> _Work:
+    """The hooks engine's work: a run a mask, one for all that hide nothing."""
+    acts = [bool(resolve(mask, costs.n_layers, costs.n_heads)) for mask in masks]
+    batch, n_prompt = prompts.tokens.shape
+    width = n_prompt if n_new else append_targets(prompts).tokens.shape[1]
+    n_read = n_new or width - n_prompt + 1
+    work = _Work(0, costs.unembedding_operations(batch * n_read))
+    for layer in range(costs.n_layers):
+        work += _rows(costs, layer, batch * width, width)
+        work += _steps(costs, layer, batch, width, max(0, n_new - 1), 1)
+    return work * (sum(acts) + (not all(acts)))
+
+
+def _rows(costs: ModelCosts, layer: int, n_rows: int, n_keys: int) -> _Work:
+    return _Work(n_rows, costs.layer_operations(layer, n_rows, n_keys))
+
+
+def _steps(
+    costs: ModelCosts, layer: int, n_rows: int, n_keys: int, n_steps: int, n_new: int
+) -> _Work:
+    operations = costs.decoding_operations(layer, n_rows, n_keys, n_steps, n_new=n_new)
+    return _Work(n_rows * n_steps, operations)
+
+
+def _count_runs(streams: Sequence[Stream]) -> int:
+    """The masked runs, and the clean one."""
+    return 1 + sum(len(stream.starts) for stream in streams)
 
 
 @checked(ModelError, seconds=number(above=0, most=60))
@@ -173,21 +241,6 @@ def measure_speed(device: str | torch.device, dtype: torch.dtype, seconds: float
         count += 10
         del c
     return count * 2 * 1024**3 / (time.perf_counter() - start)
-
-
-def _rows_by_layer(prompts: Prompts, masks: Sequence[Any], shape: Shape) -> tuple[float, int]:
-    """Rows that masked runs compute, summed over layers, a prompt; and the number of runs."""
-    readout = prompts.segments == Segment.GENERATED
-    readout[:, -1] = True
-    streams, _ = plan_streams(
-        masks, prompts.segments, readout, shape.n_layers, shape.n_heads, drop=True
-    )
-    rows, n_runs = 0.0, 0
-    for stream in streams:
-        each = float(stream.active.valid.sum()) / len(prompts)
-        rows += each * sum(shape.n_layers - start for start in stream.starts)
-        n_runs += len(stream.starts)
-    return rows, n_runs
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,8 @@
-"""What dropping the context saves, from sizes alone."""
+"""What dropping the context saves, from sizes alone.
+
+Of a batch of prompts, with the context and without; what a whole sweep takes, which drops nothing,
+`icl_locate.masking.estimate` says.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,7 +109,9 @@ def estimate_savings(
 
     def count(widths: list[int]) -> tuple[int, int, int]:
         prefill = sum(costs.layer_operations(i, n, n) for i, n in enumerate(widths))
-        decode = sum(_sum_of_steps(costs, i, n, n_new_tokens - 1) for i, n in enumerate(widths))
+        decode = sum(
+            costs.decoding_operations(i, 1, n, n_new_tokens - 1) for i, n in enumerate(widths)
+        )
         logits = costs.unembedding_operations(1)
         cache = sum(costs.cache_bytes(n + n_new_tokens - 1, dtype) for n in widths)
         found = prefill + logits, decode + (n_new_tokens - 1) * logits, cache
@@ -119,15 +125,6 @@ def estimate_savings(
         decode_operations=(full[1], dropped[1]),
         cache_bytes=(full[2], dropped[2]),
     )
-
-
-def _sum_of_steps(costs: ModelCosts, layer: int, width: int, n_steps: int) -> int:
-    """A layer's operations for so many tokens, one by one behind a prompt: they rise evenly."""
-    if not n_steps:
-        return 0
-    first = costs.layer_operations(layer, 1, width + 1)
-    last = costs.layer_operations(layer, 1, width + n_steps)
-    return n_steps * (first + last) // 2
 
 
 def _saved(pair: tuple[int, int]) -> float:

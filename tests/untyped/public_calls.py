@@ -337,9 +337,8 @@ def _trained() -> dict[str, Call]:
 
 
 def _savings() -> dict[str, Call]:
-    costs = ModelCosts("m", (8, 8, 8), 16, 4, 2, 8)
+    costs = ModelCosts("m", (8, 8, 8), 16, 4, 2, 8, 32, 64)
     share = {"n_layers": 4, "from_layer": 1, "n_shots": 5}
-    shape = estimate.Shape.of(model().original_model.config)
     return {
         "savings.measure_savings": Call(
             savings.measure_savings,
@@ -353,13 +352,17 @@ def _savings() -> dict[str, Call]:
         "savings.ModelCosts.layer_operations": Call(
             costs.layer_operations, {"layer": 0, "n_rows": 1, "n_keys": 1}
         ),
+        "savings.ModelCosts.decoding_operations": Call(
+            costs.decoding_operations, {"layer": 0, "n_rows": 1, "n_keys": 1, "n_steps": 1}
+        ),
         "savings.ModelCosts.unembedding_operations": Call(
             costs.unembedding_operations, {"n_rows": 1}
         ),
         "savings.ModelCosts.cache_bytes": Call(costs.cache_bytes, {"n_keys": 1}),
+        "savings.ModelCosts.token_bytes": Call(costs.token_bytes, {"n_keys": 1}),
         "estimate_sweep": Call(
             icl.estimate_sweep,
-            {"tokenizer": model().tokenizer, "shape": shape, "task": task(),
+            {"tokenizer": model().tokenizer, "costs": costs, "task": task(),
              "conditions": icl.PAPER_CONDITIONS[:1], "n_shots": 1, "n_queries": 2},
         ),
         "masking.measure_speed": Call(
