@@ -14,8 +14,7 @@ from icl_locate.engine.forward import Intervention, keep_logits, masked, require
 from icl_locate.errors import PromptError
 from icl_locate.metrics import Metric, PassRate, generates
 from icl_locate.models.fingerprint import hold_weights
-from icl_locate.prompts.encoding import spell
-from icl_locate.prompts.own import read_ids, spaced_ids
+from icl_locate.prompts.encoding import read_ids, spaced_ids, spell
 from icl_locate.prompts.tokens import Prompts, check_prompts, check_tokenizer
 
 OnText = Callable[[int, str], object]

@@ -10,13 +10,22 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from icl_locate._types import Part, Segment
-from icl_locate.checks.arguments import check_type, refuse
+from icl_locate.checks.arguments import refuse
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import anything, checked, whole
 from icl_locate.errors import PromptError
 from icl_locate.prompts.alignment import TokenizedPrompt
-from icl_locate.prompts.encoding import spell
-from icl_locate.prompts.own import LAST_TOKEN, own_rows, own_targets, own_texts, read_ids
+from icl_locate.prompts.encoding import read_ids, spell
+from icl_locate.prompts.own import (
+    LAST_TOKEN,
+    Flags,
+    Labels,
+    PartRows,
+    TokenRows,
+    own_rows,
+    own_targets,
+    own_texts,
+)
 from icl_locate.prompts.template import PromptTemplate
 
 
@@ -66,19 +75,18 @@ class Prompts:
         parts=anything,
         shots=anything,
         words=anything,
-        tokenizer=anything,
         pad_token=whole(0, LAST_TOKEN),
     )
     def from_tokens(
         cls,
-        tokens: Any,
-        segments: Any,
+        tokens: TokenRows,
+        segments: Labels,
         *,
-        targets: Any,
-        attention_mask: Any = None,
-        parts: Any = None,
-        shots: Any = None,
-        words: Any = None,
+        targets: Sequence[Sequence[int] | str],
+        attention_mask: Flags | None = None,
+        parts: PartRows | None = None,
+        shots: TokenRows | None = None,
+        words: TokenRows | None = None,
         texts: Sequence[str] | None = None,
         sources: Sequence[str] | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
@@ -120,8 +128,6 @@ class Prompts:
         >>> prompts.texts, prompts.targets, prompts.tokens[1].tolist()
         (['5 6 7 5', '8 9 8'], ['6', '9'], [0, 8, 9, 8])
         """
-        if tokenizer is not None:
-            check_type("tokenizer", tokenizer, PreTrainedTokenizerBase, error=PromptError)
         layout = template or PromptTemplate(None, "", "", "", stop=())
         if stop is not None:
             layout = replace(layout, stop=(stop,) if isinstance(stop, str) else tuple(stop))

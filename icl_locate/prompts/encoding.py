@@ -11,7 +11,7 @@ from itertools import accumulate
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from icl_locate._types import Part
-from icl_locate.checks.arguments import show
+from icl_locate.checks.arguments import refuse, show
 from icl_locate.errors import PromptError
 from icl_locate.prompts.template import Span, SpecialTokens
 
@@ -141,6 +141,27 @@ def spell(
             list(tokens), skip_special_tokens=not special, clean_up_tokenization_spaces=False
         )
     )
+
+
+def read_ids(name: str, text: str) -> list[int]:
+    """The token ids of a text such as "12 7 9".
+
+    Raises:
+        PromptError: if it is another text.
+    """
+    words = text.split()
+    if not words or not all(word.isdecimal() and word.isascii() for word in words):
+        refuse(name, text, 'token ids joined by spaces, such as "13"', PromptError)
+    return [int(word) for word in words]
+
+
+def spaced_ids(tokens: Sequence[int]) -> str:
+    """Token ids with a space on either side, so that a text holds whole ones alone.
+
+    >>> spaced_ids([7]) in spaced_ids([12, 7, 9]), spaced_ids([2]) in spaced_ids([12, 7])
+    (True, False)
+    """
+    return f" {spell(None, tokens)} "
 
 
 def count_tokens(tokenizer: PreTrainedTokenizerBase, text: str, *, plain: bool = False) -> int:

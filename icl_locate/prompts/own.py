@@ -1,11 +1,13 @@
 """Prompts of one's own: token ids and segments as users write them, checked token by token."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from enum import IntEnum
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -23,9 +25,16 @@ from icl_locate.prompts.alignment import TokenizedPrompt, continue_prompt
 from icl_locate.prompts.encoding import check_tokenizer, spell
 from icl_locate.prompts.template import PromptTemplate
 
+TokenRows = Int[Tensor, "batch pos"] | Sequence[Sequence[int]]
+Flags = Bool[Tensor, "batch pos"] | TokenRows
+Label = Segment | str | int
+Labels = Int[Tensor, "batch pos"] | Sequence[Sequence[Label | tuple[int, int, Label]]]
+PartRows = Int[Tensor, "batch pos"] | Sequence[Sequence[Part | str | int]]
+
 LAST_TOKEN = 2**31 - 1
 _SEGMENTS = tuple(s for s in Segment if s not in (Segment.PAD, Segment.GENERATED))
 _NAMES = ", ".join(segment.name for segment in _SEGMENTS)
+_PARTS = f"one of {', '.join(part.name for part in Part)}"
 _ROWS = "a list of token ids for each prompt, or a tensor (batch, pos)"
 
 
@@ -99,27 +108,6 @@ def own_texts(name: str, value: Any, n_prompts: int) -> list[str]:
     return [check_text(f"{name}[{i}]", text, error=PromptError) for i, text in enumerate(items)]
 
 
-def read_ids(name: str, text: str) -> list[int]:
-    """The token ids of a text such as "12 7 9".
-
-    Raises:
-        PromptError: if it is another text.
-    """
-    words = text.split()
-    if not words or not all(word.isdecimal() and word.isascii() for word in words):
-        refuse(name, text, 'token ids joined by spaces, such as "13"', PromptError)
-    return [int(word) for word in words]
-
-
-def spaced_ids(tokens: Sequence[int]) -> str:
-    """Token ids with a space on either side, so that a text holds whole ones alone.
-
-    >>> spaced_ids([7]) in spaced_ids([12, 7, 9]), spaced_ids([2]) in spaced_ids([12, 7])
-    (True, False)
-    """
-    return f" {spell(None, tokens)} "
-
-
 def _own_row(
     i: int,
     tokens: list[int],
@@ -127,39 +115,37 @@ def _own_row(
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> TokenizedPrompt:
     """Prompt ``i`` without its padding."""
-    spans = _is_spans(given["segments"])
-    labels = (
-        [] if spans else _labels(f"segments[{i}]", given["segments"], Segment, f"one of {_NAMES}")
-    )
+    spans, name = _is_spans(given["segments"]), f"segments[{i}]"
+    labels = [] if spans else _labels(name, given["segments"], Segment, f"one of {_NAMES}")
     real = _real_tokens(i, len(tokens), given["attention_mask"], labels)
     kept = tokens[real]
     if not kept:
         raise PromptError(f"prompt {i} of tokens is empty: expected at least one token")
 
-    def aligned(name: str, values: list[Any]) -> list[Any]:
+    def aligned(name: str, read: Callable[[str, Any], list[Any]], default: Any) -> list[Any]:
         """A value for each real token, of values for these or for all."""
+        if given[name] is None:
+            return [default] * len(kept)
+        values = read(f"{name}[{i}]", given[name])
         if len(values) not in (len(tokens), len(kept)):
             raise _uneven(f"{name}[{i}]", len(values), len(kept))
         return values[real] if len(values) == len(tokens) else values
 
-    found = _read_spans(i, given["segments"], len(kept)) if spans else aligned("segments", labels)
-    _check_segments(i, found)
-    if given["parts"] is None:
-        parts = [Part.NONE] * len(kept)
+    if spans:
+        segments = _read_spans(i, given["segments"], len(kept))
     else:
-        expected = f"one of {', '.join(part.name for part in Part)}"
-        parts = aligned("parts", _labels(f"parts[{i}]", given["parts"], Part, expected))
-    numbers: dict[str, list[int]] = {}
-    for name, least in (("shots", 0), ("words", -1)):
-        value = given[name]
-        numbers[name] = (
-            [least] * len(kept)
-            if value is None
-            else aligned(name, _whole_numbers(f"{name}[{i}]", value, least=least))
-        )
-    body = [t for t, s in zip(kept, found, strict=True) if tokenizer is None or s != Segment.BOS]
-    text = spell(tokenizer, body, special=True)
-    return TokenizedPrompt(text, kept, found, parts, **numbers)
+        segments = aligned("segments", lambda *_: labels, None)
+    shots = aligned("shots", _whole_numbers, 0)
+    _check_segments(i, segments, shots)
+    body = [t for t, s in zip(kept, segments, strict=True) if tokenizer is None or s != Segment.BOS]
+    return TokenizedPrompt(
+        text=spell(tokenizer, body, special=True),
+        tokens=kept,
+        segments=segments,
+        parts=aligned("parts", partial(_labels, kind=Part, expected=_PARTS), Part.NONE),
+        shots=shots,
+        words=aligned("words", partial(_whole_numbers, least=-1), -1),
+    )
 
 
 def _real_tokens(i: int, n_tokens: int, mask: Any, labels: Sequence[Segment]) -> slice:
@@ -183,11 +169,16 @@ def _real_tokens(i: int, n_tokens: int, mask: Any, labels: Sequence[Segment]) ->
     return slice(places[0], places[-1] + 1) if places else slice(0, 0)
 
 
-def _check_segments(i: int, segments: Sequence[Segment]) -> None:
-    for j, segment in enumerate(segments):
+def _check_segments(i: int, segments: Sequence[Segment], shots: Sequence[int]) -> None:
+    for j, (segment, shot) in enumerate(zip(segments, shots, strict=True)):
         if segment not in _SEGMENTS:
             raise PromptError(
                 f"segments[{i}] has {segment.name} at real token {j}: expected one of {_NAMES}"
+            )
+        if shot and segment is not Segment.EXAMPLES:
+            raise PromptError(
+                f"shots[{i}] has {shot} at real token {j}, whose segment is {segment.name}: "
+                "expected 0 outside EXAMPLES"
             )
 
 

@@ -152,6 +152,18 @@ class Task:
         return self.test[:n_queries]
 
     @checked(TaskError)
+    def shots_of(self, n_shots: int) -> int:
+        """The examples in a prompt: as many as are asked for, or as given prompts hold.
+
+        Of given prompts it is the highest number among ``prompts.shots``; where these say nothing
+        of tokens that are examples, 1.
+        """
+        if self.prompts is None:
+            return n_shots
+        some = bool((self.prompts.segments == Segment.EXAMPLES).any())
+        return max(int(self.prompts.shots.max()), int(some))
+
+    @checked(TaskError)
     def template_for(self, *, instruction: bool) -> PromptTemplate:
         """The layout with the instruction, or without one."""
         if instruction:

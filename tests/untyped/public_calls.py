@@ -206,6 +206,7 @@ def calls() -> dict[str, Call]:
             {"model": model(), "n_queries": 1, "n_shots": 1, "instruction": True, "seed": 0,
              "choice": "random", "prepend_bos": None},
         ),
+        "Task.shots_of": Call(task().shots_of, {"n_shots": 1}),
         "Task.template_for": Call(task().template_for, {"instruction": True}),
         "load_task": Call(icl.load_task, {"task": home / "pairs.jsonl"}),
         "score_targets": Call(icl.score_targets, on_model),
