@@ -23,7 +23,6 @@ from icl_locate.induction.sequences import Sequences, TokenRows
 from icl_locate.interventions.ablation import METHODS, HeadAblation, HeadReference, Method
 from icl_locate.interventions.layers import as_pairs, check_heads
 from icl_locate.models.fingerprint import hold_weights
-from icl_locate.prompts.template import PromptTemplate
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.saved import Saved
 from icl_locate.studies.intervals import percentile_interval
@@ -187,22 +186,17 @@ def repeated_prompts(
     length, n_sequences = chosen.lengths[0], chosen.n_sequences
     shown = chosen.repeated(length, 1)
     n_opening = shown.shape[1] - length
-    first = [Segment.BOS] * n_opening
-    segments = torch.tensor(
-        [[*first, *[Segment.EXAMPLES] * length, Segment.QUERY]] * n_sequences, dtype=torch.int8
-    )
-    nothing = torch.zeros_like(segments)
+    spans = [
+        (0, n_opening, Segment.BOS),
+        (n_opening, n_opening + length, Segment.EXAMPLES),
+        (n_opening + length, n_opening + length + 1, Segment.QUERY),
+    ]
     names = [f"random tokens {seed}/{i}" for i in range(n_sequences)]
-    return Prompts(
-        tokens=torch.cat([shown, shown[:, n_opening : n_opening + 1]], dim=1),
-        attention_mask=segments != Segment.PAD,
-        segments=segments,
-        parts=nothing,
-        shots=nothing.long(),
-        words=nothing.long() - 1,
-        target_tokens=shown[:, n_opening + 1 :].tolist(),
+    return Prompts.from_tokens(
+        torch.cat([shown, shown[:, n_opening : n_opening + 1]], dim=1),
+        [spans if n_opening else spans[1:]] * n_sequences,
+        targets=shown[:, n_opening + 1 :].tolist(),
         texts=names,
         sources=names,
-        targets=[""] * n_sequences,
-        template=PromptTemplate(),
+        tokenizer=model.tokenizer,
     )
