@@ -254,15 +254,17 @@ def check_counts(
     *,
     least: int = 1,
     most: int | None = None,
+    ascending: bool = False,
     error: ErrorKind = IclLocateError,
 ) -> tuple[int, ...]:
-    """Whole numbers: a single one or several, each once, at least one."""
-    expected = "a whole number, or a list of them, each once"
+    """Whole numbers: a single one or several, each once, at least one; ``ascending`` if asked."""
+    expected = "a whole number, or a list of them, each once" + ", ascending" * ascending
     numbers = tuple(
         check_count(called, one, least=least, most=most, error=error)
         for called, one in _one_or_more(name, value, expected, error)
     )
-    if not numbers or len(set(numbers)) < len(numbers):
+    wanted = sorted(set(numbers))
+    if not numbers or (list(numbers) if ascending else sorted(numbers)) != wanted:
         refuse(name, value, expected, error)
     return numbers
 

@@ -58,19 +58,6 @@ def check_names(name: str, value: Any, *, distinct: bool = False) -> tuple[str, 
     return tuple(found)
 
 
-def check_counts(name: str, value: Any, *, ascending: bool = False) -> tuple[int, ...]:
-    """Whole numbers of at least 0, each once, at least one."""
-    expected = "whole numbers of at least 0, " + ("ascending" if ascending else "each once")
-    found = tuple(
-        check_count(f"{name}[{i}]", item, least=0, error=ResultError)
-        for i, item in enumerate(check_items(name, value, expected, error=ResultError))
-    )
-    distinct = sorted(set(found))
-    if not found or len(distinct) < len(found) or (ascending and list(found) != distinct):
-        refuse(name, value, expected, ResultError)
-    return found
-
-
 def check_pairs(name: str, value: Any) -> tuple[tuple[int, int], ...]:
     """(layer, head) pairs."""
     expected = "a list of (layer, head) pairs of whole numbers"

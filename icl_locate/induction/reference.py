@@ -59,16 +59,7 @@ def head_reference(
             f"a text of the corpus has {tokens.shape[1]} tokens, but the model's context holds "
             f"{limit}: cut the texts"
         )
-    sums = _Sums(tokens.shape[1], min(n_samples, len(tokens)))
-    for start in range(0, len(tokens), batch_size):
-        chosen = slice(start, start + batch_size)
-        sums.begin(real[chosen], start)
-        with (
-            watch_attention(model, "hook_z", sums.add_outputs),
-            watch_attention(model, "hook_in", sums.add_inputs),
-        ):
-            device = model.cfg.device
-            model(tokens[chosen].to(device), attention_mask=real[chosen].long().to(device))
+    sums = _sum_up(model, tokens, real, n_samples, batch_size)
     mean_z, mean_inputs = _means(sums.outputs, sums.counts), _means(sums.inputs, sums.counts)
     digest = hashlib.sha256(str((tokens.tolist(), real.tolist())).encode()).hexdigest()
     return HeadReference(
@@ -123,6 +114,26 @@ class _Sums:
         total = aligned.float().sum(dim=0).cpu().double()
         sums[layer] = sums[layer] + total if layer in sums else total
         return aligned
+
+
+def _sum_up(
+    model: TransformerBridge,
+    tokens: Int[Tensor, "text pos"],
+    real: Bool[Tensor, "text pos"],
+    n_samples: int,
+    batch_size: int,
+) -> _Sums:
+    """The sums over a whole corpus, batch by batch."""
+    sums, device = _Sums(tokens.shape[1], min(n_samples, len(tokens))), model.cfg.device
+    for start in range(0, len(tokens), batch_size):
+        chosen = slice(start, start + batch_size)
+        sums.begin(real[chosen], start)
+        with (
+            watch_attention(model, "hook_z", sums.add_outputs),
+            watch_attention(model, "hook_in", sums.add_inputs),
+        ):
+            model(tokens[chosen].to(device), attention_mask=real[chosen].long().to(device))
+    return sums
 
 
 def _means(sums: dict[int, Tensor], counts: Float[Tensor, "pos"]) -> Float[Tensor, "layer row ..."]:

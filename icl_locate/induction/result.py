@@ -12,11 +12,11 @@ from numpy import ndarray
 from torch import Tensor
 
 from icl_locate.checks.arguments import (
+    check_counts,
     check_seeds,
     check_text,
 )
 from icl_locate.checks.contents import (
-    check_counts,
     check_recipe,
     check_table,
     settle,
@@ -68,7 +68,7 @@ class AblationResult(
         settle(
             self,
             arms=as_arms(self.arms),
-            shots=check_counts("shots", self.shots),
+            shots=check_counts("shots", self.shots, least=0, error=ResultError),
             seeds=check_seeds(self.seeds, error=ResultError),
             metric=check_text("metric", self.metric, error=ResultError),
             provenance=check_recipe(self.provenance),

@@ -9,7 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.checks.contents import check_counts, check_recipe, check_table, settle
+from icl_locate.checks.arguments import check_counts
+from icl_locate.checks.contents import check_recipe, check_table, settle
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import PromptError, ResultError
@@ -66,7 +67,7 @@ class HeadScores(
     def __post_init__(self) -> None:
         settle(
             self,
-            lengths=check_counts("lengths", self.lengths),
+            lengths=check_counts("lengths", self.lengths, least=0, error=ResultError),
             provenance=check_recipe(self.provenance),
         )
         check_table("copying", self.copying, (None, None))

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from icl_locate.checks.arguments import check_number, check_seeds, check_text
-from icl_locate.checks.contents import check_counts, check_recipe, check_table, settle
+from icl_locate.checks.arguments import check_counts, check_number, check_seeds, check_text
+from icl_locate.checks.contents import check_recipe, check_table, settle
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
@@ -57,7 +57,7 @@ class LoraResult(
     def __post_init__(self) -> None:
         settle(
             self,
-            layers=check_counts("layers", self.layers, ascending=True),
+            layers=check_counts("layers", self.layers, least=0, ascending=True, error=ResultError),
             seeds=check_seeds(self.seeds, error=ResultError),
             metric=check_text("metric", self.metric, error=ResultError),
             untuned=check_number("untuned", self.untuned, error=ResultError),

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache
 
-from icl_locate.checks.arguments import check_count, check_items, check_text
-from icl_locate.checks.contents import check_counts, check_recipe, check_table, settle
+from icl_locate.checks.arguments import check_count, check_counts, check_items, check_text
+from icl_locate.checks.contents import check_recipe, check_table, settle
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.decoding import check_generation
@@ -87,7 +87,7 @@ class MeasuredSavings(
     def __post_init__(self) -> None:
         settle(
             self,
-            layers=check_counts("layers", self.layers, ascending=True),
+            layers=check_counts("layers", self.layers, least=0, ascending=True, error=ResultError),
             metric=check_text("metric", self.metric, error=ResultError),
             provenance=check_recipe(self.provenance),
         )

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_locate.checks.arguments import check_seeds, check_text
+from icl_locate.checks.arguments import check_counts, check_seeds, check_text
 from icl_locate.checks.contents import (
-    check_counts,
     check_names,
     check_recipe,
     check_table,
@@ -68,7 +67,7 @@ class SweepResult(
         settle(
             self,
             conditions=check_names("conditions", self.conditions, distinct=True),
-            layers=check_counts("layers", self.layers, ascending=True),
+            layers=check_counts("layers", self.layers, least=0, ascending=True, error=ResultError),
             seeds=check_seeds(self.seeds, error=ResultError),
             sources=check_names("sources", self.sources),
             targets=check_names("targets", self.targets),

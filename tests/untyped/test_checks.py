@@ -64,6 +64,17 @@ def test_other_seeds_are_refused(value):
         arguments.check_seeds(value)
 
 
+@pytest.mark.parametrize("value", [[2, 1], [0, 2, 1], [1, 1], [], "12"])
+def test_counts_in_another_order_are_refused_where_it_matters(value):
+    with pytest.raises(TaskError, match="^layers is .*: expected .*, each once, ascending$"):
+        arguments.check_counts("layers", value, least=0, ascending=True, error=TaskError)
+    assert arguments.check_counts("layers", (0, 2, 5), least=0, ascending=True) == (0, 2, 5)
+
+
+def test_counts_keep_the_order_that_they_came_in():
+    assert arguments.check_counts("layers", [2, 1]) == (2, 1)
+
+
 def test_what_came_is_shown_in_short():
     class Broken:
         def __repr__(self) -> str:
