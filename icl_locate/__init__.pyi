@@ -14,8 +14,13 @@ from .engine.dropping import drop_context as drop_context
 from .engine.generation import generate as generate
 from .engine.labels import score_labels as score_labels
 from .engine.scoring import score_targets as score_targets
+from .hooks import Site as Site
 from .hooks import attention_hooks as attention_hooks
+from .hooks import intervene as intervene
 from .hooks import mask_attention as mask_attention
+from .hooks import register_intervention as register_intervention
+from .interventions.ablation import HeadAblation as HeadAblation
+from .interventions.base import Intervention as Intervention
 from .interventions.conditions import PAPER_CONDITIONS as PAPER_CONDITIONS
 from .interventions.conditions import SKIPPED_ATTENTION as SKIPPED_ATTENTION
 from .interventions.conditions import Condition as Condition
@@ -26,6 +31,7 @@ from .interventions.layers import until_layer as until_layer
 from .interventions.layers import window as window
 from .interventions.masks import ContextMask as ContextMask
 from .interventions.masks import EdgeMask as EdgeMask
+from .interventions.scale import HeadScale as HeadScale
 from .masking.estimate import estimate_sweep as estimate_sweep
 from .masking.failures import failure_rates as failure_rates
 from .masking.importance import LayerImportance as LayerImportance

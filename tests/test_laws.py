@@ -16,6 +16,7 @@ import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.hooks import Route, find_route
 from icl_locate.interventions.hidden import hidden_cells
+from icl_locate.interventions.layers import LayerRange
 
 ARCHITECTURES = ["gpt2", "llama", "bloom", "mistral", "gemma2", "gpt_neo", "opt"]
 CONTEXT = [Segment.INSTRUCTIONS, Segment.EXAMPLES, Segment.QUERY]
@@ -73,7 +74,7 @@ head_sets = st.none() | st.sets(
 def does_something(mask):
     """Whether a head that is named lies in a layer that is; such masks alone are taken."""
     layers = mask.layers
-    if isinstance(layers, icl.masks.LayerRange):
+    if isinstance(layers, LayerRange):
         layers = layers.resolve(tiny.N_LAYERS)
     return not mask.heads or not layers or any(layer in layers for layer, _ in mask.heads)
 
@@ -123,7 +124,7 @@ def attached_hooks(model):
 def acting(mask, layer):
     """The heads on which a mask acts at a layer."""
     layers = mask.layers
-    if isinstance(layers, icl.masks.LayerRange):
+    if isinstance(layers, LayerRange):
         layers = layers.resolve(tiny.N_LAYERS)
     if layer not in layers:
         return []

@@ -10,8 +10,9 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache
 
 from icl_locate.checks.arguments import show
-from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
+from icl_locate.engine.forward import keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
+from icl_locate.interventions.base import Intervention
 from icl_locate.metrics import Metric, PassRate, generates
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.encoding import read_ids, spaced_ids, spell

@@ -8,28 +8,23 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import NumericalError
-from icl_locate.hooks import ablate_heads, hold, mask_attention
+from icl_locate.hooks import hold, intervene
 from icl_locate.hooks.padding import runs_of
-from icl_locate.interventions.ablation import HeadAblation
-from icl_locate.interventions.masks import Mask
+from icl_locate.interventions.base import Intervention
 from icl_locate.prompts.tokens import Prompts
-
-Intervention = Mask | HeadAblation
 
 
 def masked(
     model: TransformerBridge, prompts: Prompts, mask: Intervention | None
 ) -> AbstractContextManager[object]:
-    """The context of a mask or an ablation; if there is none, that of holding the model.
+    """The context of an intervention; if there is none, that of holding the model.
 
     Raises:
         ModelError: if the model is in training mode: dropout would make its answers random.
     """
-    if isinstance(mask, HeadAblation):
-        return ablate_heads(model, mask, prompts=prompts)
     if mask is None:
         return hold(model, runs_of(prompts))
-    return mask_attention(model, prompts, mask)
+    return intervene(model, prompts, mask)
 
 
 def keep_logits(model: TransformerBridge, n_last: int) -> dict[str, int]:

@@ -11,8 +11,8 @@ from icl_locate.checks.signatures import checked
 from icl_locate.engine import decoding
 from icl_locate.engine.decoding import OnText
 from icl_locate.engine.dropping import drop_context
-from icl_locate.engine.forward import Intervention
 from icl_locate.errors import MaskError, PromptError
+from icl_locate.interventions.base import Intervention
 from icl_locate.prompts.tokens import Prompts
 
 
@@ -35,7 +35,7 @@ def generate(
     less cost (`drop_context`).
 
     Args:
-        mask: a mask, or a `HeadAblation`.
+        mask: a mask, or any intervention or composition of them (`intervene`).
         stop: strings that end an answer and are cut off; ``None`` means the template's.
         drop_context_from: the layer from which the context is dropped; ``None`` drops nothing.
         batch_size: prompts that run at once.

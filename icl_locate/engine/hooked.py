@@ -7,9 +7,9 @@ import numpy as np
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.engine.decoding import generate
-from icl_locate.engine.forward import Intervention
 from icl_locate.engine.labels import score_labels
 from icl_locate.engine.scoring import score_targets
+from icl_locate.interventions.base import Intervention
 from icl_locate.metrics import (
     LabelAccuracy,
     Metric,

@@ -9,11 +9,12 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.signatures import checked
-from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
+from icl_locate.engine.forward import keep_logits, masked, require_numbers
 from icl_locate.engine.progress import Tell, part, silent
 from icl_locate.engine.scoring import score_targets
 from icl_locate.engine.shared import score_many
 from icl_locate.errors import PromptError
+from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.masks import Mask
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.alignment import continue_prompt
@@ -34,7 +35,7 @@ def score_labels(
     All labels of one token are read off one run of the prompts; any other takes a run of its own.
 
     Args:
-        mask: a mask, or a `HeadAblation`.
+        mask: a mask, or any intervention or composition of them (`intervene`).
         batch_size: prompts that run at once.
 
     Raises:

@@ -9,8 +9,9 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Part, Segment
 from icl_locate.checks.signatures import checked
-from icl_locate.engine.forward import Intervention, keep_logits, masked, require_numbers
+from icl_locate.engine.forward import keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
+from icl_locate.interventions.base import Intervention
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.tokens import Prompts, check_prompts
 
@@ -29,7 +30,7 @@ def score_targets(
     like any others.
 
     Args:
-        mask: a mask, or a `HeadAblation`.
+        mask: a mask, or any intervention or composition of them (`intervene`).
         batch_size: prompts that run at once.
 
     Raises:

@@ -1,17 +1,28 @@
-"""The only place that touches a model's hooks: masks and ablations edit its attention here."""
+"""The only place that touches a model's hooks: interventions of every kind are put on it here."""
 
-from icl_locate.hooks.context import attention_hooks, mask_attention
-from icl_locate.hooks.heads import ablate_heads, replace_inputs, scale_heads, watch_attention
+from icl_locate.hooks.apply import (
+    ablate_heads,
+    intervene,
+    mask_attention,
+    register_intervention,
+    scale_heads,
+)
+from icl_locate.hooks.context import attention_hooks
+from icl_locate.hooks.heads import replace_inputs, watch_attention
 from icl_locate.hooks.holding import hold
 from icl_locate.hooks.probe import Route, find_route
+from icl_locate.hooks.site import Site
 
 __all__ = [
     "Route",
+    "Site",
     "ablate_heads",
     "attention_hooks",
     "find_route",
     "hold",
+    "intervene",
     "mask_attention",
+    "register_intervention",
     "replace_inputs",
     "scale_heads",
     "watch_attention",

@@ -1,39 +1,41 @@
 """The cells that a mask hides, layer by layer, while a model runs forward or generates."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from icl_locate.errors import MaskError
+from icl_locate._types import Segment
+from icl_locate.hooks.holding import NamedHook
+from icl_locate.hooks.positions import RowCount
 from icl_locate.interventions.edges import Positions
 from icl_locate.interventions.hidden import extend_segments, hidden_by_head
 from icl_locate.interventions.masks import EdgeMask, LayerMask
 
-HookFunction = Callable[..., Tensor]
-NamedHook = tuple[str, HookFunction]
-
 
 class CellTracker:
-    """Answers, for each attention call, which of its cells are hidden.
-
-    A cached decoding step shows a layer only its newest rows, and a sliding-window layer only its
-    newest keys, so the tracker counts the positions that each layer has seen: the last key of a
-    call is always the last position, whatever was dropped in front.
-    """
+    """Answers, for each attention call, which of its cells are hidden."""
 
     def __init__(
         self,
         prompts: Positions,
         layers: Mapping[int, tuple[LayerMask, ...]],
         n_heads: int,
+        rows: RowCount | None = None,
     ) -> None:
+        """Begin with no call.
+
+        Args:
+            rows: the count of positions; ``None`` makes one that sees the attention calls alone.
+        """
         self.layers = layers
         self._prompts = prompts
+        if rows is None:
+            rows = RowCount(prompts.segments != Segment.PAD, "a mask")
+        self._rows = rows
         self._tokens = prompts.segments.new_zeros(len(prompts.segments), 0, dtype=torch.long)
         self._n_heads = n_heads
-        self._seen: dict[int, int] = {}
         self._shape: tuple[int, ...] = ()
         self._computed: dict[tuple[LayerMask, ...], Tensor] = {}
 
@@ -45,17 +47,8 @@ class CellTracker:
         Raises:
             MaskError: if the model runs on another batch, or on fewer tokens than the prompts have.
         """
-        total = (
-            n_queries if n_queries == n_keys else max(n_keys, self._seen.get(layer, 0) + n_queries)
-        )
-        self._seen[layer] = total
-        n_prompts, width = self._prompts.segments.shape
-        if batch != n_prompts or total < width:
-            raise MaskError(
-                f"the model ran on {batch} x {total} tokens under a mask made for prompts of "
-                f"{n_prompts} x {width}: run it on prompts.tokens, whole, or make the mask for the "
-                "prompts that you run"
-            )
+        total = self._rows.reach(n_queries, n_keys, layer)
+        self._rows.require(batch)
         shape = (n_queries, n_keys, total)
         if shape != self._shape:  # no two calls of a run have the same, but for its layers
             self._shape, self._computed = shape, {}
@@ -83,10 +76,14 @@ class CellTracker:
         return [("embed.hook_in", self._see)] if asked else []
 
     def _see(self, tokens: Int[Tensor, "batch pos"], hook: object) -> Int[Tensor, "batch pos"]:  # noqa: ARG002
-        restarts = tokens.shape[1] >= max(self._prompts.segments.shape[1], 2)
-        if restarts or len(tokens) != len(self._tokens):
+        if self._rows.told:
+            start = self._rows.start
+        else:
+            restarts = tokens.shape[1] >= max(self._prompts.segments.shape[1], 2)
+            start = 0 if restarts else self._tokens.shape[1]
+        if not start or len(tokens) != len(self._tokens):
             self._tokens = tokens
         else:
-            self._tokens = torch.cat([self._tokens, tokens], dim=1)
+            self._tokens = torch.cat([self._tokens[:, :start], tokens], dim=1)
         self._shape = ()
         return tokens

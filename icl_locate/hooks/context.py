@@ -1,19 +1,29 @@
-"""A mask on a model: as hooks to hand over, or as a context that holds through generation."""
+"""Masks on a model: as hooks to hand over, and as the context that `intervene` enters."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import MaskError, ModelError
-from icl_locate.hooks.cells import CellTracker, NamedHook
-from icl_locate.hooks.holding import hold, owned
-from icl_locate.hooks.padding import PaddingCheck, runs_of
+from icl_locate.hooks.cells import CellTracker
+from icl_locate.hooks.holding import NamedHook, owned
+from icl_locate.hooks.padding import PaddingCheck
+from icl_locate.hooks.positions import RowCount
 from icl_locate.hooks.probe import Route, apply_route, find_route
 from icl_locate.hooks.routes import ScoresEdit
+from icl_locate.hooks.site import Site
 from icl_locate.interventions.edges import Positions
-from icl_locate.interventions.masks import Mask, check_segments, parts_of, resolve
+from icl_locate.interventions.masks import (
+    ContextMask,
+    EdgeMask,
+    Mask,
+    MaskUnion,
+    check_segments,
+    parts_of,
+    resolve,
+)
 from icl_locate.prompts.tokens import Prompts
 
 
@@ -42,34 +52,30 @@ def attention_hooks(model: TransformerBridge, prompts: Prompts, mask: Mask) -> l
     return owned([*hooks, *(hook for edit in edits for hook in edit.named_hooks())])
 
 
-@checked(MaskError)
-@contextmanager
-def mask_attention(
-    model: TransformerBridge, prompts: Prompts, mask: Mask
-) -> Iterator[TransformerBridge]:
-    """Mask the model's attention, by the route that works on its architecture, inside a ``with``.
-
-    Everything that runs inside must run on ``prompts.tokens`` with ``prompts.attention_mask`` (a
-    run of padded prompts without it raises a MaskError): a forward pass, or generation with or
-    without a cache. Contexts nest: the union is hidden. Other threads that use this model wait
-    until the end. The model is restored then, after an exception too.
+def put_masks(
+    site: Site, parts: Sequence[ContextMask | EdgeMask]
+) -> AbstractContextManager[object]:
+    """The context in which masks hide what any of them hides.
 
     Raises:
         ModelError: if this model's attention cannot be masked.
-        MaskError: if the mask fits neither the model nor the prompts.
+        MaskError: if a mask fits neither the model nor the prompts.
     """
-    with hold(model):
-        route = find_route(model, per_head=_names_heads(mask))
-        tracker = _track(model, prompts, mask)
-        with hold(model, runs_of(prompts)), apply_route(model, tracker, route):
-            yield model
+    mask = parts[0] if len(parts) == 1 else MaskUnion(frozenset(parts))
+    route = find_route(site.model, per_head=_names_heads(mask))
+    if site.prompts is None:
+        raise MaskError("masks act on segments: give the prompts that the model is run on")
+    tracker = _track(site.model, site.prompts, mask, site.rows)
+    return apply_route(site.model, tracker, route)
 
 
 def _names_heads(mask: Mask) -> bool:
     return any(part.heads for part in parts_of(mask))
 
 
-def _track(model: TransformerBridge, prompts: Prompts, mask: Mask) -> CellTracker:
+def _track(
+    model: TransformerBridge, prompts: Prompts, mask: Mask, rows: RowCount | None = None
+) -> CellTracker:
     check_segments(mask, prompts.segments)
     n_heads = int(model.cfg.n_heads)
     layers = resolve(mask, int(model.cfg.n_layers), n_heads)
@@ -77,4 +83,4 @@ def _track(model: TransformerBridge, prompts: Prompts, mask: Mask) -> CellTracke
     positions = Positions(
         prompts.segments.to(device), prompts.tokens.to(device), prompts.words.to(device)
     )
-    return CellTracker(positions, layers, n_heads)
+    return CellTracker(positions, layers, n_heads, rows)

@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import ModelError
-from icl_locate.hooks.cells import NamedHook
 from icl_locate.models.loading import check_model
 
 T = TypeVar("T")
+HookFunction = Callable[..., Tensor]
+NamedHook = tuple[str, HookFunction]
+"""A point of the model, such as "blocks.0.attn.hook_z", and ``f(value, hook)`` for it."""
 
 PATIENCE = 60.0
 """Seconds after which a thread that waits for a model says so."""

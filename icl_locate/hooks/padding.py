@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from icl_locate.errors import MaskError
-from icl_locate.hooks.cells import NamedHook
-from icl_locate.hooks.holding import RunCheck
+from icl_locate.hooks.holding import NamedHook, RunCheck
+from icl_locate.hooks.positions import RowCount
 from icl_locate.prompts.tokens import Prompts
 
 _ASK = (
@@ -54,15 +54,6 @@ def _check_run(
         )
 
 
-def no_padding(tokens: Tensor | None, given: Any, n_cached: int) -> None:  # noqa: ARG001
-    """The check, for `hold`, that runs have no padding, where no prompts say where it is."""
-    if isinstance(given, Tensor) and given.ndim == 2 and not given.all():
-        raise MaskError(
-            "padded prompts were run, but the heads' stand-ins were made for rows without padding: "
-            "say ablate_heads(..., prompts=prompts)"
-        )
-
-
 class PaddingCheck:
     """Looks at the lowest layer's attention scores whether padding is hidden.
 
@@ -71,7 +62,7 @@ class PaddingCheck:
 
     def __init__(self, prompts: Prompts) -> None:
         self._real = prompts.attention_mask
-        self._seen = 0
+        self._rows = RowCount(prompts.attention_mask, "hooks")
 
     def named_hooks(self) -> list[NamedHook]:
         """The hook, where there is padding."""
@@ -84,9 +75,7 @@ class PaddingCheck:
         hook: object,  # noqa: ARG002
     ) -> Float[Tensor, "batch head query_pos key_pos"]:
         n_queries, n_keys = scores.shape[-2:]
-        whole = n_queries == n_keys
-        total = n_queries if whole else max(n_keys, self._seen + n_queries)
-        self._seen = total
+        total = self._rows.reach(n_queries, n_keys)
         n_prompts, width = self._real.shape
         if len(scores) == n_prompts and total >= width:
             behind = total - width

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from icl_locate.errors import ModelError
-from icl_locate.hooks.cells import CellTracker, NamedHook
+from icl_locate.hooks.cells import CellTracker
+from icl_locate.hooks.holding import NamedHook
 
 
 @dataclass

@@ -15,7 +15,6 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.checks.arguments import check_seeds, check_shares
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.decoding import check_generation
-from icl_locate.engine.forward import Intervention
 from icl_locate.engine.hooked import run_cell
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.induction.arms import Arm
@@ -25,6 +24,7 @@ from icl_locate.induction.scores import HeadScores, prefix_matching_scores
 from icl_locate.induction.selection import knockout, random_heads, select_heads
 from icl_locate.induction.sequences import Sequences
 from icl_locate.interventions.ablation import METHODS, HeadAblation, HeadReference
+from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.edges import Match
 from icl_locate.interventions.heads import HeadSet
 from icl_locate.interventions.layers import as_pairs

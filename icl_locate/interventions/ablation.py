@@ -12,6 +12,7 @@ from icl_locate.checks.contents import check_recipe, check_table, settle
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import MaskError, ResultError
+from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.layers import as_pairs, check_heads
 from icl_locate.records.saved import Saved
 
@@ -70,8 +71,11 @@ class HeadReference(
 
 @short_repr("heads", "method", "reference", "seed")
 @dataclass(frozen=True, eq=False)
-class HeadAblation:
+class HeadAblation(Intervention):
     """Replace the outputs of some heads, at every position and through generation.
+
+    Ablations compose with ``|``, as all interventions do; what stands in for a head must be the
+    same in all of them.
 
     Attributes:
         heads: the (layer, head) pairs.

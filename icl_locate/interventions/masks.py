@@ -7,7 +7,7 @@ tensors into its attention.
 
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from jaxtyping import Bool, Int8
@@ -18,6 +18,7 @@ from icl_locate.checks.arguments import check_choice, check_count, check_flag, c
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked, whole
 from icl_locate.errors import MaskError
+from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.edges import EdgeRule, Positions
 from icl_locate.interventions.layers import (
     ALL_LAYERS,
@@ -32,9 +33,24 @@ from icl_locate.interventions.segments import as_segments
 Rows = Literal["all", "after"]
 
 
+class _Joins(Intervention):
+    """Masks joined with masks are a mask again."""
+
+    @overload
+    def __or__(self, other: "Mask") -> "MaskUnion": ...
+
+    @overload
+    def __or__(self, other: Intervention) -> Intervention: ...
+
+    def __or__(self, other: Intervention) -> Intervention:
+        if isinstance(self, Mask) and isinstance(other, Mask):
+            return MaskUnion(parts_of(self) | parts_of(other))
+        return super().__or__(other)
+
+
 @short_repr("hide", "layers", "heads", "rows")
 @dataclass(frozen=True)
-class ContextMask:
+class ContextMask(_Joins):
     """Hide segments of the context from attention.
 
     Attributes:
@@ -49,7 +65,8 @@ class ContextMask:
         without_bias: whether a row that sees nothing gets no attention output at all; else the
             output projection's bias is left of it.
 
-    Masks compose with ``|``: the union hides what any of them hides.
+    Masks compose with ``|``: the union hides what any of them hides. So they do with interventions
+    of other kinds.
 
     Raises:
         MaskError: if an argument is none of these.
@@ -78,13 +95,10 @@ class ContextMask:
         """Whether it hides no segment at all."""
         return not self.hide
 
-    def __or__(self, other: "Mask") -> "MaskUnion":
-        return MaskUnion(parts_of(self) | parts_of(other))
-
 
 @short_repr("rule", "layers", "heads")
 @dataclass(frozen=True, eq=False)  # a rule need not be hashable
-class EdgeMask:
+class EdgeMask(_Joins):
     """Hide single edges of attention: the cells (row, key) that a rule names.
 
     The rule looks at the tokens themselves, those that the model has just generated included.
@@ -105,9 +119,6 @@ class EdgeMask:
         if not callable(self.rule):
             refuse("rule", self.rule, "a function of (positions, number of rows)", MaskError)
         _tidy_places(self)
-
-    def __or__(self, other: "Mask") -> "MaskUnion":
-        return MaskUnion(parts_of(self) | parts_of(other))
 
     @property
     def hides_nothing(self) -> bool:
@@ -144,7 +155,7 @@ class EdgeMask:
 
 @short_repr("masks")
 @dataclass(frozen=True)
-class MaskUnion:
+class MaskUnion(_Joins):
     """Several masks at once: a key is hidden where any of them hides it."""
 
     masks: frozenset[ContextMask | EdgeMask]
@@ -154,8 +165,10 @@ class MaskUnion:
         parts = frozenset[ContextMask | EdgeMask]().union(*map(parts_of, given))
         object.__setattr__(self, "masks", parts)
 
-    def __or__(self, other: "Mask") -> "MaskUnion":
-        return MaskUnion(self.masks | parts_of(other))
+    @property
+    def parts(self) -> tuple[Intervention, ...]:
+        """The masks that it is made of."""
+        return tuple(self.masks)
 
 
 Mask = ContextMask | EdgeMask | MaskUnion
@@ -170,7 +183,7 @@ def parts_of(mask: Mask) -> frozenset[ContextMask | EdgeMask]:
     if isinstance(mask, MaskUnion):
         return mask.masks
     if not isinstance(mask, (ContextMask, EdgeMask)):
-        hint = "heads are ablated by icl_locate.induction.ablate_heads"
+        hint = "other interventions are taken by icl_locate.intervene"
         refuse("mask", mask, "a ContextMask, an EdgeMask, or several joined by |", MaskError, hint)
     return frozenset({mask})
 

@@ -27,7 +27,7 @@ from transformers import PreTrainedTokenizerFast
 
 import icl_locate as icl
 from icl_locate import induction
-from icl_locate.engine.forward import Intervention
+from icl_locate.interventions.base import Intervention
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.files import check_output, replace_file
 from icl_locate.tasks import PATTERN_TASKS, pattern_task

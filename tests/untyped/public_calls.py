@@ -163,7 +163,7 @@ def calls() -> dict[str, Call]:
     home = files()
     on_model = {"model": model(), "prompts": prompts()}
     on_task = {"model": model(), "task": task()}
-    mask = icl.ContextMask({EXAMPLES})
+    mask, scale = icl.ContextMask({EXAMPLES}), icl.HeadScale({(0, 0): 0.5})
     table: dict[str, Call] = {
         "sweep": Call(icl.sweep, {**on_task, **SIZES, "conditions": "examples", "seeds": 0}),
         "sweep_shots": Call(
@@ -215,6 +215,15 @@ def calls() -> dict[str, Call]:
         "drop_context": Call(icl.drop_context, {**on_model, "from_layer": 1}),
         "mask_attention": Call(icl.mask_attention, {**on_model, "mask": mask}),
         "attention_hooks": Call(icl.attention_hooks, {**on_model, "mask": mask}),
+        "intervene": Call(
+            icl.intervene,
+            {**on_model, "intervention": mask | icl.HeadAblation([(0, 0)]) | scale},
+        ),
+        "HeadScale": Call(icl.HeadScale, {"factors": {(0, 0): 0.5}}),
+        "HeadScale.table": Call(scale.table, {"n_layers": 3, "n_heads": 4}),
+        "register_intervention": Call(
+            icl.register_intervention, {"kind": type("Mine", (icl.Intervention,), {})}
+        ),
         "locate": Call(icl.locate, {"result": swept(), "n_resamples": 5}),
         "layer_importance": Call(
             icl.layer_importance, {"result": swept("only"), "n_resamples": 5}

@@ -190,12 +190,40 @@ def test_heads_outside_the_layers_do_nothing_and_are_refused():
     assert not resolve(icl.ContextMask(BOTH, icl.from_layer(3), heads={(1, 1)}), 3, 2)
 
 
+@pytest.mark.parametrize("given", [None, "mask", 3, {Segment.QUERY}])
+def test_what_is_no_intervention_is_refused(given):
+    model = tiny.boot("llama")
+    prompts = icl.build_prompts(model, [icl.Example("sort", "dode")], n_shots=0)
+    for one in (icl.ContextMask(BOTH), HeadAblation({(0, 0)}), icl.HeadScale({})):
+        with pytest.raises(MaskError, match=r"^mask is .*: expected a ContextMask, an EdgeMask"):
+            one | given
+    with pytest.raises(MaskError, match=r"^intervention is .*: expected a ContextMask"):
+        icl.intervene(model, prompts, given).__enter__()
+    with pytest.raises(MaskError, match=r"^kind is .*: expected a class made from"):
+        icl.register_intervention(given)
+    with pytest.raises(MaskError, match=r"^application is .*: expected a function"):
+        icl.register_intervention(type("Mine", (icl.Intervention,), {}))(given)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        None, 3, "ab", {(0, 0)}, {(0, 0): "1"}, {(0, 0): None}, {0: 1.0}, {(0, 0): float("nan")},
+        {(0, 0): True}, torch.ones(3), torch.ones(3, 4, dtype=torch.long), np.ones((3, 4)),
+    ],
+)  # fmt: skip
+def test_other_factors_are_refused(given):
+    with pytest.raises(MaskError, match=r"^factors.* (is|hold) .*: expected"):
+        icl.HeadScale(given)
+    taken = icl.HeadScale({(np.int64(1), torch.tensor(0)): np.float32(0.5)}).factors
+    assert taken == {(1, 0): 0.5} and type(taken[1, 0]) is float
+
+
 @pytest.mark.parametrize("given", [None, "mask", 3, {Segment.QUERY}, HeadAblation({(0, 0)})])
 def test_what_is_no_mask_is_refused(given):
     model = tiny.boot("llama")
     prompts = icl.build_prompts(model, [icl.Example("sort", "dode")], n_shots=0)
     for use in (
-        lambda: icl.ContextMask(BOTH) | given,
         lambda: MaskUnion({given}) if given.__hash__ else MaskUnion([given]),
         lambda: icl.mask_attention(model, prompts, given).__enter__(),
         lambda: icl.attention_hooks(model, prompts, given),

@@ -20,10 +20,10 @@ MODULES = ("context_heads", "gates", "induction", "lora", "metrics", "models", "
 MADE_BY_THE_PACKAGE = {
     "AblationResult", "Arm", "Comparison", "GatesResult", "HeadEffects", "HeadReference",
     "HeadScores", "HeadSetCurve", "HeadSweepResult", "LayerImportance", "Location", "LoraResult",
-    "MeasuredSavings", "ModelCosts", "Positions", "Prompts", "SandboxResult", "Savings",
+    "MeasuredSavings", "ModelCosts", "Positions", "Prompts", "SandboxResult", "Savings", "Site",
     "SweepResult",
 }  # fmt: skip
-NO_CALLS = {"Metric", "Part", "Segment", "Statistics", "TextScore"}
+NO_CALLS = {"Intervention", "Metric", "Part", "Segment", "Statistics", "TextScore"}
 BETWEEN_MODULES = {
     "check_statistics", "check_task", "is_log_prob", "is_mean", "judged", "require_answers",
 }  # fmt: skip

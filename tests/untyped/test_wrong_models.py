@@ -24,6 +24,7 @@ FUNCTIONS = {
     "sweep_shots": lambda m: icl.sweep_shots(m, None),
     "mask_attention": lambda m: icl.mask_attention(m, None, None).__enter__(),
     "attention_hooks": lambda m: icl.attention_hooks(m, None, None),
+    "intervene": lambda m: icl.intervene(m, None, None).__enter__(),
     "score_targets": lambda m: icl.score_targets(m, None),
     "score_labels": lambda m: icl.score_labels(m, None, None),
     "generate": lambda m: icl.generate(m, None),

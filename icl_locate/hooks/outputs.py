@@ -1,0 +1,195 @@
+"""Edits of heads' outputs: what stands in for them, and by how much they are scaled."""
+
+import random
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.errors import MaskError, ModelError
+from icl_locate.hooks.holding import NamedHook
+from icl_locate.hooks.positions import RowCount
+from icl_locate.hooks.probe import probe_prompts
+from icl_locate.hooks.site import Site
+from icl_locate.interventions.ablation import HeadAblation
+from icl_locate.interventions.scale import HeadScale
+from icl_locate.models.fingerprint import fingerprint
+
+_editable: "weakref.WeakSet[TransformerBridge]" = weakref.WeakSet()
+StandIn = Callable[[Tensor], Float[Tensor, "#batch #pos #head #d_head"]]
+Table = Float[Tensor, "layer head"]
+Chosen = Bool[Tensor, "layer head"]
+
+
+def put_ablations(site: Site, parts: Sequence[HeadAblation]) -> AbstractContextManager[object]:
+    """The context in which heads' outputs are replaced.
+
+    Raises:
+        ModelError: if replacing heads' outputs has no effect on this model.
+        MaskError: heads that the model does not have, or that several ablations replace by
+            different values; a reference that another model gave.
+    """
+    n_layers, n_heads = int(site.model.cfg.n_layers), int(site.model.cfg.n_heads)
+    owners: dict[tuple[int, int], HeadAblation] = {}
+    hooks: list[NamedHook] = []
+    for part in parts:
+        _check_reference(site.model, part)
+        for layer, heads in part.by_layer(n_layers, n_heads).items():
+            new = [head for head in heads if _claim(owners, part, layer, head)]
+            if new:
+                values = _stand_in(part, layer, new, site)
+                hooks.append((f"blocks.{layer}.attn.hook_z", partial(_replace, new, values)))
+    check_outputs(site.model)
+    return site.hooked(hooks)
+
+
+def _claim(
+    owners: dict[tuple[int, int], HeadAblation], part: HeadAblation, layer: int, head: int
+) -> bool:
+    """Whether a head is this ablation's: it is not if the same stands in for it already."""
+    owner = owners.setdefault((layer, head), part)
+    if owner is part:
+        return True
+    if _recipe(owner) != _recipe(part):
+        raise MaskError(
+            f"head (layer {layer}, head {head}) is ablated by {owner.method!r} and by "
+            f"{part.method!r} of other values: ablate each head in one way only"
+        )
+    return False
+
+
+def _recipe(part: HeadAblation) -> tuple[object, ...]:
+    """What an ablation's values depend on."""
+    reference = None if part.method == "zero" else id(part.reference)
+    return part.method, reference, part.seed if part.method == "resample" else None
+
+
+def _check_reference(model: TransformerBridge, ablation: HeadAblation) -> None:
+    reference = ablation.reference
+    if reference is not None and reference.provenance.get("fingerprint") != fingerprint(model):
+        raise MaskError(
+            f"the reference was measured on another model ({reference.provenance.get('model')}, or "
+            "other weights or another dtype of it): make it with this one, by head_reference"
+        )
+
+
+def _replace(heads: list[int], values: StandIn, z: Tensor, hook: object) -> Tensor:  # noqa: ARG001
+    new = z.clone()
+    new[:, :, heads] = values(z).to(z.dtype)
+    return new
+
+
+def _stand_in(ablation: HeadAblation, layer: int, heads: list[int], site: Site) -> StandIn:
+    """What stands in for the heads' outputs, given the layer's outputs."""
+    reference = ablation.reference
+    if ablation.method == "zero" or reference is None:
+        return _zeros
+    if ablation.method == "resample":
+        samples = reference.samples[layer][:, :, heads]
+        names = () if site.prompts is None else tuple(site.prompts.texts)
+        draw = partial(_draw, ablation.seed, names)
+        return partial(_resampled, site.rows, samples, reference.sample_lengths, draw)
+    means = reference.mean_z if ablation.method == "mean_z" else reference.mean_input_z
+    return partial(_means, site.rows, means[layer][:, heads])
+
+
+def _zeros(z: Tensor) -> Tensor:
+    return z.new_zeros(1, 1, 1, 1)
+
+
+def _means(rows: RowCount, table: Float[Tensor, "row head d_head"], z: Tensor) -> Tensor:
+    return table[rows.places().clamp(max=len(table) - 1)].to(z.device)
+
+
+def _resampled(
+    rows: RowCount,
+    samples: Float[Tensor, "sample pos head d_head"],
+    lengths: Int[Tensor, "sample"],
+    draw: Callable[[int, int], Int[Tensor, "row"]],
+    z: Tensor,
+) -> Tensor:
+    drawn = draw(len(z), len(lengths))
+    places = rows.places() % lengths[drawn][:, None]
+    return samples[drawn[:, None], places].to(z.device)
+
+
+def _draw(seed: int, names: Sequence[str], n_rows: int, n_samples: int) -> Int[Tensor, "row"]:
+    """Which sample each row is given, by its text, or its number where there is none."""
+    keys = [name or str(i) for i, name in enumerate(names)] or list(map(str, range(n_rows)))
+    return torch.tensor([random.Random(f"{seed}/{key}").randrange(n_samples) for key in keys])
+
+
+def put_scales(site: Site, parts: Sequence[HeadScale]) -> AbstractContextManager[object]:
+    """The context in which heads' outputs are multiplied by their factors.
+
+    Raises:
+        ModelError: if replacing heads' outputs has no effect on this model.
+        MaskError: heads that the model does not have, or that are given several factors.
+    """
+    n_layers, n_heads = int(site.model.cfg.n_layers), int(site.model.cfg.n_heads)
+    taken = torch.zeros(n_layers, n_heads, dtype=torch.bool)
+    scales: list[tuple[Table, Chosen]] = []
+    for part in parts:
+        table, named = part.table(n_layers, n_heads)
+        for other, theirs in scales:
+            differ = theirs & named & (other.detach().cpu() != table.detach().cpu())
+            if differ.any():
+                layer, head = differ.nonzero()[0].tolist()
+                raise MaskError(
+                    f"head (layer {layer}, head {head}) is scaled by two factors, "
+                    f"{float(other[layer, head]):g} and {float(table[layer, head]):g}: give each "
+                    "head one, their product"
+                )
+        scales.append((table, named & ~taken))
+        taken |= named
+    hooks: list[NamedHook] = [
+        (f"blocks.{layer}.attn.hook_z", partial(_scale, table[layer], mine[layer]))
+        for table, mine in scales
+        for layer in mine.any(dim=1).nonzero()[:, 0].tolist()
+    ]
+    check_outputs(site.model)
+    return site.hooked(hooks)
+
+
+def _scale(
+    factors: Float[Tensor, "head"],
+    mine: Bool[Tensor, "head"],
+    z: Float[Tensor, "batch pos head d_head"],
+    hook: object,  # noqa: ARG001
+) -> Float[Tensor, "batch pos head d_head"]:
+    given = factors.to(z.device, z.dtype)
+    if not mine.all():
+        given = torch.where(mine.to(z.device), given, 1.0)
+    return z * given[:, None]
+
+
+def check_outputs(model: TransformerBridge) -> None:
+    """Refuse a model on which edits of heads' outputs do nothing; tried once a model.
+
+    Raises:
+        ModelError: if every head at zero leaves the logits of random tokens as they are.
+    """
+    if model in _editable:
+        return
+    tokens = probe_prompts(model).tokens[:1].to(model.cfg.device)
+    real = torch.ones_like(tokens)
+
+    def silence(z: Tensor, hook: object) -> Tensor:  # noqa: ARG001
+        return torch.zeros_like(z)
+
+    hooks = [(f"blocks.{layer}.attn.hook_z", silence) for layer in range(int(model.cfg.n_layers))]
+    with torch.no_grad():
+        clean = model(tokens, attention_mask=real)
+        with model.hooks(fwd_hooks=hooks):
+            silent = model(tokens, attention_mask=real)
+    if torch.equal(clean, silent):
+        raise ModelError(
+            f"the outputs of this {model.cfg.architecture}'s heads cannot be replaced: with every "
+            "head at zero nothing changed"
+        )
+    _editable.add(model)

@@ -1,0 +1,49 @@
+"""Where interventions act: a model, and the prompts that it is run on."""
+
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from jaxtyping import Int8
+from torch import Tensor
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.checks.reprs import short_repr
+from icl_locate.errors import MaskError
+from icl_locate.hooks.holding import NamedHook, owned
+from icl_locate.hooks.positions import RowCount
+from icl_locate.interventions.hidden import extend_segments
+from icl_locate.prompts.tokens import Prompts
+
+
+@short_repr("prompts")
+@dataclass(frozen=True)
+class Site:
+    """What the application of an intervention works with.
+
+    Attributes:
+        model: the model, held by this thread.
+        prompts: what it is run on; ``None`` where nobody said, and there is no padding.
+        rows: while the model runs, where the running call's rows stand: ``rows.start`` and
+            ``rows.end`` in the padded texts, ``rows.places()`` in the texts themselves.
+    """
+
+    model: TransformerBridge
+    prompts: Prompts | None
+    rows: RowCount
+
+    def hooked(self, hooks: Iterable[NamedHook]) -> AbstractContextManager[object]:
+        """A context that puts hooks on the model: pairs of a point and ``f(value, hook)``."""
+        found: AbstractContextManager[object] = self.model.hooks(fwd_hooks=owned(hooks))
+        return found
+
+    def segments(self) -> Int8[Tensor, "batch row_pos"]:
+        """The segments of the running call's rows; what follows the prompts is GENERATED.
+
+        Raises:
+            MaskError: if there are no prompts.
+        """
+        if self.prompts is None:
+            raise MaskError("no prompts were given, so rows have no segments: give prompts=prompts")
+        segments = self.prompts.segments.to(self.model.cfg.device)
+        return extend_segments(segments, self.rows.end)[:, self.rows.start :]
