@@ -9,6 +9,7 @@ from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.reprs import short_repr
+from icl_locate.checks.signatures import checked
 from icl_locate.errors import MaskError
 from icl_locate.hooks.holding import NamedHook, owned
 from icl_locate.hooks.positions import RowCount
@@ -32,8 +33,12 @@ class Site:
     prompts: Prompts | None
     rows: RowCount
 
+    @checked(MaskError)
     def hooked(self, hooks: Iterable[NamedHook]) -> AbstractContextManager[object]:
-        """A context that puts hooks on the model: pairs of a point and ``f(value, hook)``."""
+        """A context that puts hooks on the model: pairs of a point and ``f(value, hook)``.
+
+        Points are named as ``model.hook_dict`` does; what ``f`` returns takes the value's place.
+        """
         found: AbstractContextManager[object] = self.model.hooks(fwd_hooks=owned(hooks))
         return found
 

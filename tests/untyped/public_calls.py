@@ -15,6 +15,7 @@ import torch
 
 import icl_locate as icl
 from icl_locate import context_heads, gates, induction, lora, metrics, plots, savings
+from icl_locate.hooks.positions import RowCount
 from icl_locate.interventions.edges import InductionEdges, Positions
 from icl_locate.lora import LoraConfig, LoraResult
 from icl_locate.masking import estimate
@@ -221,6 +222,10 @@ def calls() -> dict[str, Call]:
         ),
         "HeadScale": Call(icl.HeadScale, {"factors": {(0, 0): 0.5}}),
         "HeadScale.table": Call(scale.table, {"n_layers": 3, "n_heads": 4}),
+        "Site.hooked": Call(
+            icl.Site(model(), None, RowCount(None, "an intervention")).hooked,
+            {"hooks": [("blocks.0.mlp.hook_out", print)]},
+        ),
         "register_intervention": Call(
             icl.register_intervention, {"kind": type("Mine", (icl.Intervention,), {})}
         ),
