@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import icl_locate as icl
 from icl_locate import Part, Segment
 from icl_locate.errors import PromptError, TaskError
+from icl_locate.induction import task_tokens
 from icl_locate.prompts.encoding import spell
 
 TASK = replace(icl.load_task("pseudo-translation"), metric="token_accuracy")
@@ -257,3 +258,15 @@ def test_a_task_of_examples_builds_as_build_prompts_does():
         same(built, icl.build_prompts(model, TASK.test[:3], **options))
     others = TASK.build(model, **BUILT, queries=TASK.train[:2])
     assert others.sources == [example.source for example in TASK.train[:2]]
+
+
+def test_a_tasks_own_tokens_are_those_of_its_prompts():
+    segments = [["bos", "instructions", 3, 3, 4], [3, 3, 4]]
+    task = icl.Task.from_prompts(own(segments=segments))
+    assert task_tokens(wordless("llama"), task).tolist() == [5, 6, 7, 8, 9, 10]
+    with pytest.raises(PromptError, match="has no tokenizer.*choose tokens yourself"):
+        icl.induction.head_scores(wordless("llama"), lengths=3)
+    scores = icl.induction.head_scores(
+        wordless("llama"), lengths=2, n_sequences=1, tokens=task_tokens(wordless("llama"), task)
+    )
+    assert scores.prefix_matching.shape[-2:] == (tiny.N_LAYERS, tiny.N_HEADS)

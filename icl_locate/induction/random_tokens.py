@@ -8,15 +8,18 @@ from jaxtyping import Int
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from icl_locate._types import Segment
 from icl_locate.checks.arguments import check_count, check_items, refuse
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import PromptError
 from icl_locate.models.loading import check_model
-from icl_locate.prompts.tokens import build_prompts, check_tokenizer
+from icl_locate.prompts.tokens import Prompts, build_prompts, check_tokenizer
 from icl_locate.tasks.task import Task
 
 RARE = 0.04
 """The share of the vocabulary's most and least frequent tokens that is left out, each."""
+
+_OWN = (Segment.EXAMPLES, Segment.QUERY)
 
 TokenIds = Int[Tensor, "token"] | Sequence[int]
 
@@ -38,7 +41,15 @@ def usable_tokens(model: TransformerBridge) -> Int[Tensor, "token"]:
     of the training data need ever have held: special, added and reserved tokens, single bytes that
     stand in for unknown characters (``<0x0A>``), ids that the tokenizer does not know. In a
     byte-level vocabulary single bytes are characters, and stay.
+
+    Raises:
+        PromptError: if the model has no tokenizer to tell them apart.
     """
+    if model.tokenizer is None:
+        raise PromptError(
+            "the model has no tokenizer, which would say what tokens ordinary text holds: choose "
+            "tokens yourself, such as induction.task_tokens(model, task)"
+        )
     tokenizer = check_tokenizer(model.tokenizer)
     names = {token: name for name, token in tokenizer.get_vocab().items()}
     size = int(model.cfg.d_vocab)
@@ -64,15 +75,21 @@ def task_tokens(model: TransformerBridge, task: Task) -> Int[Tensor, "token"]:
     Raises:
         PromptError: if the task has no examples or queries.
     """
+    prompts = _plain_prompts(model, task) if task.prompts is None else task.prompts
+    own = torch.isin(prompts.segments, torch.tensor(_OWN, dtype=torch.int8))
+    shown = set(prompts.tokens[own].tolist())
+    shown |= {token for target in prompts.target_tokens for token in target}
+    special = set(getattr(model.tokenizer, "all_special_ids", ()))
+    return torch.tensor(sorted(shown - special), dtype=torch.long)
+
+
+def _plain_prompts(model: TransformerBridge, task: Task) -> Prompts:
+    """Every source of a task in a prompt of its own."""
     everything = list(dict.fromkeys([*task.train, *task.test]))
     if not everything:
         raise PromptError(f"the task {task.name!r} has no examples and no queries")
     template = task.template.without_instruction()
-    prompts = build_prompts(model, everything, n_shots=0, template=template, prepend_bos=False)
-    shown = set(prompts.tokens[prompts.attention_mask].tolist())
-    shown |= {token for target in prompts.target_tokens for token in target}
-    special = set(check_tokenizer(model.tokenizer).all_special_ids)
-    return torch.tensor(sorted(shown - special), dtype=torch.long)
+    return build_prompts(model, everything, n_shots=0, template=template, prepend_bos=False)
 
 
 def check_tokens(model: TransformerBridge, tokens: TokenIds) -> Int[Tensor, "token"]:
@@ -121,6 +138,8 @@ def opening_tokens(model: TransformerBridge) -> list[int]:
 
     That it names a BOS does not mean that it prepends it: TransformerLens names one for all.
     """
+    if model.tokenizer is None:
+        return []
     encoding = check_tokenizer(model.tokenizer)("a", return_special_tokens_mask=True)
     ids, special = list(encoding["input_ids"]), list(encoding["special_tokens_mask"])
     return ids[: next((i for i, flag in enumerate(special) if not flag), 0)]

@@ -29,7 +29,7 @@ from icl_locate.interventions.masks import Mask, resolve
 from icl_locate.models.costs import ModelCosts
 from icl_locate.models.loading import resolve_device
 from icl_locate.prompts.template import Choice
-from icl_locate.prompts.tokens import Prompts, build_prompts
+from icl_locate.prompts.tokens import Prompts
 from icl_locate.tasks.task import Task
 
 _SAMPLE = 16  # queries from which lengths are estimated
@@ -116,7 +116,7 @@ def estimate_sweep(
         generates: whether answers are generated, else targets are scored.
 
     Raises:
-        PromptError: if a prompt does not fit the model's context, and what `build_prompts` raises.
+        PromptError: if a prompt does not fit the model's context, and what `Task.build` raises.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         refuse("tokenizer", tokenizer, "a tokenizer of transformers", PromptError)
@@ -125,12 +125,11 @@ def estimate_sweep(
     task.queries(n_queries)
     sample, n_new = min(n_queries, _SAMPLE), max_new_tokens if generates else 0
     model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=costs.n_ctx))
-    options: dict[str, Any] = {"n_shots": n_shots, "choice": choice, "examples": task.train}
+    options: dict[str, Any] = {"n_shots": n_shots, "choice": choice, "seed": 0, "prepend_bos": None}
     shared, hooked, length = _NONE, _NONE, 0
     forms = sorted({condition.instruction for condition in conditions})
     for instruction in forms:
-        template = task.template_for(instruction=instruction)
-        prompts = build_prompts(model, task.test[:sample], template=template, **options)
+        prompts = task.build(model, n_queries=sample, instruction=instruction, **options)
         same = [condition for condition in conditions if condition.instruction == instruction]
         masks = _masks(same, scope, costs.n_layers)
         shared += _shared(costs, prompts, masks, n_new)
