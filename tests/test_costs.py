@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.cache_utils import DynamicCache
 
 import icl_locate as icl
-from icl_locate.engine import grid
+from icl_locate.engine import grid, shared_decoding
 from icl_locate.errors import ModelError
 from icl_locate.masking.estimate import estimate_sweep
 from icl_locate.models.costs import ModelCosts
@@ -53,21 +53,21 @@ def bridge(plain):
     return booted
 
 
-def operations(model, engine, metric, n_new):
+def operations(model, engine, metric, n_new, **sizes):
     """What a sweep's engine really multiplies."""
     grid.choose_engine(model, "shared")  # its first look at a model is no part of it
     with FlopCounterMode(display=False) as counter:
         icl.sweep(
             model, TASK, conditions=CONDITIONS, engine=engine, metric=metric, seeds=[0],
-            max_new_tokens=n_new, **SIZES,
+            max_new_tokens=n_new, **SIZES | sizes,
         )  # fmt: skip
     return counter.get_total_flops()
 
 
-def estimated(model, engine, n_new):
+def estimated(model, engine, n_new, **sizes):
     return estimate_sweep(
         model.tokenizer, ModelCosts.of(model), TASK, CONDITIONS, engine=engine, n_seeds=1,
-        max_new_tokens=n_new or 1, generates=bool(n_new), **SIZES
+        max_new_tokens=n_new or 1, generates=bool(n_new), **SIZES | sizes
     )  # fmt: skip
 
 
@@ -84,6 +84,22 @@ def test_an_estimate_of_scores_is_a_profilers_count(family, engine):
 def test_an_estimate_of_answers_bounds_a_profilers_count(family, engine):
     model = boot(family)
     found, real = estimated(model, engine, 6).operations, operations(model, engine, "bleu", 6)
+    assert 0.8 * found < real <= found
+
+
+def test_a_narrow_models_masks_run_in_portions_each_with_a_clean_pass(monkeypatch):
+    model, begun = bridge(tiny.build("llama")), []
+    found = estimated(model, "shared", 6, n_shots=12).operations
+
+    run = shared_decoding._generate
+
+    def count(*given, **options):
+        begun.append(given)
+        return run(*given, **options)
+
+    monkeypatch.setattr(shared_decoding, "_generate", count)
+    real = operations(model, "shared", "bleu", 6, n_shots=12)
+    assert len(begun) > 2, "one for the prompts without instruction, several for the others"
     assert 0.8 * found < real <= found
 
 
