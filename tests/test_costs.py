@@ -115,7 +115,7 @@ def test_an_estimate_extrapolates_from_its_sample():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("n_tokens", [16, 128])
+@pytest.mark.parametrize("n_tokens", [16, 256])
 @pytest.mark.parametrize("family", [*FAMILIES, "mixtral"])
 def test_a_tokens_bytes_are_a_forward_passes_or_a_few_times_that(family, n_tokens, dtype):
     model = boot(family)
