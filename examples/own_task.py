@@ -80,7 +80,7 @@ def main(arguments: list[str]) -> None:
             choice="balanced",
             metric="log_prob",
         )
-    print(result.to_dataframe().pivot(index="layer", columns="seed", values="score").round(2))
+    print(result.to_dataframe("cell").pivot(index="layer", columns="seed", values="score").round(2))
     for found in icl.locate(result):
         print(found)
 

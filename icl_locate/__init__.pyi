@@ -36,6 +36,9 @@ from .masking.estimate import estimate_sweep as estimate_sweep
 from .masking.failures import failure_rates as failure_rates
 from .masking.importance import LayerImportance as LayerImportance
 from .masking.importance import layer_importance as layer_importance
+from .masking.location import Location as Location
+from .masking.location import locate as locate
+from .masking.result import SweepResult as SweepResult
 from .masking.shots import sweep_shots as sweep_shots
 from .masking.sweeps import sweep as sweep
 from .models.loading import load_model as load_model
@@ -46,9 +49,6 @@ from .prompts.tokens import Prompts as Prompts
 from .prompts.tokens import build_prompts as build_prompts
 from .report import write_head_report as write_head_report
 from .report import write_report as write_report
-from .studies.location import Location as Location
-from .studies.location import locate as locate
-from .studies.sweep_result import SweepResult as SweepResult
 from .tasks import Task as Task
 from .tasks import load_task as load_task
 

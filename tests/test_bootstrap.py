@@ -8,13 +8,12 @@ import tiny
 from test_locate import result_of, result_with
 
 import icl_locate as icl
-from icl_locate.context_heads import study
 from icl_locate.errors import ResultError
 from icl_locate.masking.importance import layer_importance
 from icl_locate.metrics import METRICS
 from icl_locate.savings import measure
+from icl_locate.studies import result as measured
 from icl_locate.studies.intervals import bootstrap_scores, percentile_interval
-from icl_locate.studies.location import bootstrap_curves
 
 MEAN = METRICS["exact_match"]
 
@@ -64,8 +63,8 @@ def test_a_percentile_interval_leaves_half_of_the_rest_at_each_end(confidence):
 def test_every_interval_of_a_location_has_the_level_that_was_asked_for(options):
     confidence = options.get("confidence", 0.95)
     result = result_of([[0, 0.1, 0.5, 0.97, 1.0], [0.2, 0.3, 0.4, 0.5, 0.9]], 0.8, n_items=24)
-    samples = np.sort(bootstrap_curves(result, 1000, seed=0), axis=0)
-    differences = bootstrap_curves(result, 1000, seed=0)
+    samples = np.sort(result.resampled(1000, seed=0), axis=0)
+    differences = result.resampled(1000, seed=0)
     differences = np.sort(differences[..., -1] - differences[..., 0], axis=0)
     n_out = (1 - confidence) / 2 * 999
     for i, found in enumerate(icl.locate(result, **options)):
@@ -89,13 +88,13 @@ def losses_of(curve, noise=0.0, **options):
 def test_the_interval_of_importance_is_of_the_loss_against_each_resamples_own_ceiling():
     result = losses_of([0.2, 0.9, 0.5, 1.0], 0.5, n_items=24)
     found = layer_importance(result)[0]
-    samples = bootstrap_curves(result, 1000, seed=0)[:, 0]
+    samples = result.resampled(1000, seed=0)[:, 0]
     expected = np.percentile(samples[:, 3:] - samples[:, :3], [2.5, 97.5], axis=0)
     np.testing.assert_allclose(found.interval.numpy(), expected)
     assert (found.interval[0] < found.loss).all() and (found.loss < found.interval[1]).all()
     assert found.confidence == 0.95
     narrow = layer_importance(result, confidence=0.5, n_resamples=300, seed=2)[0]
-    samples = bootstrap_curves(result, 300, seed=2)[:, 0]
+    samples = result.resampled(300, seed=2)[:, 0]
     expected = np.percentile(samples[:, 3:] - samples[:, :3], [25, 75], axis=0)
     np.testing.assert_allclose(narrow.interval.numpy(), expected)
 
@@ -127,7 +126,7 @@ def test_one_item_is_never_beyond_doubt():
     assert layer_importance(losses_of([0.0, 1.0], n_items=2))[0].critical == (0,)
 
 
-@pytest.mark.parametrize("module", [study, measure])
+@pytest.mark.parametrize("module", [measured, measure])
 def test_intervals_that_are_stored_are_of_95_percent(module, monkeypatch):
     asked = []
 
@@ -138,8 +137,8 @@ def test_intervals_that_are_stored_are_of_95_percent(module, monkeypatch):
     monkeypatch.setattr(module, "percentile_interval", interval)
     model, task = tiny.boot("llama"), icl.load_task("pseudo-translation")
     options = {"n_shots": 1, "n_queries": 2, "max_new_tokens": 1}
-    if module is study:
-        icl.HeadStudy(model, task, **options).nested([(0, 0)])
+    if module is measured:
+        _ = icl.HeadStudy(model, task, **options).nested([(0, 0)]).interval
     else:
         measure.measure_savings(model, task, [1], repeats=1, **options)
     assert asked == [(1000, 0.95, 2)]

@@ -485,7 +485,7 @@ def test_a_checkpoint_is_checked_as_results_are(change, message, tmp_path):
         rest = {name: value for name, value in given.items() if name not in tensors}
         path = save_checkpoint(tmp_path / "state", train._FORM, tensors, rest, {"seed": 0})
         if not refused:
-            assert train._State.load(path, {"seed": 0}, (2, 2)).epoch == 1
+            assert train.GateState.load(path, {"seed": 0}, (2, 2)).epoch == 1
             continue
         with pytest.raises(ResultError, match=message):
-            train._State.load(path, {"seed": 0}, (2, 2))
+            train.GateState.load(path, {"seed": 0}, (2, 2))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 import icl_locate as icl
 from icl_locate.errors import ResultError
+from icl_locate.masking.location import recognition_layer
 from icl_locate.metrics import mean_statistics
-from icl_locate.studies.location import bootstrap_curves, recognition_layer
 
 N_LAYERS = 6
 TASK = icl.load_task("pseudo-translation")
@@ -142,9 +142,9 @@ def test_the_interval_covers_the_planted_layer_at_its_level():
 def test_the_bootstrap_is_paired_seeded_and_right():
     result = result_of([[0, 0.5, 1.0], [0, 0.5, 1.0]], noise=0.3)
     same = result_of([[0, 0.5, 1.0]], noise=0.3)
-    curves = bootstrap_curves(result, 400, seed=0)
-    assert np.array_equal(curves, bootstrap_curves(result, 400, seed=0))
-    assert not np.array_equal(curves, bootstrap_curves(result, 400, seed=1))
+    curves = result.resampled(400, seed=0)
+    assert np.array_equal(curves, result.resampled(400, seed=0))
+    assert not np.array_equal(curves, result.resampled(400, seed=1))
     mean = result.scores.numpy().mean(-1)
     assert np.allclose(curves.mean(0), mean, atol=0.03)
     items = same.item_scores.numpy()[0, 1]  # seed, item
@@ -153,7 +153,7 @@ def test_the_bootstrap_is_paired_seeded_and_right():
         items[np.ix_(naive.integers(0, 2, 2), naive.integers(0, 20, 20))].mean()
         for _ in range(4000)
     ]
-    ours = bootstrap_curves(same, 4000, seed=0)[:, 0, 1]
+    ours = same.resampled(4000, seed=0)[:, 0, 1]
     assert np.isclose(np.std(ours), np.std(draws), rtol=0.1)
 
 
@@ -174,7 +174,7 @@ def test_the_ends_of_the_interval_are_the_first_and_the_last_layer_that_resample
     found = icl.locate(result, threshold=0.55)[0]
     assert found.layer == 3 and found.interval == (1, 3) and found.jump_layer == 1
     assert found.jump == 0.5 and "layer 3 [1, 3]" in str(found)
-    layers = np.sort(recognition_layer(bootstrap_curves(result, 1000, seed=0)[:, 0], 0.55))
+    layers = np.sort(recognition_layer(result.resampled(1000, seed=0)[:, 0], 0.55))
     first = int((layers < 3).sum())
     assert 100 < first < 450 and set(layers.tolist()) == {1, 3}
     for tail in (10, 200, first - 1, first - 0.6, first - 0.4, first, 490):  # never in between

@@ -97,7 +97,7 @@ def test_a_custom_metric_survives_the_disk(tmp_path):
 
 
 def test_tables(result):
-    frame = result.to_dataframe()
+    frame = result.to_dataframe("cell")
     assert list(frame.columns) == ["condition", "layer", "seed", "score"]
     assert len(frame) == result.scores.numel()
     row = frame[(frame.condition == "query") & (frame.layer == 2) & (frame.seed == 5)]

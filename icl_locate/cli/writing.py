@@ -8,7 +8,10 @@ from typing import Any
 from icl_locate.cli.earlier import with_settings
 from icl_locate.records.files import replace_file
 
-WRITTEN = ("result.safetensors", "scores.csv", "scores.recipe.json", "report.html")
+WRITTEN = (
+    "result.safetensors", "scores.csv", "scores.recipe.json", "answers.csv",
+    "answers.recipe.json", "report.html",
+)  # fmt: skip
 """What every sweep writes."""
 
 
@@ -44,7 +47,8 @@ def write_result(
 
     result = with_settings(result, config)
     written = [result.save(output / "result.safetensors")]
-    written += write_table(result.to_dataframe(), output / "scores.csv", result.provenance)
+    for rows, name in (("cell", "scores"), ("answer", "answers")):
+        written += write_table(result.to_dataframe(rows), output / f"{name}.csv", result.provenance)
     if result.provenance.get("scope", "from") == "from":
         locations = icl.locate(result, confidence=confidence)
         same = result.provenance["task"] == "flores/en-fr" and result.metric.startswith("bleu_lc")

@@ -7,17 +7,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from numpy import ndarray
 from torch import Tensor
 
-from icl_locate.checks.arguments import check_choice, check_count, check_seeds, check_text
-from icl_locate.checks.contents import check_recipe, check_table, settle
+from icl_locate.checks.arguments import (
+    check_choice,
+    check_count,
+    check_counts,
+    check_number,
+    check_seeds,
+    check_text,
+    refuse,
+)
+from icl_locate.checks.contents import check_pairs, check_table, settle
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import MaskError, ResultError
 from icl_locate.interventions.heads import HeadSet
-from icl_locate.metrics import Metric, check_statistics, find_scorer
-from icl_locate.records.saved import Saved
-from icl_locate.studies.intervals import bootstrap_scores, percentile_interval
+from icl_locate.metrics import Metric
+from icl_locate.studies.result import Measured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,7 +34,8 @@ if TYPE_CHECKING:
 @short_repr("model", "task", "metric", "mode", "condition", "seeds", "worth")
 @dataclass(frozen=True)
 class HeadSweepResult(
-    Saved,
+    Measured,
+    axes={"layer": "layers", "head": "heads", "seed": "seeds"},
     form="icl_locate.HeadSweepResult/2",
     tensors=("statistics", "scores", "ceiling", "floor"),
     labels=("mode", "condition", "seeds", "metric", "provenance"),
@@ -63,16 +72,29 @@ class HeadSweepResult(
             mode=check_choice("mode", self.mode, ("hidden", "kept"), error=ResultError),
             condition=check_text("condition", self.condition, error=ResultError),
             seeds=check_seeds(self.seeds, error=ResultError),
-            metric=check_text("metric", self.metric, error=ResultError),
-            provenance=check_recipe(self.provenance),
         )
-        n_seeds = len(self.seeds)
-        check_table("scores", self.scores, (None, None, n_seeds))
-        n_layers, n_heads, _ = self.scores.shape
-        check_table("statistics", self.statistics, (n_layers * n_heads + 2, n_seeds, None, None))
-        check_table("ceiling", self.ceiling, (n_seeds,))
-        check_table("floor", self.floor, (n_seeds,))
-        check_statistics(self.statistics.numpy(), self.metric, self.custom_metric, self.provenance)
+        check_table("scores", self.scores, (None, None, len(self.seeds)))
+        self._check()
+        check_table("ceiling", self.ceiling, (len(self.seeds),))
+        check_table("floor", self.floor, (len(self.seeds),))
+
+    @property
+    def layers(self) -> range:
+        """The model's layers."""
+        return range(self.scores.shape[0])
+
+    @property
+    def heads(self) -> range:
+        """The heads of a layer."""
+        return range(self.scores.shape[1])
+
+    def _shape_of_statistics(self) -> tuple[int, ...]:
+        return len(self.layers) * len(self.heads) + 2, len(self.seeds)
+
+    def resampled(self, n_resamples: int, seed: int) -> Float[ndarray, "resample layer head"]:
+        """Scores of resampled items and seeds, averaged over the resampled seeds."""
+        flat = super().resampled(n_resamples, seed)[:, :-2]
+        return flat.reshape(-1, len(self.layers), len(self.heads))
 
     @property
     def worth(self) -> Float[Tensor, "layer head"]:
@@ -95,8 +117,7 @@ class HeadSweepResult(
         Raises:
             ResultError: if the confidence is out of range, or the metric is not known here.
         """
-        worth = self._resampled(n_resamples, seed)
-        found = percentile_interval(worth, confidence, self.statistics.shape[2])
+        found = self.interval_of(self._resampled_worth(n_resamples, seed), confidence)
         return torch.from_numpy(found).view(2, *self.worth.shape)
 
     @checked(ResultError)
@@ -113,14 +134,14 @@ class HeadSweepResult(
         """
         n_layers, n_heads = self.worth.shape
         check_count("layer", layer, least=0, most=n_layers, error=ResultError)
-        samples = self._resampled(n_resamples, seed)
+        samples = self._resampled_worth(n_resamples, seed)
         table = np.concatenate([self.worth.numpy().reshape(1, -1), samples]).clip(min=0)
         with np.errstate(invalid="ignore"):
             shares = table[:, : layer * n_heads].sum(axis=1) / table.sum(axis=1)
         known = shares[1:][~np.isnan(shares[1:])]
         if not len(known):
             return np.nan, np.nan, np.nan
-        low, high = percentile_interval(known, confidence, self.statistics.shape[2])
+        low, high = self.interval_of(known, confidence)
         return float(shares[0]), float(low), float(high)
 
     @checked(ResultError)
@@ -153,34 +174,77 @@ class HeadSweepResult(
         order = self.worth.flatten().argsort(descending=True, stable=True)[:n].tolist()
         return HeadSet(tuple(divmod(place, n_heads) for place in order), n_layers, n_heads)
 
-    def _resampled(self, n_resamples: int, seed: int) -> Any:
-        metric = find_scorer(self.metric, self.custom_metric, self.provenance)
-        samples = bootstrap_scores(metric, self.statistics.numpy(), n_resamples, seed)
+    def _resampled_worth(self, n_resamples: int, seed: int) -> Any:
+        samples = super().resampled(n_resamples, seed)
         if self.mode == "hidden":
             return samples[:, -2:-1] - samples[:, :-2]
         return samples[:, :-2] - samples[:, -1:]
 
 
-@short_repr("mode", "metric", "sizes", "floor", "ceiling", "scores")
+@short_repr("model", "task", "mode", "metric", "sizes", "floor", "ceiling", "scores")
 @dataclass(frozen=True)
-class HeadSetCurve:
+class HeadSetCurve(
+    Measured,
+    axes={"size": "sizes", "seed": "seeds"},
+    form="icl_locate.HeadSetCurve/1",
+    tensors=("statistics", "scores"),
+    labels=("mode", "heads", "sizes", "seeds", "ceiling", "floor", "metric", "provenance"),
+):
     """The scores of growing sets of heads.
 
     Attributes:
         mode: "hidden": the context is hidden from the set; "kept": from all heads but the set.
         heads: in the order in which they join.
         sizes: how many of them each set holds; the first set is empty.
+        seeds: each drew other examples.
+        statistics: each item's sufficient statistics of the metric.
         scores: the metric over all items.
-        interval: of the means over seeds, 95 % by paired bootstrap; row 0 low, row 1 high.
         ceiling, floor: with nothing hidden, and with the context hidden from every head.
         metric: its name.
+        provenance: model, task, prompts' hash, versions, options.
+        custom_metric: the metric itself if it is none of the package's; not saved.
     """
 
     mode: str
     heads: HeadSet
     sizes: tuple[int, ...]
+    seeds: tuple[int, ...]
+    statistics: Float[Tensor, "size seed item stat"]
     scores: Float[Tensor, "size seed"]
-    interval: Float[Tensor, "bound size"]
     ceiling: float
     floor: float
     metric: str
+    provenance: Mapping[str, Any]
+    custom_metric: Metric | None = None
+
+    def __post_init__(self) -> None:
+        settle(
+            self,
+            mode=check_choice("mode", self.mode, ("hidden", "kept"), error=ResultError),
+            heads=_as_head_set(self.heads),
+            sizes=check_counts("sizes", self.sizes, least=0, ascending=True, error=ResultError),
+            seeds=check_seeds(self.seeds, error=ResultError),
+            ceiling=check_number("ceiling", self.ceiling, error=ResultError),
+            floor=check_number("floor", self.floor, error=ResultError),
+        )
+        self._check()
+
+    @property
+    def interval(self) -> Float[Tensor, "bound size"]:
+        """Of the means over seeds, 95 % by paired bootstrap; row 0 low, row 1 high."""
+        return self.score_interval()
+
+
+def _as_head_set(value: Any) -> HeadSet:
+    """The set itself, or as a file holds it."""
+    if isinstance(value, HeadSet):
+        return value
+    names = ("heads", "n_layers", "n_heads")
+    if not isinstance(value, Mapping) or set(value) != set(names):
+        refuse("heads", value, "a HeadSet", ResultError)
+    pairs = check_pairs("heads", value["heads"])
+    sizes = [check_count(name, value[name], error=ResultError) for name in names[1:]]
+    try:
+        return HeadSet(pairs, *sizes)
+    except MaskError as error:
+        raise ResultError(f"heads are no set of heads: {error}") from error

@@ -1,7 +1,6 @@
 """Hiding the context from single heads, from all but one, and from growing sets."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from itertools import product
 from typing import Any, Literal
 
@@ -11,31 +10,19 @@ from numpy import ndarray
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.checks.arguments import check_seeds
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.context_heads.result import HeadSetCurve, HeadSweepResult
-from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.grid import Engine, choose_engine, run_grid
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.interventions.conditions import Condition, get_condition
 from icl_locate.interventions.heads import HeadSet
 from icl_locate.interventions.layers import as_pairs, check_heads, list_pairs
 from icl_locate.interventions.masks import ContextMask, Rows, check_segments
-from icl_locate.metrics import (
-    Metric,
-    Statistics,
-    TextScore,
-    is_known,
-    is_mean,
-    judged,
-    score_totals,
-)
+from icl_locate.metrics import Metric, Statistics, TextScore, score_totals
 from icl_locate.metrics.base import check_columns
 from icl_locate.prompts.template import Choice
-from icl_locate.prompts.tokens import Prompts, build_prompts
-from icl_locate.studies.intervals import bootstrap_scores, percentile_interval
-from icl_locate.studies.recipe import describe_model, prompts_digest
-from icl_locate.studies.setting import choose_metric
+from icl_locate.prompts.tokens import Prompts
+from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
 Mode = Literal["hidden", "kept"]
@@ -54,10 +41,11 @@ class HeadStudy:
         *,
         rows: Rows | str = "all",
         n_shots: int = 5,
-        n_queries: int = 32,
+        n_queries: int | None = None,
         seeds: int | Iterable[int] = 0,
         metric: str | Metric | TextScore | None = "log_prob",
         choice: Choice | str | None = None,
+        prepend_bos: bool | None = None,
         max_new_tokens: int = 50,
         batch_size: int = 64,
         engine: Engine | str = "auto",
@@ -69,9 +57,9 @@ class HeadStudy:
             condition: what is hidden, as in `sweep`.
             rows: "all" rows are masked, or only those "after" the context, so that the context may
                 still read itself.
-            n_shots, n_queries, seeds, metric, choice, max_new_tokens, batch_size, engine: as in
-                `sweep`. The default metric, the log-probability of the target, is the finest one
-                for single heads.
+            n_shots, n_queries, seeds, metric, choice, prepend_bos, max_new_tokens, batch_size,
+                engine: as in `sweep`, but for the default of 32 queries. The default metric, the
+                log-probability of the target, is the finest one for single heads.
             progress: whether to show progress bars.
 
         Raises:
@@ -79,17 +67,31 @@ class HeadStudy:
             MaskError: a condition that hides what the prompts do not hold.
             PromptError, ModelError: as their sources say.
         """
-        self._seeds = check_seeds(seeds, error=TaskError)
-        task.queries(n_queries)
-        self._model, self._task, self._rows = model, task, rows
+        self._model, self._rows = model, rows
         self._n_layers, self._n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
-        self._condition, self._choice = get_condition(condition), choice or task.choice
-        self._metric = choose_metric(task, metric, n_queries)
+        self._condition = get_condition(condition)
+        self._setting = Setting.of(
+            task,
+            metric=metric,
+            n_queries=n_queries,
+            seeds=seeds,
+            n_shots=n_shots,
+            choice=choice,
+            prepend_bos=prepend_bos,
+            max_new_tokens=max_new_tokens,
+            most_queries=32,
+        )
+        self._metric = self._setting.metric
         self._engine = choose_engine(model, engine)
-        self._n_shots, self._n_queries = n_shots, n_queries
-        self._max_new_tokens, self._batch_size = max_new_tokens, batch_size
-        self._progress = progress
-        self._prompts = [self._build(seed) for seed in self._seeds]
+        self._batch_size, self._progress = batch_size, progress
+        self._prompts = [self._build(seed) for seed in self._setting.seeds]
+        self._recipe = {
+            **self._setting.recipe(model, self._prompts),
+            "hide": sorted(segment.name for segment in self._condition.hide),
+            "instruction": self._condition.instruction,
+            "rows": str(rows),
+            "engine": self._engine,
+        }
 
     @checked(MaskError)
     def sweep(self, mode: Mode | str = "hidden") -> HeadSweepResult:
@@ -109,14 +111,14 @@ class HeadStudy:
         return HeadSweepResult(
             mode=str(mode),
             condition=self._condition.name,
-            seeds=self._seeds,
+            seeds=self._setting.seeds,
             statistics=torch.from_numpy(statistics),
             scores=scores[:-2].view(self._n_layers, self._n_heads, -1),
             ceiling=scores[-2],
             floor=scores[-1],
             metric=self._metric.name,
             provenance=self._provenance(),
-            custom_metric=None if is_known(self._metric.name) else self._metric,
+            custom_metric=self._setting.custom_metric,
         )
 
     @checked(MaskError, heads=anything)
@@ -184,17 +186,18 @@ class HeadStudy:
         self, mode: str, heads: HeadSet, sizes: tuple[int, ...], statistics: ndarray
     ) -> HeadSetCurve:
         ends = score_totals(self._metric, self._run([[frozenset(), self._every()]]).sum(axis=-2))
-        samples = bootstrap_scores(self._metric, statistics, 1000, 0)
-        scores = score_totals(self._metric, statistics.sum(axis=-2))
         return HeadSetCurve(
             mode=mode,
             heads=heads,
             sizes=sizes,
-            scores=torch.from_numpy(scores),
-            interval=torch.from_numpy(percentile_interval(samples, 0.95, self._n_queries)),
+            seeds=self._setting.seeds,
+            statistics=torch.from_numpy(statistics),
+            scores=torch.from_numpy(score_totals(self._metric, statistics.sum(axis=-2))),
             ceiling=float(ends[0].mean()),
             floor=float(ends[1].mean()),
             metric=self._metric.name,
+            provenance=self._provenance(),
+            custom_metric=self._setting.custom_metric,
         )
 
     def _hidden(self, heads: set[Head], mode: str) -> frozenset[Head]:
@@ -205,8 +208,8 @@ class HeadStudy:
 
     def _run(self, groups: Sequence[Sequence[frozenset[Head]]], *, quiet: bool = False) -> ndarray:
         """Statistics ``[cell, seed, item, stat]``; the cells of a group run together."""
-        by_seed: list[list[Statistics]] = [[] for _ in self._seeds]
-        total = sum(map(len, groups)) * len(self._seeds)
+        by_seed: list[list[Statistics]] = [[] for _ in self._prompts]
+        total = sum(map(len, groups)) * len(self._prompts)
         with tqdm(
             total=total, unit="cell", desc="heads", disable=quiet or not self._progress
         ) as bar:
@@ -218,7 +221,7 @@ class HeadStudy:
                         [self._mask(heads) for heads in group],
                         self._metric,
                         engine=self._engine,
-                        max_new_tokens=self._max_new_tokens,
+                        max_new_tokens=self._setting.max_new_tokens,
                         batch_size=self._batch_size,
                         on_progress=bar.update,
                     )
@@ -239,34 +242,9 @@ class HeadStudy:
         return frozenset(product(range(self._n_layers), range(self._n_heads)))
 
     def _build(self, seed: int) -> Prompts:
-        prompts = build_prompts(
-            self._model,
-            self._task.queries(self._n_queries),
-            examples=self._task.train,
-            n_shots=self._n_shots,
-            template=self._task.template_for(instruction=self._condition.instruction),
-            seed=seed,
-            choice=self._choice,
-        )
+        prompts = self._setting.prompts(self._model, seed, instruction=self._condition.instruction)
         check_segments(self._mask(frozenset()), prompts.segments)
-        check_generation(self._model, prompts, self._metric, self._max_new_tokens)
         return prompts
 
     def _provenance(self) -> dict[str, Any]:
-        return {
-            **describe_model(self._model),
-            "task": self._task.name,
-            "template": asdict(self._task.template_for(instruction=self._condition.instruction)),
-            "hide": sorted(segment.name for segment in self._condition.hide),
-            "rows": str(self._rows),
-            "n_shots": self._n_shots,
-            "n_queries": self._n_queries,
-            "seeds": list(self._seeds),
-            "choice": str(self._choice),
-            "max_new_tokens": self._max_new_tokens,
-            "signature": self._metric.signature,
-            **judged(self._metric),
-            "metric_is_mean": is_mean(self._metric),
-            "engine": self._engine,
-            "prompts_sha256": prompts_digest(self._prompts),
-        }
+        return self._recipe | self._setting.outcome()

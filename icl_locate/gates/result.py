@@ -8,13 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_locate.checks.arguments import check_choice, check_count, check_number, check_text
-from icl_locate.checks.contents import check_recipe, check_table, settle
+from icl_locate.checks.arguments import check_choice, check_count, check_number
+from icl_locate.checks.contents import check_table, settle
 from icl_locate.checks.reprs import short_repr
 from icl_locate.errors import ResultError
 from icl_locate.gates.config import Objective
 from icl_locate.gates.hard_concrete import open_chance, settled_gates
-from icl_locate.records.saved import Saved
+from icl_locate.metrics import Metric
+from icl_locate.studies.result import Measured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,10 +27,12 @@ Head = tuple[int, int]
 @short_repr("model", "task", "objective", "metric", "whole", "pruned", "n_epochs", "gates")
 @dataclass(frozen=True)
 class GatesResult(
-    Saved,
+    Measured,
+    axes={"n_closed": "sizes"},
     form="icl_locate.GatesResult/2",
     tensors=("alpha", "curve"),
     labels=("objective", "n_epochs", "whole", "pruned", "metric", "provenance"),
+    later=("statistics",),
 ):
     """Learnt gates, and the score of the model with their heads closed.
 
@@ -44,6 +47,8 @@ class GatesResult(
             first.
         metric: its name.
         provenance: model, task, configuration, losses, versions.
+        statistics: of the curve: each item's sufficient statistics of the metric.
+        custom_metric: the metric itself if it is none of the package's; not saved.
     """
 
     objective: str
@@ -54,6 +59,8 @@ class GatesResult(
     curve: Float[Tensor, "n_closed"]
     metric: str
     provenance: Mapping[str, Any]
+    statistics: Float[Tensor, "n_closed item stat"] | None = None
+    custom_metric: Metric | None = None
 
     def __post_init__(self) -> None:
         settle(
@@ -64,8 +71,6 @@ class GatesResult(
             n_epochs=check_count("n_epochs", self.n_epochs, least=0, error=ResultError),
             whole=check_number("whole", self.whole, error=ResultError),
             pruned=check_number("pruned", self.pruned, error=ResultError),
-            metric=check_text("metric", self.metric, error=ResultError),
-            provenance=check_recipe(self.provenance),
         )
         check_table("alpha", self.alpha, (None, None))
         check_table("curve", self.curve, (None,))
@@ -74,6 +79,17 @@ class GatesResult(
                 f"alpha is of {self.alpha.numel()} heads, the curve of {len(self.curve)} points: "
                 "expected one for each number of heads closed, from 0"
             )
+        self._check()
+
+    @property
+    def sizes(self) -> range:
+        """How many heads each point of the curve closes."""
+        return range(len(self.curve))
+
+    @property
+    def scores(self) -> Float[Tensor, "n_closed"]:
+        """The curve, as every result calls its scores."""
+        return self.curve
 
     @property
     def gates(self) -> Float[Tensor, "layer head"]:
@@ -83,7 +99,7 @@ class GatesResult(
     @property
     def closed(self) -> frozenset[Head]:
         """The heads whose gates are 0."""
-        return _heads(self.gates == 0)
+        return closed_by(self.alpha)
 
     @property
     def open(self) -> frozenset[Head]:
@@ -120,8 +136,7 @@ class GatesResult(
     @property
     def order(self) -> tuple[Head, ...]:
         """All heads, the lowest gate first: the order of ``curve``."""
-        n_heads = self.alpha.shape[1]
-        return tuple(divmod(i, n_heads) for i in self.alpha.flatten().argsort(stable=True).tolist())
+        return order_of(self.alpha)
 
     def to_dataframe(self) -> "pd.DataFrame":
         """One row a head: layer, head, gate, chance of being open, closed."""
@@ -136,6 +151,17 @@ class GatesResult(
             "closed": self.gates == 0,
         }
         return pd.DataFrame({name: value.flatten().numpy() for name, value in columns.items()})
+
+
+def order_of(alpha: Float[Tensor, "layer head"]) -> tuple[Head, ...]:
+    """All heads, the lowest gate first."""
+    n_heads = alpha.shape[1]
+    return tuple(divmod(i, n_heads) for i in alpha.flatten().argsort(stable=True).tolist())
+
+
+def closed_by(alpha: Float[Tensor, "layer head"]) -> frozenset[Head]:
+    """The heads whose gates are 0."""
+    return _heads(settled_gates(alpha) == 0)
 
 
 def _heads(chosen: Tensor) -> frozenset[Head]:

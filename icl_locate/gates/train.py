@@ -1,9 +1,9 @@
-"""Learning gates on a frozen model."""
+"""Learning gates on a frozen model, epoch by epoch, so that another process can go on."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,107 +13,45 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.checks.arguments import check_count
 from icl_locate.checks.contents import PROGRESS, check_progress, check_table
-from icl_locate.checks.signatures import anything, checked
-from icl_locate.engine.decoding import check_generation
-from icl_locate.engine.hooked import run_cell
+from icl_locate.checks.reprs import short_repr
 from icl_locate.engine.scoring import forced_log_probs
-from icl_locate.errors import NumericalError, TaskError
+from icl_locate.errors import NumericalError
 from icl_locate.gates.config import GateConfig
 from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_gates
-from icl_locate.gates.result import GatesResult
 from icl_locate.hooks import hold, scale_heads
-from icl_locate.interventions.ablation import HeadAblation
-from icl_locate.metrics import Metric, TextScore, judged
-from icl_locate.models.fingerprint import fingerprint
-from icl_locate.prompts.tokens import Prompts, build_prompts
+from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.checkpoint import load_checkpoint, save_checkpoint
-from icl_locate.studies.recipe import describe_model, prompts_digest
-from icl_locate.studies.setting import choose_metric
-from icl_locate.tasks.task import Task
 
 _FORM = "icl_locate.GateCheckpoint/2"
 _TENSORS = ("alpha", "best_alpha", "exp_avg", "exp_avg_sq")
 
 
-@checked(TaskError, metric=anything)
-def train_gates(
+def learn(
     model: TransformerBridge,
-    task: Task,
-    config: GateConfig | None = None,
+    train: Prompts,
+    dev: Prompts,
+    config: GateConfig,
     *,
-    n_shots: int = 5,
-    instruction: bool = False,
-    n_train: int = 200,
-    n_dev: int = 64,
-    n_queries: int = 64,
-    metric: str | Metric | TextScore | None = None,
-    max_new_tokens: int = 50,
-    n_curve: int | None = None,
-    checkpoint: str | Path | None = None,
-    progress: bool = False,
-) -> GatesResult:
-    """Learn a gate for each head's output, with the model itself frozen.
-
-    The model is restored at the end, after an exception too; its weights never change.
+    checkpoint: str | Path | None,
+    recipe: Mapping[str, Any],
+    progress: bool,
+) -> "GateState":
+    """Train until the objective on ``dev`` no longer falls, going on from a checkpoint if there is.
 
     Args:
-        config: how; ``None`` means the defaults of `GateConfig`.
-        n_shots, instruction: what the prompts hold: with context, or (0 and False) without.
-        n_train, n_dev: prompts to learn from and to stop by: the first ones of ``task.train``.
-        n_queries, metric, max_new_tokens: as in `sweep`, for the scores with heads closed.
-        n_curve: how many heads the pruning curve closes; ``None`` means all.
-        checkpoint: files to which the state is written after each epoch, and from which training
-            goes on if they are there; the result is the same as without an interruption.
-        progress: whether to show a progress bar over epochs.
-
-    Raises:
-        TaskError: too few examples or queries.
-        ResultError: if the checkpoint is of another model, task or configuration.
-        NumericalError: if the loss is not a number.
-        PromptError, ModelError: as `build_prompts` and `generate` do.
+        recipe: what tells this training from any other.
     """
-    config = config or GateConfig()
-    scored = choose_metric(task, metric, n_queries)
-    if n_train + n_dev > len(task.train):
-        raise TaskError(
-            f"n_train is {n_train}, n_dev {n_dev}: expected 1 or more of each, together at most "
-            f"the {len(task.train)} examples of {task.name!r}"
-        )
-    n_all = int(model.cfg.n_layers) * int(model.cfg.n_heads)
-    if n_curve is not None:
-        check_count("n_curve", n_curve, least=0, most=n_all, error=TaskError)
-
-    def prompts_of(queries: Any) -> Prompts:
-        return build_prompts(
-            model,
-            queries,
-            examples=task.train,
-            n_shots=n_shots,
-            template=task.template_for(instruction=instruction),
-            seed=config.seed,
-            choice=task.choice,
-        )
-
-    train, dev = prompts_of(task.train[:n_train]), prompts_of(task.train[n_train:][:n_dev])
-    test = prompts_of(task.queries(n_queries))
-    check_generation(model, test, scored, max_new_tokens)
-    recipe = {
-        **asdict(config),
-        "fingerprint": fingerprint(model),
-        "prompts_sha256": prompts_digest([train, dev]),
-    }
     shape = int(model.cfg.n_layers), int(model.cfg.n_heads)
-    state = _State.load(checkpoint, recipe, shape) if checkpoint is not None else None
-    state = state or _State.new(shape, config)
+    state = GateState.load(checkpoint, recipe, shape) if checkpoint is not None else None
+    state = state or GateState.new(shape, config)
     with (
         frozen(model),
         tqdm(
             total=config.max_epochs,
             initial=state.epoch,
             unit="epoch",
-            desc=f"gates, {task.name}",
+            desc="gates",
             disable=not progress,
         ) as bar,
     ):
@@ -123,46 +61,7 @@ def train_gates(
             if checkpoint is not None:
                 state.save(checkpoint, recipe)
             bar.update()
-    alpha = state.best_alpha
-
-    def score(heads: frozenset[tuple[int, int]]) -> float:
-        act = HeadAblation(heads) if heads else None
-        cell = run_cell(
-            model, test, act, scored, max_new_tokens=max_new_tokens, batch_size=config.batch_size
-        )
-        return float(scored.score(cell.statistics.sum(axis=0)))
-
-    found = GatesResult(
-        objective=str(config.objective),
-        alpha=alpha,
-        n_epochs=state.epoch,
-        whole=score(frozenset()),
-        pruned=0.0,
-        curve=torch.zeros(1),
-        metric=scored.name,
-        provenance={
-            **describe_model(model),
-            **recipe,
-            "task": task.name,
-            "template": asdict(task.template_for(instruction=instruction)),
-            "choice": task.choice,
-            "n_shots": n_shots,
-            "instruction": instruction,
-            "n_train": n_train,
-            "n_dev": n_dev,
-            "n_queries": n_queries,
-            "queries_sha256": prompts_digest([test]),
-            "max_new_tokens": max_new_tokens,
-            "signature": scored.signature,
-            "dev_objectives": state.history,
-        },
-    )
-    order = found.order[: n_curve if n_curve is not None else alpha.numel()]
-    sizes = tqdm(range(1, len(order) + 1), unit="head", desc="closing", disable=not progress)
-    curve = [found.whole, *(score(frozenset(order[:size])) for size in sizes)]
-    closed = score(found.closed) if found.closed else found.whole
-    provenance = {**found.provenance, **judged(scored)}
-    return replace(found, curve=torch.tensor(curve), pruned=closed, provenance=provenance)
+    return state
 
 
 @contextmanager
@@ -179,8 +78,9 @@ def frozen(model: TransformerBridge) -> Iterator[None]:
                 weights.requires_grad_(True)
 
 
+@short_repr("alpha", "epoch", "step", "waited", "best")
 @dataclass
-class _State:
+class GateState:
     """Where training stands: all that another process needs to go on."""
 
     alpha: Tensor
@@ -194,7 +94,8 @@ class _State:
     history: list[float]
 
     @classmethod
-    def new(cls, shape: tuple[int, int], config: GateConfig) -> "_State":
+    def new(cls, shape: tuple[int, int], config: GateConfig) -> "GateState":
+        """Before the first epoch."""
         generator = torch.Generator().manual_seed(config.seed)
         alpha = config.start + 0.1 * torch.rand(shape, generator=generator)
         nothing = torch.zeros(shape)
@@ -208,15 +109,17 @@ class _State:
         if objective < self.best:
             self.best, self.best_alpha = objective, self.alpha.clone()
 
-    def save(self, path: str | Path, recipe: dict[str, Any]) -> None:
+    def save(self, path: str | Path, recipe: Mapping[str, Any]) -> None:
+        """Write a checkpoint, in place of the last one at once."""
         rest = {name: getattr(self, name) for name in PROGRESS}
         tensors = {name: getattr(self, name) for name in _TENSORS}
         save_checkpoint(path, _FORM, tensors, rest, recipe)
 
     @classmethod
     def load(
-        cls, path: str | Path, recipe: dict[str, Any], shape: tuple[int, int]
-    ) -> "_State | None":
+        cls, path: str | Path, recipe: Mapping[str, Any], shape: tuple[int, int]
+    ) -> "GateState | None":
+        """Where an earlier process stopped; ``None`` if there is no checkpoint."""
         found = load_checkpoint(path, _FORM, recipe, _TENSORS, PROGRESS)
         if found is None:
             return None
@@ -228,7 +131,7 @@ class _State:
 
 
 def _train_epoch(
-    model: TransformerBridge, prompts: Prompts, state: _State, config: GateConfig
+    model: TransformerBridge, prompts: Prompts, state: GateState, config: GateConfig
 ) -> None:
     """One pass over the prompts, in an order and with noise that depend on seed and epoch alone."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.epoch)

@@ -62,6 +62,18 @@ class Arm:
         """
         return say_shares(self.fractions or (self.fraction,))
 
+    @property
+    def label(self) -> str:
+        """The arm in a few words, none like another's.
+
+        >>> Arm("zero", "random", 0.03, 1, ((0, 0),)).label
+        'zero, 3 %, random 1'
+        """
+        if self.kind == "full":
+            return "full"
+        control = f"random {self.control}" if self.kind == "random" else self.kind
+        return f"{self.intervention}, {self.share}, {control}"
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -11,24 +11,15 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from icl_locate.checks.arguments import (
-    check_counts,
-    check_seeds,
-    check_text,
-)
-from icl_locate.checks.contents import (
-    check_recipe,
-    check_table,
-    settle,
-)
+from icl_locate.checks.arguments import check_counts, check_seeds
+from icl_locate.checks.contents import settle
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.induction.arms import Arm, Comparison, as_arms
 from icl_locate.interventions.ablation import HeadReference
-from icl_locate.metrics import Metric, check_statistics, find_scorer, score_totals
-from icl_locate.records.saved import Saved
-from icl_locate.studies.intervals import bootstrap_scores, percentile_interval
+from icl_locate.metrics import Metric, score_totals
+from icl_locate.studies.result import Measured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +28,8 @@ if TYPE_CHECKING:
 @short_repr("model", "task", "metric", "arms", "shots", "seeds", "scores")
 @dataclass(frozen=True)
 class AblationResult(
-    Saved,
+    Measured,
+    axes={"arm": "arms", "shot": "shots", "seed": "seeds"},
     form="icl_locate.AblationResult/2",
     tensors=("statistics", "scores"),
     labels=("arms", "shots", "seeds", "metric", "provenance"),
@@ -70,18 +62,8 @@ class AblationResult(
             arms=as_arms(self.arms),
             shots=check_counts("shots", self.shots, least=0, error=ResultError),
             seeds=check_seeds(self.seeds, error=ResultError),
-            metric=check_text("metric", self.metric, error=ResultError),
-            provenance=check_recipe(self.provenance),
         )
-        cells = len(self.arms), len(self.shots), len(self.seeds)
-        check_table("scores", self.scores, cells)
-        check_table("statistics", self.statistics, (*cells, None, None))
-        check_statistics(self.statistics.numpy(), self.metric, self.custom_metric, self.provenance)
-
-    @property
-    def n_items(self) -> int:
-        """Queries that every arm answered, for each seed."""
-        return self.statistics.shape[3]
+        self._check()
 
     @checked(ResultError)
     def compare(
@@ -97,13 +79,12 @@ class AblationResult(
         Raises:
             ResultError: if an argument is out of range, or the metric is not known here.
         """
-        metric = find_scorer(self.metric, self.custom_metric, self.provenance)
-        statistics = self.statistics.numpy()
-        samples = bootstrap_scores(metric, statistics, n_resamples, seed)
+        metric, statistics = self.scorer(), self.statistics.numpy()
+        samples = self.resampled(n_resamples, seed)
         means = np.concatenate([self.scores.numpy().mean(axis=-1)[None], samples])
 
         def interval(values: ndarray) -> tuple[float, float, float]:
-            low, high = percentile_interval(values[1:], confidence, self.n_items)
+            low, high = self.interval_of(values[1:], confidence)
             return float(values[0]), float(low), float(high)
 
         found = []
@@ -160,6 +141,9 @@ class AblationResult(
                 for k, seed in enumerate(self.seeds)
             ]
         )
+
+    def _names(self, axis: str) -> list[Any]:
+        return [arm.label for arm in self.arms] if axis == "arm" else super()._names(axis)
 
     def _controls_of(self, arm: Arm) -> list[int]:
         wanted = arm.intervention, "random", arm.fraction

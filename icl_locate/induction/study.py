@@ -1,7 +1,7 @@
 """Does in-context learning die with the induction heads? Ablation against random controls."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
@@ -12,9 +12,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.checks.arguments import check_seeds, check_shares
+from icl_locate.checks.arguments import check_shares
 from icl_locate.checks.signatures import anything, checked
-from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.hooked import run_cell
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.induction.arms import Arm
@@ -28,20 +27,12 @@ from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.edges import Match
 from icl_locate.interventions.heads import HeadSet
 from icl_locate.interventions.layers import as_pairs
-from icl_locate.metrics import (
-    Metric,
-    TextScore,
-    is_known,
-    is_mean,
-    judged,
-    score_totals,
-)
+from icl_locate.metrics import Metric, TextScore, score_totals
 from icl_locate.metrics.base import check_columns
 from icl_locate.models.fingerprint import hold_weights
-from icl_locate.prompts.template import Choice, Example
-from icl_locate.prompts.tokens import Prompts, build_prompts
-from icl_locate.studies.recipe import describe_model, prompts_digest
-from icl_locate.studies.setting import check_shots, choose_metric
+from icl_locate.prompts.template import Choice
+from icl_locate.prompts.tokens import Prompts
+from icl_locate.studies.setting import Setting, check_shots
 from icl_locate.tasks.patterns import WORD_PATTERNS
 from icl_locate.tasks.task import Task
 
@@ -62,7 +53,7 @@ def ablation_study(
     seeds: int | Iterable[int] = (0, 1, 2),
     *,
     interventions: Sequence[str] = ("mean_z", "knockout"),
-    n_queries: int = 64,
+    n_queries: int | None = None,
     metric: str | Metric | TextScore | None = None,
     reference: HeadReference | None = None,
     match: Match | str | None = None,
@@ -90,7 +81,7 @@ def ablation_study(
         seeds: each, or a single one, draws other examples for the same queries.
         interventions: any of "zero", "mean_z", "mean_input", "resample" (`HeadAblation`) and
             "knockout" (`knockout`).
-        n_queries: the first so many queries of ``task.test``.
+        n_queries: the first so many queries of ``task.test``; ``None`` means 64, or all.
         metric: as `sweep` says; ``None`` means the task's.
         reference: for the interventions that ask for one; ``None`` measures it on the study's kind
             of prompts with other queries: the last ones of ``task.train`` that are none of the
@@ -106,84 +97,95 @@ def ablation_study(
         MaskError: heads that the model does not have, or too few for random controls.
         PromptError, ModelError, NumericalError: as their sources say.
     """
-    drawn, numbers = check_seeds(seeds, error=TaskError), check_shots(shots)
     _check_interventions(interventions)
-    queries = task.queries(n_queries)
-    how = choice or task.choice
-    scored = choose_metric(task, metric, n_queries)
-    heads, recipe = _score(model, heads)
+    numbers = check_shots(shots)
+    setting = Setting.of(
+        task,
+        metric=metric,
+        n_queries=n_queries,
+        seeds=seeds,
+        n_shots=max(numbers),
+        choice=choice,
+        prepend_bos=prepend_bos,
+        max_new_tokens=max_new_tokens,
+    )
+    heads, how_scored = _score(model, heads)
     arms = _arms(_select(model, heads, fractions), interventions, controls)
-    if match is None:
-        match = "word" if task.name.partition("/")[0] in WORD_PATTERNS else "token"
-
-    def prompts_of(queries: Sequence[Example], n_shots: int, seed: int) -> Prompts:
-        return build_prompts(
-            model,
-            queries,
-            examples=task.train,
-            n_shots=n_shots,
-            template=task.template,
-            seed=seed,
-            choice=how,
-            prepend_bos=prepend_bos,
-        )
-
-    shown = [prompts_of(queries, n_shots, seed) for n_shots in numbers for seed in drawn]
-    for prompts in shown:
-        check_generation(model, prompts, scored, max_new_tokens)
+    shown = [
+        replace(setting, n_shots=n_shots).prompts(model, seed)
+        for n_shots in numbers
+        for seed in setting.seeds
+    ]
     if reference is None and set(interventions) & set(METHODS) - {"zero"}:
-        known = {query.source for query in queries}
-        others = [example for example in task.train if example.source not in known][-n_queries:]
-        if not others:
-            raise TaskError(
-                f"the task {task.name!r} has no other queries to measure a reference on: give "
-                "reference=head_reference(model, ...), or fewer queries"
-            )
-        corpus = prompts_of(others, max(numbers), -1)
-        reference = head_reference(model, corpus, batch_size=batch_size)
-    statistics = []
-    runs = list(product(arms, shown))
-    with hold_weights(model):
-        for arm, prompts in tqdm(runs, unit="run", desc=task.name, disable=not progress):
-            cell = run_cell(
-                model,
-                prompts,
-                _intervention(arm, reference, match),
-                scored,
-                max_new_tokens=max_new_tokens,
-                batch_size=batch_size,
-            )
-            statistics.append(cell.statistics)
-    check_columns(scored, statistics)
-    cells = len(arms), len(numbers), len(drawn)
-    table = np.stack(statistics).reshape(*cells, *statistics[0].shape)
+        reference = _measure_reference(model, setting, batch_size)
+    match = match or _match_of(setting.task)
+    recipe = {
+        **setting.recipe(model, shown),
+        "shots": list(numbers),
+        "head_scores": how_scored,
+        "match": match,
+        "reference": None if reference is None else dict(reference.provenance),
+    }
+    acts = [_intervention(arm, reference, match) for arm in arms]
+    table = _run(model, setting, acts, shown, batch_size, progress=progress)
+    table = table.reshape(len(arms), len(numbers), len(setting.seeds), *table.shape[-2:])
     return AblationResult(
         arms=arms,
         shots=numbers,
-        seeds=drawn,
+        seeds=setting.seeds,
         statistics=torch.from_numpy(table),
-        scores=torch.from_numpy(score_totals(scored, table.sum(axis=-2))),
-        metric=scored.name,
-        provenance={
-            **describe_model(model),
-            "task": task.name,
-            "template": asdict(task.template),
-            "shots": list(numbers),
-            "seeds": list(drawn),
-            "n_queries": n_queries,
-            "choice": how,
-            "head_scores": recipe,
-            "match": match,
-            "max_new_tokens": max_new_tokens,
-            "signature": scored.signature,
-            **judged(scored),
-            "metric_is_mean": is_mean(scored),
-            "reference": None if reference is None else dict(reference.provenance),
-            "prompts_sha256": prompts_digest(shown),
-        },
-        custom_metric=None if is_known(scored.name) else scored,
+        scores=torch.from_numpy(score_totals(setting.metric, table.sum(axis=-2))),
+        metric=setting.metric.name,
+        provenance=recipe | setting.outcome(),
+        custom_metric=setting.custom_metric,
         reference=reference,
     )
+
+
+def _run(
+    model: TransformerBridge,
+    setting: Setting,
+    acts: Sequence[Intervention | None],
+    shown: Sequence[Prompts],
+    batch_size: int,
+    *,
+    progress: bool,
+) -> Float[np.ndarray, "arm prompts item stat"]:
+    """The statistics of every query in every prompt under every intervention."""
+    tables = []
+    runs = list(product(acts, shown))
+    with hold_weights(model):
+        for act, prompts in tqdm(runs, unit="run", desc=setting.task.name, disable=not progress):
+            cell = run_cell(
+                model,
+                prompts,
+                act,
+                setting.metric,
+                max_new_tokens=setting.max_new_tokens,
+                batch_size=batch_size,
+            )
+            tables.append(cell.statistics)
+    check_columns(setting.metric, tables)
+    return np.stack(tables).reshape(len(acts), len(shown), *tables[0].shape)
+
+
+def _measure_reference(
+    model: TransformerBridge, setting: Setting, batch_size: int
+) -> HeadReference:
+    """Means of the heads on prompts of the study's kind, with other queries."""
+    known = {query.source for query in setting.queries}
+    others = [example for example in setting.task.train if example.source not in known]
+    if not others:
+        raise TaskError(
+            f"the task {setting.task.name!r} has no other queries to measure a reference on: give "
+            "reference=head_reference(model, ...), or fewer queries"
+        )
+    corpus = setting.prompts(model, -1, queries=others[-setting.n_queries :])
+    return head_reference(model, corpus, batch_size=batch_size)
+
+
+def _match_of(task: Task) -> Match:
+    return "word" if task.name.partition("/")[0] in WORD_PATTERNS else "token"
 
 
 def _check_interventions(interventions: Sequence[str]) -> None:

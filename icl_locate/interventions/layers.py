@@ -101,6 +101,29 @@ def scope_width(scope: str) -> int:
     )
 
 
+def as_starts(layers: Iterable[int] | None, n_layers: int) -> tuple[int, ...]:
+    """The start layers of a sweep, ascending; 0 and ``n_layers`` are always among them.
+
+    Args:
+        layers: those that are wanted; ``None`` means all.
+
+    Raises:
+        MaskError: if the model has no such layer.
+
+    >>> as_starts([4, 2], 6)
+    (0, 2, 4, 6)
+    """
+    if layers is None:
+        return tuple(range(n_layers + 1))
+    outside = sorted(layer for layer in layers if not 0 <= layer <= n_layers)
+    if outside:
+        raise MaskError(
+            f"layer {outside[0]} is no start layer: the model's are 0 to {n_layers} (which hides "
+            "nothing)"
+        )
+    return tuple(sorted({0, n_layers, *layers}))
+
+
 def as_layers(value: Any) -> LayerRange | frozenset[int]:
     """A range of layers, or a set of them, of which a single one may stand alone.
 

@@ -6,25 +6,24 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from icl_locate.checks.arguments import check_counts, check_number, check_seeds, check_text
-from icl_locate.checks.contents import check_recipe, check_table, settle
+from icl_locate.checks.arguments import check_counts, check_number, check_seeds
+from icl_locate.checks.contents import check_table, settle
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
-from icl_locate.metrics import Metric, check_statistics, find_scorer
-from icl_locate.records.saved import Saved
-from icl_locate.studies.intervals import bootstrap_scores, percentile_interval
-from icl_locate.studies.sweep_result import SweepResult
+from icl_locate.metrics import Metric
+from icl_locate.studies.intervals import percentile_interval
+from icl_locate.studies.result import Measured
 
 
 @short_repr("model", "task", "metric", "layers", "seeds", "untuned", "scores")
 @dataclass(frozen=True)
 class LoraResult(
-    Saved,
+    Measured,
+    axes={"layer": "layers", "seed": "seeds"},
     form="icl_locate.LoraResult/2",
     tensors=("statistics", "scores", "dev_losses", "n_epochs"),
     labels=("layers", "seeds", "metric", "untuned", "provenance"),
@@ -59,33 +58,23 @@ class LoraResult(
             self,
             layers=check_counts("layers", self.layers, least=0, ascending=True, error=ResultError),
             seeds=check_seeds(self.seeds, error=ResultError),
-            metric=check_text("metric", self.metric, error=ResultError),
             untuned=check_number("untuned", self.untuned, error=ResultError),
-            provenance=check_recipe(self.provenance),
         )
-        cells = len(self.layers), len(self.seeds)
-        check_table("scores", self.scores, cells)
-        check_table("dev_losses", self.dev_losses, cells)
-        check_table("n_epochs", self.n_epochs, cells, whole=True)
-        check_table("statistics", self.statistics, (*cells, None, None))
-        check_statistics(self.statistics.numpy(), self.metric, self.custom_metric, self.provenance)
+        self._check()
+        check_table("dev_losses", self.dev_losses, self._shape())
+        check_table("n_epochs", self.n_epochs, self._shape(), whole=True)
 
     @checked(ResultError)
     def interval(
         self, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
     ) -> Float[Tensor, "bound layer"]:
-        """Of the mean score of each layer, by paired bootstrap over items and seeds.
-
-        Raises:
-            ResultError: if the confidence is out of range, or the metric is not known here.
-        """
-        samples = self._samples(n_resamples, seed)
-        return torch.from_numpy(percentile_interval(samples, confidence, self._n_items))
+        """Of the mean score of each layer: `score_interval`."""
+        return self.score_interval(confidence, n_resamples=n_resamples, seed=seed)
 
     @checked(ResultError)
     def rank_correlation(
         self,
-        result: SweepResult,
+        result: Measured,
         condition: str | None = None,
         *,
         confidence: float = 0.95,
@@ -105,28 +94,35 @@ class LoraResult(
         Raises:
             ResultError: if the result has no such condition, other layers or another scope.
         """
-        from icl_locate.studies.location import bootstrap_curves
-
-        name = condition or result.conditions[0]
-        scope = result.provenance.get("scope", "from")
-        if scope != "from":
-            raise ResultError(f"the sweep's scope is {scope!r}: expected one with scope 'from'")
-        if name not in result.conditions or max(self.layers) >= result.n_layers:
-            raise ResultError(
-                f"the sweep has the conditions {', '.join(result.conditions)} and "
-                f"{result.n_layers} layers: expected {name!r}, and layers up to {max(self.layers)}"
-            )
-        place, chosen = result.conditions.index(name), list(self.layers)
-        curve = result.scores[place].mean(dim=-1).numpy()[chosen]
-        masked = bootstrap_curves(result, n_resamples, seed)[:, place][:, chosen]
-        tuned = self._samples(n_resamples, seed + 1)
+        place, starts = self._curve_of(result, condition)
+        curve = result.scores[place].mean(dim=-1).numpy()[starts]
+        masked = result.resampled(n_resamples, seed)[:, place][:, starts]
+        tuned = self.resampled(n_resamples, seed + 1)
         rhos = [_spearman(a, b) for a, b in zip(tuned, masked, strict=True)]
         known = np.array([rho for rho in rhos if not np.isnan(rho)])  # a flat curve has no ranks
         if not len(known):
             return np.nan, np.nan, np.nan
-        n_items = min(self._n_items, len(result.targets))
-        low, high = percentile_interval(known, confidence, n_items)
+        low, high = percentile_interval(known, confidence, min(self.n_items, result.n_items))
         return _spearman(self.scores.mean(dim=-1).numpy(), curve), float(low), float(high)
+
+    def _curve_of(self, result: Measured, condition: str | None) -> tuple[int, list[int]]:
+        """Where a sweep holds a condition, and where these layers."""
+        if tuple(result.axes) != ("condition", "layer", "seed"):
+            raise ResultError(
+                f"result is a {type(result).__name__}: expected what icl_locate.sweep gave"
+            )
+        scope = result.provenance.get("scope", "from")
+        if scope != "from":
+            raise ResultError(f"the sweep's scope is {scope!r}: expected one with scope 'from'")
+        conditions, layers = result.axes["condition"], result.axes["layer"]
+        name = condition or conditions[0]
+        if name not in conditions or not {*self.layers} <= {*layers[:-1]}:
+            raise ResultError(
+                f"the sweep has the conditions {', '.join(conditions)} and the start layers "
+                f"{', '.join(map(str, layers))}: expected {name!r}, and the tuned layers "
+                f"{', '.join(map(str, self.layers))} among them"
+            )
+        return conditions.index(name), [layers.index(layer) for layer in self.layers]
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a run: layer, seed, score, dev_loss, n_epochs."""
@@ -143,14 +139,6 @@ class LoraResult(
                 for j, seed in enumerate(self.seeds)
             ]
         )
-
-    @property
-    def _n_items(self) -> int:
-        return self.statistics.shape[2]
-
-    def _samples(self, n_resamples: int, seed: int) -> Any:
-        metric = find_scorer(self.metric, self.custom_metric, self.provenance)
-        return bootstrap_scores(metric, self.statistics.numpy(), n_resamples, seed)
 
 
 def _spearman(a: Any, b: Any) -> float:

@@ -60,29 +60,8 @@ def train_adapter(
     shapes = {name: list(w.shape) for name, w in weights.items()}
     recipe = asdict(config) | {"seed": seed, "model and pairs": identity, "shapes": shapes}
     state = _load(checkpoint, recipe, weights, optimizer) or Training()
-    device = next(iter(weights.values())).device
     while not state.is_done(config):
-        order = torch.Generator().manual_seed(seed * 1_000_003 + state.epoch)
-        places = torch.randperm(len(train), generator=order).tolist()
-        devices = [device] if device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):  # dropout draws from the global generators
-            torch.default_generator.manual_seed(seed * 1_000_003 + state.epoch)
-            if device.type == "cuda":
-                with torch.cuda.device(device):
-                    torch.cuda.manual_seed(seed * 1_000_003 + state.epoch)
-            model.train()
-            for start in range(0, len(places), config.batch_size):
-                rows = [train[place] for place in places[start : start + config.batch_size]]
-                loss = batch_loss(model, pad(rows, pad_token))
-                if not loss.isfinite():
-                    raise NumericalError(
-                        f"the loss is {float(loss.detach())} in epoch {state.epoch}: lower "
-                        "learning_rate, or load the model in float32"
-                    )
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                state.step += 1
+        _train_epoch(model, train, pad_token, config, optimizer, state, seed)
         _note(state, dev_loss(model, dev, pad_token, config), weights, config)
         _save(checkpoint, recipe, state, weights, optimizer)
     with torch.no_grad():
@@ -90,6 +69,40 @@ def train_adapter(
             weights[name].copy_(best)
     model.eval()
     return state
+
+
+def _train_epoch(
+    model: nn.Module,
+    train: Rows,
+    pad_token: int,
+    config: LoraConfig,
+    optimizer: torch.optim.Optimizer,
+    state: Training,
+    seed: int,
+) -> None:
+    """One pass over the pairs, in an order and with dropout that depend on seed and epoch alone."""
+    device, number = next(model.parameters()).device, seed * 1_000_003 + state.epoch
+    order = torch.Generator().manual_seed(number)
+    places = torch.randperm(len(train), generator=order).tolist()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):  # dropout draws from the global generators
+        torch.default_generator.manual_seed(number)
+        if device.type == "cuda":
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(number)
+        model.train()
+        for start in range(0, len(places), config.batch_size):
+            rows = [train[place] for place in places[start : start + config.batch_size]]
+            loss = batch_loss(model, pad(rows, pad_token))
+            if not loss.isfinite():
+                raise NumericalError(
+                    f"the loss is {float(loss.detach())} in epoch {state.epoch}: lower "
+                    "learning_rate, or load the model in float32"
+                )
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            state.step += 1
 
 
 def batch_loss(model: nn.Module, batch: Batch) -> Tensor:

@@ -11,8 +11,8 @@ from torch import Tensor
 from icl_locate.checks.arguments import refuse
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
+from icl_locate.masking.result import SweepResult
 from icl_locate.metrics import LOG_PROB
-from icl_locate.studies.sweep_result import SweepResult
 
 Failure = Callable[[str, str], bool]
 

@@ -9,9 +9,7 @@ from torch import Tensor
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
-from icl_locate.studies.intervals import percentile_interval
-from icl_locate.studies.location import bootstrap_curves
-from icl_locate.studies.sweep_result import SweepResult
+from icl_locate.masking.result import SweepResult
 
 
 @short_repr("condition", "ceiling", "critical", "loss")
@@ -21,6 +19,7 @@ class LayerImportance:
 
     Attributes:
         condition: the condition.
+        layers: the layers that were masked, each with (in a window) those behind it.
         ceiling: the mean score over seeds with nothing hidden.
         loss: the ceiling minus the score with layer ``l`` masked; below 0 if masking it helps.
         interval: of the loss, by paired bootstrap; row 0 low, row 1 high; NaN if there is one item.
@@ -28,6 +27,7 @@ class LayerImportance:
     """
 
     condition: str
+    layers: tuple[int, ...]
     ceiling: float
     loss: Float[Tensor, "layer"]
     interval: Float[Tensor, "bound layer"]
@@ -37,7 +37,7 @@ class LayerImportance:
     def critical(self) -> tuple[int, ...]:
         """The layers whose loss is above 0 beyond doubt, the greatest first."""
         sure = [i for i in range(len(self.loss)) if self.interval[0, i] > 0]
-        return tuple(sorted(sure, key=lambda i: -float(self.loss[i])))
+        return tuple(self.layers[i] for i in sorted(sure, key=lambda i: -float(self.loss[i])))
 
 
 @checked(ResultError)
@@ -58,13 +58,14 @@ def layer_importance(
             "this sweep masked from each layer on: for one layer's importance sweep with "
             "scope='only', or with a window such as scope='window:3'"
         )
-    samples = bootstrap_curves(result, n_resamples, seed)
+    samples = result.resampled(n_resamples, seed)
     losses = samples[..., -1:] - samples[..., :-1]
-    intervals = percentile_interval(losses, confidence, len(result.targets)).swapaxes(0, 1)
+    intervals = result.interval_of(losses, confidence).swapaxes(0, 1)
     curves = result.scores.numpy().mean(axis=-1)
     return [
         LayerImportance(
             condition=condition,
+            layers=result.layers[:-1],
             ceiling=float(curve[-1]),
             loss=torch.from_numpy(curve[-1] - curve[:-1]),
             interval=torch.from_numpy(interval),

@@ -6,40 +6,40 @@ from typing import Any
 
 from icl_locate._types import Segment
 from icl_locate.checks.arguments import check_items
-from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.grid import ENGINES
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.interventions.conditions import PAPER_CONDITIONS, Condition, get_condition
-from icl_locate.interventions.layers import masked_layers
+from icl_locate.interventions.layers import as_starts, masked_layers
 from icl_locate.interventions.masks import ContextMask, check_segments
 from icl_locate.masking.sia2024 import COMPAT, sia2024_mask, sia2024_prompts
-from icl_locate.metrics import Metric
-from icl_locate.prompts.template import Choice
-from icl_locate.prompts.tokens import Prompts, build_prompts
+from icl_locate.prompts.tokens import Prompts
+from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that `sweep` was asked for."""
+    """Everything that `sweep` was asked for.
+
+    Attributes:
+        layers: the start layers that were asked for; ``None`` means all.
+    """
 
     model: Any  # a bridge; until the plan is checked perhaps only its name
-    task: Task
+    setting: Setting
     conditions: tuple[Condition, ...]
-    metric: Metric
-    n_shots: int
-    n_queries: int
-    seeds: tuple[int, ...]
-    choice: Choice | str
-    prepend_bos: bool | None
-    max_new_tokens: int
+    layers: frozenset[int] | None
     scope: str
     compat: str | None
 
     @property
-    def layers(self) -> tuple[int, ...]:
-        """The start layers: each layer, and one past the last."""
-        return tuple(range(int(self.model.cfg.n_layers) + 1))
+    def starts(self) -> tuple[int, ...]:
+        """The start layers that run, ascending: 0 and one past the last are always among them.
+
+        Raises:
+            MaskError: if the model has no such layer.
+        """
+        return as_starts(self.layers, int(self.model.cfg.n_layers))
 
     def group(self, condition: Condition) -> str:
         """A name for the conditions that have their prompts in common."""
@@ -53,16 +53,7 @@ class Plan:
 
     def shown(self, condition: Condition, seed: int) -> "Shown":
         """The prompts that a condition's masks act on."""
-        prompts = build_prompts(
-            self.model,
-            self.task.queries(self.n_queries),
-            examples=self.task.train,
-            n_shots=self.n_shots,
-            template=self.task.template_for(instruction=condition.instruction),
-            seed=seed,
-            choice=self.choice,
-            prepend_bos=self.prepend_bos,
-        )
+        prompts = self.setting.prompts(self.model, seed, instruction=condition.instruction)
         if not self.relabels(condition):
             return Shown(prompts)
         return Shown(*sia2024_prompts(self.model.tokenizer, prompts, condition))
@@ -73,9 +64,8 @@ class Plan:
         Args:
             n_hidden_generated: how many generated tokens other code hides, too.
         """
-        layers = [
-            masked_layers(self.scope, layer, int(self.model.cfg.n_layers)) for layer in self.layers
-        ]
+        n_layers = int(self.model.cfg.n_layers)
+        layers = [masked_layers(self.scope, start, n_layers) for start in self.starts]
         if self.relabels(condition):
             return [sia2024_mask(some, n_hidden_generated) for some in layers]
         return [condition.mask(some) for some in layers]
@@ -136,11 +126,10 @@ def build_all(plan: Plan) -> dict[tuple[str, int], Shown]:
     """The prompts of every group of conditions and seed, checked before anything runs."""
     found: dict[tuple[str, int], Shown] = {}
     for condition in plan.conditions:
-        for seed in plan.seeds:
+        for seed in plan.setting.seeds:
             key = plan.group(condition), seed
             if key not in found:
                 found[key] = plan.shown(condition, seed)
-                check_generation(plan.model, found[key].prompts, plan.metric, plan.max_new_tokens)
             check_segments(plan.masks(condition)[0], found[key].prompts.segments)
     return found
 
@@ -149,7 +138,7 @@ def check(plan: Plan, engine: str) -> None:
     """Refuse a plan that cannot run.
 
     Raises:
-        TaskError: no conditions, or one twice; too few queries; unknown engine or compat.
+        TaskError: no conditions, or one twice; unknown engine or compat.
         MaskError: an unknown scope; a condition that hides what the prompts do not hold.
     """
     if engine not in ENGINES:
@@ -160,16 +149,19 @@ def check(plan: Plan, engine: str) -> None:
     if not names or len(set(names)) < len(names):
         raise TaskError(f"conditions are {names}: expected at least one, each once")
     masked_layers(plan.scope, 0, 1)
-    plan.task.queries(plan.n_queries)
     for condition in plan.conditions:
-        if condition.instruction and plan.task.template.instruction is None:
-            raise MaskError(
-                f"condition {condition.name!r} needs an instruction in the prompt, but the task "
-                f"{plan.task.name!r} has none: set template.instruction, or use conditions with "
-                "instruction=False"
-            )
-        hides_examples = Segment.EXAMPLES in condition.hide and not condition.without_bias
-        if hides_examples and plan.n_shots == 0:
-            raise MaskError(
-                f"condition {condition.name!r} hides examples, but n_shots is 0: use 1 or more"
-            )
+        _check_condition(condition, plan.setting)
+
+
+def _check_condition(condition: Condition, setting: Setting) -> None:
+    if condition.instruction and setting.task.template.instruction is None:
+        raise MaskError(
+            f"condition {condition.name!r} needs an instruction in the prompt, but the task "
+            f"{setting.task.name!r} has none: set template.instruction, or use conditions with "
+            "instruction=False"
+        )
+    hides_examples = Segment.EXAMPLES in condition.hide and not condition.without_bias
+    if hides_examples and setting.n_shots == 0:
+        raise MaskError(
+            f"condition {condition.name!r} hides examples, but n_shots is 0: use 1 or more"
+        )

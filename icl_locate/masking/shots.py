@@ -9,10 +9,10 @@ from transformer_lens.model_bridge import TransformerBridge
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import TaskError
 from icl_locate.masking.plan import choose_conditions
+from icl_locate.masking.result import SweepResult
 from icl_locate.masking.sweeps import sweep
 from icl_locate.models.loading import check_model, load_model
 from icl_locate.studies.setting import check_shots
-from icl_locate.studies.sweep_result import SweepResult
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
 

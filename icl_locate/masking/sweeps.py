@@ -1,50 +1,40 @@
 """Sweep a context mask over start layers, conditions and seeds."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate._types import Segment
-from icl_locate.checks.arguments import check_seeds
+from icl_locate.checks.arguments import check_counts
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.grid import Engine, choose_engine, run_grid
 from icl_locate.engine.hooked import Cell, join_cells
-from icl_locate.errors import TaskError
+from icl_locate.errors import MaskError, TaskError
 from icl_locate.interventions.conditions import Condition
-from icl_locate.masking.plan import (
-    Plan,
-    Shown,
-    build_all,
-    check,
-    choose_conditions,
-)
+from icl_locate.masking.plan import Plan, Shown, build_all, check, choose_conditions
+from icl_locate.masking.result import SweepResult
 from icl_locate.masking.sia2024 import sia2024_bos
-from icl_locate.metrics import (
-    Metric,
-    TextScore,
-    is_known,
-    is_mean,
-    judged,
-    score_totals,
-)
+from icl_locate.metrics import Metric, TextScore, score_totals
 from icl_locate.metrics.base import check_columns
 from icl_locate.models.loading import check_model, load_model
 from icl_locate.prompts.template import Choice
-from icl_locate.studies.recipe import describe_model, prompts_digest
-from icl_locate.studies.setting import choose_metric, choose_n_queries
-from icl_locate.studies.sweep_result import SweepResult
-from icl_locate.tasks.loading import load_task
+from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
 
 @checked(
-    TaskError, model=anything, task=anything, conditions=anything, metric=anything, compat=anything
+    TaskError,
+    model=anything,
+    task=anything,
+    conditions=anything,
+    metric=anything,
+    compat=anything,
+    layers=anything,
 )
 def sweep(
     model: TransformerBridge | str | Path,
@@ -58,6 +48,7 @@ def sweep(
     choice: Choice | str | None = None,
     prepend_bos: bool | None = None,
     max_new_tokens: int = 50,
+    layers: int | Iterable[int] | None = None,
     scope: str = "from",
     compat: str | None = None,
     batch_size: int = 64,
@@ -88,6 +79,8 @@ def sweep(
         prepend_bos: whether prompts start with BOS; ``None`` follows the model's tokenizer (or
             ``compat``).
         max_new_tokens: length at which an answer ends if no stop string ended it before.
+        layers: the start layers that run, such as ``range(0, 33, 4)``; 0 and ``n_layers`` always
+            do. ``None`` means all.
         scope: where a mask that starts at a layer acts: "from" it on, "only" there, or in a
             "window:W" of layers from it on. With the last two the curve shows what each layer's
             reading of the context is worth (`layer_importance`), and `locate` refuses it.
@@ -109,106 +102,129 @@ def sweep(
     """
     if not isinstance(model, (str, Path)):
         check_model(model)
-    task = load_task(task)
-    n_queries = choose_n_queries(task, n_queries)
-    plan = Plan(
-        model=model,
-        task=task,
-        conditions=choose_conditions(task, n_shots, conditions),
-        metric=choose_metric(task, metric, n_queries),
-        n_shots=n_shots,
+    setting = Setting.of(
+        task,
+        metric=metric,
         n_queries=n_queries,
-        seeds=check_seeds(seeds, error=TaskError),
-        choice=choice or task.choice,
+        seeds=seeds,
+        n_shots=n_shots,
+        choice=choice,
         prepend_bos=prepend_bos,
         max_new_tokens=max_new_tokens,
+    )
+    plan = Plan(
+        model=model,
+        setting=setting,
+        conditions=choose_conditions(setting.task, n_shots, conditions),
+        layers=None
+        if layers is None
+        else frozenset(check_counts("layers", layers, least=0, error=MaskError)),
         scope=scope,
         compat=compat,
     )
     check(plan, engine)
+    plan = _with_model(plan)
+    runs = _Runs(plan, choose_engine(plan.model, engine), batch_size, token_budget)
+    return runs.result(progress=progress)
+
+
+def _check_layers(layers: int | Iterable[int]) -> frozenset[int]:
+    return frozenset(check_counts("layers", layers, least=0, error=MaskError))
+
+
+def _with_model(plan: Plan) -> Plan:
+    """The plan with its model loaded, and what that decides."""
+    model, setting = plan.model, plan.setting
     if isinstance(model, (str, Path)):
         model = load_model(model)
-        plan = replace(plan, model=model)
     if plan.compat is not None:
-        bos = sia2024_bos(str(model.cfg.architecture), prepend_bos)
-        plan = replace(plan, prepend_bos=bos)
-    prompts = build_all(plan)
-    chosen = choose_engine(model, engine)
-    options = {"batch_size": batch_size, "token_budget": token_budget}
-    grid: dict[tuple[str, int, int], Cell] = {}
-    total = len(plan.conditions) * len(plan.layers) * len(plan.seeds)
-    with tqdm(total=total, unit="cell", desc=task.name, disable=not progress) as bar:
-        for (group, seed), shown in prompts.items():
-            conditions_shown = [c for c in plan.conditions if plan.group(c) == group]
-            cells = _run(plan, shown, conditions_shown, bar.update, engine=chosen, **options)
-            places = [(c.name, layer, seed) for c in conditions_shown for layer in plan.layers]
-            grid |= dict(zip(places, cells, strict=True))
-    return _collect(plan, grid, prompts, chosen)
+        bos = sia2024_bos(str(model.cfg.architecture), setting.prepend_bos)
+        setting = replace(setting, prepend_bos=bos)
+    return replace(plan, model=model, setting=setting)
 
 
-def _run(
-    plan: Plan,
-    shown: Shown,
-    conditions: Sequence[Condition],
-    on_progress: Callable[[int], object],
-    **options: Any,
-) -> list[Cell]:
-    """The cells of the conditions that have some prompts in common, layer by layer."""
-    cells: list[tuple[list[int], list[Cell]]] = []
-    parts = shown.parts()
-    for number, (n_hidden_generated, items, prompts) in enumerate(parts, start=1):
-        found = run_grid(
-            plan.model,
-            prompts,
-            [mask for c in conditions for mask in plan.masks(c, n_hidden_generated)],
-            plan.metric,
-            max_new_tokens=plan.max_new_tokens,
-            on_progress=on_progress if number == len(parts) else lambda _: None,
-            **options,
-        )
-        cells.append((items, found))
-    return join_cells(cells)
+@dataclass
+class _Runs:
+    """The runs of a plan."""
+
+    plan: Plan
+    engine: Literal["shared", "hooks"]
+    batch_size: int
+    token_budget: int | None
+
+    def result(self, *, progress: bool) -> SweepResult:
+        """Run everything, group by group."""
+        plan, setting = self.plan, self.plan.setting
+        shown = build_all(plan)
+        recipe = setting.recipe(plan.model, [some.prompts for some in shown.values()])
+        grid: dict[tuple[str, int, int], Cell] = {}
+        total = len(plan.conditions) * len(plan.starts) * len(setting.seeds)
+        with tqdm(total=total, unit="cell", desc=setting.task.name, disable=not progress) as bar:
+            for (group, seed), some in shown.items():
+                conditions = [c for c in plan.conditions if plan.group(c) == group]
+                cells = self._run(some, conditions, bar.update)
+                places = [(c.name, start, seed) for c in conditions for start in plan.starts]
+                grid |= dict(zip(places, cells, strict=True))
+        more = {**_describe(plan), "engine": self.engine, **setting.outcome()}
+        return _collect(plan, grid, recipe | more)
+
+    def _run(
+        self, shown: Shown, conditions: Sequence[Condition], on_progress: Callable[[int], object]
+    ) -> list[Cell]:
+        """The cells of the conditions that have some prompts in common, layer by layer."""
+        plan, cells = self.plan, list[tuple[list[int], list[Cell]]]()
+        parts = shown.parts()
+        for number, (n_hidden_generated, items, prompts) in enumerate(parts, start=1):
+            found = run_grid(
+                plan.model,
+                prompts,
+                [one for c in conditions for one in plan.masks(c, n_hidden_generated)],
+                plan.setting.metric,
+                engine=self.engine,
+                max_new_tokens=plan.setting.max_new_tokens,
+                batch_size=self.batch_size,
+                token_budget=self.token_budget,
+                on_progress=on_progress if number == len(parts) else lambda _: None,
+            )
+            cells.append((items, found))
+        return join_cells(cells)
 
 
 def _collect(
-    plan: Plan,
-    grid: dict[tuple[str, int, int], Cell],
-    prompts: dict[tuple[str, int], Shown],
-    engine: str,
+    plan: Plan, grid: dict[tuple[str, int, int], Cell], provenance: dict[str, Any]
 ) -> SweepResult:
-    layers = plan.layers
+    setting, starts, seeds = plan.setting, plan.starts, plan.setting.seeds
 
     def table(value: Callable[[Cell], Any]) -> list[list[list[Any]]]:
         return [
-            [[value(grid[condition.name, layer, seed]) for seed in plan.seeds] for layer in layers]
+            [
+                [value(grid[condition.name, start, seed]) for seed in setting.seeds]
+                for start in starts
+            ]
             for condition in plan.conditions
         ]
 
-    check_columns(plan.metric, [cell.statistics for cell in grid.values()])
+    check_columns(setting.metric, [cell.statistics for cell in grid.values()])
     statistics = np.array(table(lambda cell: cell.statistics))
     return SweepResult(
         conditions=tuple(condition.name for condition in plan.conditions),
-        layers=layers,
-        seeds=plan.seeds,
+        layers=starts,
+        seeds=seeds,
         statistics=torch.from_numpy(statistics),
-        item_scores=torch.from_numpy(score_totals(plan.metric, statistics)),
-        scores=torch.from_numpy(score_totals(plan.metric, statistics.sum(axis=-2))),
+        item_scores=torch.from_numpy(score_totals(setting.metric, statistics)),
+        scores=torch.from_numpy(score_totals(setting.metric, statistics.sum(axis=-2))),
         texts=table(lambda cell: cell.texts),
-        sources=tuple(example.source for example in plan.task.test[: plan.n_queries]),
-        targets=tuple(example.target for example in plan.task.test[: plan.n_queries]),
-        metric=plan.metric.name,
-        provenance=_provenance(plan, prompts) | {"engine": engine},
-        custom_metric=None if is_known(plan.metric.name) else plan.metric,
+        sources=tuple(example.source for example in setting.queries),
+        targets=tuple(example.target for example in setting.queries),
+        metric=setting.metric.name,
+        provenance=provenance,
+        custom_metric=setting.custom_metric,
     )
 
 
-def _provenance(plan: Plan, shown: dict[tuple[str, int], Shown]) -> dict[str, Any]:
-    prompts = [some.prompts for some in shown.values()]
+def _describe(plan: Plan) -> dict[str, Any]:
+    """What a sweep's recipe says beside its setting's."""
     return {
-        **describe_model(plan.model),
-        "task": plan.task.name,
-        "template": asdict(plan.task.template),
-        "bare_template": asdict(plan.task.template_for(instruction=False)),
         "conditions": [
             {
                 "name": c.name,
@@ -221,14 +237,4 @@ def _provenance(plan: Plan, shown: dict[tuple[str, int], Shown]) -> dict[str, An
         ],
         "scope": plan.scope,
         "compat": plan.compat,
-        "n_shots": plan.n_shots,
-        "n_queries": plan.n_queries,
-        "seeds": list(plan.seeds),
-        "choice": plan.choice,
-        "bos": any(bool((p.segments == Segment.BOS).any()) for p in prompts),
-        "max_new_tokens": plan.max_new_tokens,
-        "signature": plan.metric.signature,
-        **judged(plan.metric),
-        "metric_is_mean": is_mean(plan.metric),
-        "prompts_sha256": prompts_digest(prompts),
     }

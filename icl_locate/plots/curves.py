@@ -7,10 +7,10 @@ import plotly.graph_objects as go
 from icl_locate.checks.arguments import refuse
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
+from icl_locate.masking.location import Location, locate
 from icl_locate.masking.published import ReferenceCurve
+from icl_locate.masking.result import SweepResult
 from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption, band, count_axis
-from icl_locate.studies.location import Location, locate
-from icl_locate.studies.sweep_result import SweepResult
 
 
 @checked(ResultError)
@@ -125,7 +125,7 @@ def _legend(location: Location) -> str:
     if location.layer is None:
         return f"{location.condition}: no effect"
     interval = "" if location.interval is None else " [{}, {}]".format(*location.interval)
-    return f"{location.condition}: {location.layer}{interval}"
+    return f"{location.condition}: {location.label}{interval}"
 
 
 def _reference(curve: ReferenceCurve, conditions: Sequence[str], n_layers: int) -> go.Scatter:
@@ -160,7 +160,7 @@ def _heights(locations: Sequence[Location]) -> dict[int, float]:
         if location.layer is None:
             continue
         low, high = location.interval or (location.layer, location.layer)
-        y = float(location.scores[location.layer])
+        y = location.height
         near = [k for k, span in spans.items() if span[0] - 0.5 < high and low < span[1] + 0.5]
         while any(abs(y - found[k]) < 0.99 * step for k in near):
             y = min(found[k] for k in near if found[k] > y - 0.99 * step) + step

@@ -10,10 +10,10 @@ from torch import Tensor
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.masking.importance import LayerImportance, layer_importance
+from icl_locate.masking.location import locate
+from icl_locate.masking.result import SweepResult
 from icl_locate.plots.curves import recipe
 from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption, band, count_axis
-from icl_locate.studies.location import locate
-from icl_locate.studies.sweep_result import SweepResult
 
 
 @checked(ResultError)
@@ -29,7 +29,7 @@ def importance_curves(
     figure = go.Figure()
     for i, found in enumerate(importances):
         colour, dash = PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)]
-        layers, (low, high) = list(range(len(found.loss))), found.interval.tolist()
+        layers, (low, high) = list(found.layers), found.interval.tolist()
         figure.add_trace(band(layers, low, high, colour, found.condition))
         figure.add_scatter(
             x=layers,
@@ -85,7 +85,7 @@ def shots_curves(results: Mapping[int, SweepResult], condition: str | None = Non
         found = locate(result)[result.conditions.index(condition)]
         colour, dash = PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)]
         layers, (low, high) = list(result.layers), found.score_interval.tolist()
-        layer = "no effect" if found.layer is None else f"layer {found.layer}"
+        layer = "no effect" if found.layer is None else f"layer {found.label}"
         if found.interval is not None:
             layer += f" [{found.interval[0]}, {found.interval[1]}]"
         figure.add_trace(band(layers, low, high, colour, str(n_shots)))

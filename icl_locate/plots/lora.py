@@ -5,8 +5,8 @@ import plotly.graph_objects as go
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.lora import LoraResult
+from icl_locate.masking.result import SweepResult
 from icl_locate.plots.frame import METRIC_TITLES, PALETTE, add_caption, band, count_axis
-from icl_locate.studies.sweep_result import SweepResult
 
 
 @checked(ResultError)

@@ -17,17 +17,24 @@ class Saved:
     Args:
         form: what its files are called, such as "icl_locate.SweepResult/2".
         tensors, labels: the fields that are tensors, and the other ones that are saved.
+        later: tensors that files of earlier versions lack; their fields' defaults stand then.
     """
 
     _form: ClassVar[str]
     _tensors: ClassVar[tuple[str, ...]]
     _labels: ClassVar[tuple[str, ...]]
+    _later: ClassVar[tuple[str, ...]]
 
     def __init_subclass__(
-        cls, *, form: str, tensors: tuple[str, ...], labels: tuple[str, ...]
+        cls,
+        *,
+        form: str,
+        tensors: tuple[str, ...],
+        labels: tuple[str, ...],
+        later: tuple[str, ...] = (),
     ) -> None:
         super().__init_subclass__()
-        cls._form, cls._tensors, cls._labels = form, tensors, labels
+        cls._form, cls._tensors, cls._labels, cls._later = form, tensors, labels, later
 
     def save(self, path: str | Path) -> Path:
         """Write ``path`` (.safetensors), in place of the last one at once; no pickle.
@@ -35,7 +42,8 @@ class Saved:
         Raises:
             ResultError: if it cannot be written; the last file is then as it was.
         """
-        tensors = {name: getattr(self, name) for name in self._tensors}
+        known = [name for name in self._later if getattr(self, name) is not None]
+        tensors = {name: getattr(self, name) for name in (*self._tensors, *known)}
         rest = {name: _plain(getattr(self, name)) for name in self._labels}
         return save_tensors(path, self._form, tensors, rest)
 
@@ -47,7 +55,8 @@ class Saved:
             ResultError: if the file is missing, damaged, or not of this format.
         """
         tensors, rest = load_tensors(path, cls._form, cls._tensors, cls._labels)
-        fields: dict[str, Any] = {name: tensors[name] for name in cls._tensors}
+        known = [name for name in cls._later if name in tensors]
+        fields: dict[str, Any] = {name: tensors[name] for name in (*cls._tensors, *known)}
         return made_of(cls, fields | {name: rest[name] for name in cls._labels})
 
 

@@ -10,10 +10,10 @@ from icl_locate import plots
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.masking.importance import LayerImportance
+from icl_locate.masking.location import Location, locate
+from icl_locate.masking.result import SweepResult
 from icl_locate.plots.frame import to_html
 from icl_locate.report.page import align_table, html_table, write_page
-from icl_locate.studies.location import Location, locate
-from icl_locate.studies.sweep_result import SweepResult
 
 _HEADERS = ("hidden", "recognised by layer", "interval", "floor", "ceiling", "largest jump at")
 
@@ -50,7 +50,7 @@ def location_rows(locations: Sequence[Location]) -> list[tuple[str, ...]]:
     return [
         (
             location.condition,
-            "no effect" if location.layer is None else str(location.layer),
+            location.label,
             "" if location.interval is None else f"{location.interval[0]}-{location.interval[1]}",
             f"{location.floor:.3g}",
             f"{location.ceiling:.3g}",
@@ -69,9 +69,8 @@ def importance_table(importances: Sequence[LayerImportance]) -> str:
     """The layers whose masking alone costs beyond doubt, for a terminal."""
     lines = [f"masked alone, a layer costs beyond doubt ({importances[0].confidence:.0%}):"]
     for found in importances:
-        losses = [f"{layer} ({float(found.loss[layer]):.3g})" for layer in found.critical] or [
-            "none"
-        ]
+        lost = dict(zip(found.layers, found.loss.tolist(), strict=True))
+        losses = [f"{layer} ({lost[layer]:.3g})" for layer in found.critical] or ["none"]
         lines.append(f"{found.condition} (ceiling {found.ceiling:.3g}): {', '.join(losses)}")
     return "\n".join(lines)
 

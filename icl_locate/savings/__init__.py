@@ -6,7 +6,8 @@ beside exact operations, cache sizes, and what a run takes that really drops the
 
 from icl_locate.models.costs import ModelCosts
 from icl_locate.savings.estimate import Savings, estimate_savings, paper_share
-from icl_locate.savings.measure import MeasuredSavings, measure_savings
+from icl_locate.savings.measure import measure_savings
+from icl_locate.savings.result import MeasuredSavings
 
 __all__ = [
     "MeasuredSavings",

@@ -32,9 +32,13 @@ def percentile_interval(
     samples: Float[ndarray, "resample *cell"], confidence: float, n_items: int
 ) -> Float[ndarray, "bound *cell"]:
     """The percentiles of resamples: row 0 low, row 1 high; NaN if one item left nothing to draw."""
-    tails = (1 - confidence) / 2, (1 + confidence) / 2
-    found: ndarray = np.quantile(samples, tails, axis=0)
+    found: ndarray = np.quantile(samples, tails_of(confidence), axis=0)
     return found if n_items > 1 else np.full_like(found, np.nan)
+
+
+def tails_of(confidence: float) -> tuple[float, float]:
+    """The two percentiles, as shares, between which an interval of a confidence lies."""
+    return (1 - confidence) / 2, (1 + confidence) / 2
 
 
 def _draw_counts(

@@ -1,26 +1,187 @@
-"""What an experiment is asked for: its task, shots, queries and metric, checked in one place."""
+"""What an experiment is asked for: task, shots, queries, seeds and metric, checked in one place."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
-from icl_locate.checks.arguments import check_counts
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate._types import Segment
+from icl_locate.checks.arguments import check_counts, check_seeds
+from icl_locate.engine.decoding import check_generation
 from icl_locate.errors import TaskError
-from icl_locate.metrics import LabelAccuracy, Metric, PassRate, TextScore, get_metric
+from icl_locate.metrics import (
+    LabelAccuracy,
+    Metric,
+    PassRate,
+    TextScore,
+    get_metric,
+    is_known,
+    is_mean,
+    judged,
+)
+from icl_locate.prompts.template import Choice, Example
+from icl_locate.prompts.tokens import Prompts
+from icl_locate.studies.recipe import describe_model, prompts_digest
+from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
 
 DEFAULT_QUERIES = 64
 
 
-def choose_n_queries(task: Task, n_queries: int | None) -> int:
-    """How many of a task's queries are answered: as many as asked for, else 64 or all there are."""
-    return min(DEFAULT_QUERIES, len(task.test)) if n_queries is None else n_queries
+@dataclass(frozen=True)
+class Setting:
+    """What an experiment runs on: a task's queries, how they are prompted, and how answers count.
 
+    Public functions take these as keywords and make a Setting of them before anything runs: here
+    they are checked, here prompts are built, and here a result's recipe comes from.
 
-def choose_metric(task: Task, metric: str | Metric | TextScore | None, n_queries: int) -> Metric:
-    """The metric that a task's first queries are scored with.
-
-    Raises:
-        TaskError: if it is unknown, or runs programs without being asked for by name.
+    Attributes:
+        task: what is asked.
+        metric: what an answer is worth; bound to the task's queries where it asks for that.
+        n_queries: the first so many queries of ``task.test``, the same for every seed.
+        seeds: each draws other examples for the same queries.
+        n_shots: examples in a prompt.
+        choice: how they are drawn.
+        prepend_bos: whether prompts start with BOS; ``None`` follows the model's tokenizer.
+        max_new_tokens: length at which a generated answer ends.
     """
+
+    task: Task
+    metric: Metric
+    n_queries: int
+    seeds: tuple[int, ...] = (0,)
+    n_shots: int = 5
+    choice: Choice | str = "random"
+    prepend_bos: bool | None = None
+    max_new_tokens: int = 50
+
+    @classmethod
+    def of(
+        cls,
+        task: Task | str | Path,
+        *,
+        metric: str | Metric | TextScore | None = None,
+        n_queries: int | None = None,
+        seeds: int | Iterable[int] = 0,
+        n_shots: int = 5,
+        choice: Choice | str | None = None,
+        prepend_bos: bool | None = None,
+        max_new_tokens: int = 50,
+        most_queries: int = DEFAULT_QUERIES,
+    ) -> "Setting":
+        """A setting from what a user gave; nothing heavy is loaded.
+
+        Args:
+            task: a task, or what `load_task` takes.
+            metric: a name, a `Metric` or a function of (answer, target); ``None``: the task's.
+            n_queries: ``None`` means ``most_queries``, or all that there are.
+            choice: ``None`` means the task's way.
+
+        Raises:
+            TaskError: too few queries, no seeds, an unknown metric, or one that runs programs
+                without being asked for by name.
+        """
+        task = load_task(task)
+        n_queries = choose_n_queries(task, n_queries, most_queries)
+        return cls(
+            task=task,
+            metric=_choose_metric(task, metric, task.queries(n_queries)),
+            n_queries=n_queries,
+            seeds=check_seeds(seeds, error=TaskError),
+            n_shots=n_shots,
+            choice=choice or task.choice,
+            prepend_bos=prepend_bos,
+            max_new_tokens=max_new_tokens,
+        )
+
+    @property
+    def queries(self) -> tuple[Example, ...]:
+        """The queries that are answered."""
+        return self.task.queries(self.n_queries)
+
+    @property
+    def custom_metric(self) -> Metric | None:
+        """The metric itself where its name is not enough to have it again."""
+        return None if is_known(self.metric.name) else self.metric
+
+    def prompts(
+        self,
+        model: TransformerBridge,
+        seed: int,
+        *,
+        instruction: bool | None = None,
+        queries: Sequence[Example] | None = None,
+    ) -> Prompts:
+        """The prompts of a seed.
+
+        Args:
+            instruction: whether they hold the task's instruction; ``None``: if it has one.
+            queries: others than the setting's own, to learn from or to measure means on.
+
+        Raises:
+            PromptError: as `Task.build` does; if the answers to the setting's own queries find
+                no room in the model's context, or none could equal its target.
+        """
+        if instruction is None:
+            instruction = self.task.template.instruction is not None
+        prompts = self.task.build(
+            model,
+            n_queries=self.n_queries,
+            n_shots=self.n_shots,
+            instruction=instruction,
+            seed=seed,
+            choice=str(self.choice),
+            prepend_bos=self.prepend_bos,
+            queries=queries,
+        )
+        if queries is None:
+            check_generation(model, prompts, self.metric, self.max_new_tokens)
+        return prompts
+
+    def recipe(self, model: TransformerBridge, prompts: Iterable[Prompts]) -> dict[str, Any]:
+        """Where the numbers come from, complete before anything runs.
+
+        Args:
+            prompts: all that will run.
+        """
+        shown = list(prompts)
+        return {
+            **describe_model(model),
+            **self.asked(),
+            "bos": any(bool((some.segments == Segment.BOS).any()) for some in shown),
+            "prompts_sha256": prompts_digest(shown),
+        }
+
+    def asked(self) -> dict[str, Any]:
+        """The recipe without the model and its prompts."""
+        return {
+            "task": self.task.name,
+            "template": asdict(self.task.template),
+            "bare_template": asdict(self.task.template_for(instruction=False)),
+            "n_shots": self.n_shots,
+            "n_queries": self.n_queries,
+            "seeds": list(self.seeds),
+            "choice": str(self.choice),
+            "max_new_tokens": self.max_new_tokens,
+            "signature": self.metric.signature,
+            "metric_is_mean": is_mean(self.metric),
+        }
+
+    def outcome(self) -> dict[str, Any]:
+        """What is known of the metric only after a run: how programs were judged."""
+        return judged(self.metric)
+
+
+def choose_n_queries(task: Task, n_queries: int | None, most: int = DEFAULT_QUERIES) -> int:
+    """How many of a task's queries are answered: as many as asked for, else ``most`` or all."""
+    return min(most, len(task.test)) if n_queries is None else n_queries
+
+
+def _choose_metric(
+    task: Task, metric: str | Metric | TextScore | None, queries: Sequence[Example]
+) -> Metric:
     if metric is None and task.metric == PassRate().name:
         raise TaskError(
             f"the task {task.name!r} is scored by running the programs that the model writes: say "
@@ -29,7 +190,7 @@ def choose_metric(task: Task, metric: str | Metric | TextScore | None, n_queries
     chosen = get_metric(task.metric if metric is None else metric)
     _ = chosen.signature  # a tokeniser that is not to be had is refused before anything runs
     if isinstance(chosen, PassRate) and not chosen.checks:
-        return chosen.bound_to(task.queries(n_queries))
+        return chosen.bound_to(queries)
     if isinstance(chosen, LabelAccuracy) and not chosen.labels:
         return chosen.bound_to(task.train)
     return chosen

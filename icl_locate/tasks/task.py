@@ -5,9 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from icl_locate._types import Segment
-from icl_locate.checks.arguments import check_type
+from icl_locate.checks.arguments import LAST_SEED, check_type
 from icl_locate.checks.reprs import short_repr
-from icl_locate.checks.signatures import anything, check_fields, checked
+from icl_locate.checks.signatures import anything, check_fields, checked, whole
 from icl_locate.errors import TaskError
 from icl_locate.prompts.template import Choice, Example, PromptTemplate
 
@@ -82,7 +82,7 @@ class Task:
             prompts=prompts,
         )
 
-    @checked(TaskError, model=anything)
+    @checked(TaskError, model=anything, seed=whole(-LAST_SEED, LAST_SEED))
     def build(
         self,
         model: "TokenizedModel",

@@ -2,23 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_locate.checks.arguments import check_counts, check_seeds, check_text
-from icl_locate.checks.contents import (
-    check_names,
-    check_recipe,
-    check_table,
-    check_texts,
-    settle,
-)
+from icl_locate.checks.arguments import check_counts, check_seeds
+from icl_locate.checks.contents import check_names, check_table, check_texts, settle
 from icl_locate.checks.reprs import short_repr
+from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
-from icl_locate.metrics import Metric, check_statistics, find_scorer
-from icl_locate.records.saved import Saved
+from icl_locate.metrics import Metric
+from icl_locate.studies.result import Measured
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +24,8 @@ if TYPE_CHECKING:
 @short_repr("model", "task", "metric", "conditions", "seeds", "scores")
 @dataclass(frozen=True)
 class SweepResult(
-    Saved,
+    Measured,
+    axes={"condition": "conditions", "layer": "layers", "seed": "seeds"},
     form="icl_locate.SweepResult/2",
     tensors=("statistics", "item_scores", "scores"),
     labels=("conditions", "layers", "seeds", "sources", "targets", "metric", "texts", "provenance"),
@@ -38,7 +35,7 @@ class SweepResult(
     Layer ``l`` hides the context from layer ``l`` on; the last, ``n_layers``, hides nothing.
 
     Attributes:
-        conditions, layers, seeds: the axes' labels.
+        conditions, layers, seeds: the axes' labels; layers are the start layers that ran.
         statistics: each item's sufficient statistics of the metric; they add up over items.
         item_scores: the metric of each item on its own.
         scores: the metric over all items.
@@ -71,21 +68,17 @@ class SweepResult(
             seeds=check_seeds(self.seeds, error=ResultError),
             sources=check_names("sources", self.sources),
             targets=check_names("targets", self.targets),
-            metric=check_text("metric", self.metric, error=ResultError),
-            provenance=check_recipe(self.provenance),
         )
-        cells = len(self.conditions), len(self.layers), len(self.seeds)
-        items = (*cells, len(self.targets))
         if len(self.sources) != len(self.targets):
             raise ResultError(
                 f"there are {len(self.sources)} sources: expected {len(self.targets)}, as targets"
             )
-        check_table("scores", self.scores, cells)
+        self._check()
+        items = (*self._shape(), len(self.targets))
         check_table("item_scores", self.item_scores, items)
         check_table("statistics", self.statistics, (*items, None))
         if self.texts != []:
             check_texts("texts", self.texts, items)
-        check_statistics(self.statistics.numpy(), self.metric, self.custom_metric, self.provenance)
 
     @property
     def n_layers(self) -> int:
@@ -102,36 +95,40 @@ class SweepResult(
         """The score with the context hidden at every layer."""
         return self.scores[:, 0]
 
-    def scorer(self) -> Metric:
-        """The metric that turns summed statistics into scores.
-
-        Raises:
-            ResultError: for a custom metric after loading: what it computes is not in the file.
-        """
-        return find_scorer(self.metric, self.custom_metric, self.provenance)
-
     def to_xarray(self) -> "xr.Dataset":
-        """Scores, ceilings and floors as a labelled dataset over condition, layer and seed."""
-        import xarray as xr
+        """Scores, ceilings and floors over condition, layer and seed; items with their answers.
 
-        coordinates = {
-            "condition": list(self.conditions),
-            "layer": list(self.layers),
-            "seed": list(self.seeds),
-        }
-        axes = ("condition", "layer", "seed")
-        return xr.Dataset(
-            {
-                "score": (axes, self.scores.numpy()),
-                "item_score": ((*axes, "item"), self.item_scores.numpy()),
-                "ceiling": (("condition", "seed"), self.ceiling.numpy()),
-                "floor": (("condition", "seed"), self.floor.numpy()),
-            },
-            coords=coordinates,
-            attrs={"metric": self.metric, "signature": str(self.provenance.get("signature", ""))},
+        ``item_score`` and ``answer`` have the axis "item" too, whose coordinates are the queries'
+        sources and targets.
+        """
+        axes = ("condition", "layer", "seed", "item")
+        found = super().to_xarray()
+        found["item_score"] = axes, self.item_scores.numpy()
+        found["answer"] = axes, self._answers()
+        found["ceiling"] = ("condition", "seed"), self.ceiling.numpy()
+        found["floor"] = ("condition", "seed"), self.floor.numpy()
+        return found.assign_coords(
+            source=("item", list(self.sources)), target=("item", list(self.targets))
         )
 
-    def to_dataframe(self) -> "pd.DataFrame":
-        """One row a cell: condition, layer, seed, score."""
-        frame = self.to_xarray()["score"].to_dataframe().reset_index()
-        return frame[["condition", "layer", "seed", "score"]]
+    @checked(ResultError)
+    def to_dataframe(self, rows: Literal["answer", "cell"] = "answer") -> "pd.DataFrame":
+        """A table of the answers, or of the scores alone.
+
+        Args:
+            rows: "answer": one row an answer: condition, layer, seed, item, source, target, answer
+                (empty where the metric is a log-probability), item_score, and the score of its
+                cell. "cell": one row a cell: condition, layer, seed, score.
+        """
+        if rows == "cell":
+            return super().to_dataframe()
+        columns = ["source", "target", "answer", "item_score", "score"]
+        frame = self.to_xarray()[["item_score", "answer", "score"]].to_dataframe().reset_index()
+        return frame[["condition", "layer", "seed", "item", *columns]]
+
+    def _answers(self) -> Any:
+        """The texts as an array; empty where nothing was generated."""
+        shape = (*self._shape(), len(self.targets))
+        if not self.texts:
+            return np.full(shape, "", dtype=object)
+        return np.array(self.texts, dtype=object).reshape(shape)

@@ -5,6 +5,8 @@ context is hidden from layer ``l`` on. The task is recognised at the first layer
 stays at the threshold or above for good: a first crossing would not do, since real curves dip.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +19,8 @@ from icl_locate.checks.arguments import check_number
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked, number
 from icl_locate.errors import ResultError
-from icl_locate.studies.intervals import bootstrap_scores
-from icl_locate.studies.sweep_result import SweepResult
+from icl_locate.masking.result import SweepResult
+from icl_locate.studies.intervals import tails_of
 
 _TIE = 1e-9  # a recovery at the threshold counts, rounding aside
 
@@ -30,13 +32,18 @@ class Location:
 
     Attributes:
         condition: the condition.
+        layers: the start layers of the curves below.
         layer: the recognition layer: from here on the context is no longer needed; ``None`` if the
-            context has no effect to recover.
-        interval: its confidence interval, both ends included; ``None`` if there is no layer, or too
-            few items to resample.
+            context has no effect to recover. If not all start layers ran, the lowest of those that
+            did.
+        after: the start layer that ran before it, at which the context is still needed: the task is
+            recognised above it, by ``layer`` at the latest; ``None`` if there is no such layer.
+        interval: its confidence interval, both ends included, over all layers at which the task may
+            be recognised; ``None`` if there is no layer, or too few items to resample.
         ceiling, floor: the mean scores over seeds with nothing hidden, and all hidden.
         effect: ceiling minus floor with its confidence interval (low, high).
-        jump_layer: the layer ``l`` with the largest rise ``S(l) - S(l - 1)``; ``None`` if none.
+        jump_layer: the layer with the largest rise of ``S`` from the start layer that ran before
+            it; ``None`` if there is no effect.
         jump: that rise.
         scores: the curve ``S``, mean over seeds.
         score_interval: its pointwise confidence interval; row 0 low, row 1 high.
@@ -47,7 +54,9 @@ class Location:
     """
 
     condition: str
+    layers: tuple[int, ...]
     layer: int | None
+    after: int | None
     interval: tuple[int, int] | None
     ceiling: float
     floor: float
@@ -66,11 +75,26 @@ class Location:
         """Where recovery is at the threshold or above; nowhere if the context has no effect."""
         return self.recovery >= self.threshold - _TIE
 
+    @property
+    def label(self) -> str:
+        """The layer in a word: "4"; "5 to 8" if it is known no better; or "no effect"."""
+        if self.layer is None or self.after is None:
+            return "no effect"
+        first = self.after + 1
+        return str(self.layer) if first == self.layer else f"{first} to {self.layer}"
+
+    @property
+    def height(self) -> float:
+        """The score at the recognition layer; NaN if there is none."""
+        if self.layer is None:
+            return math.nan
+        return float(self.scores[self.layers.index(self.layer)])
+
     def __str__(self) -> str:
         if self.layer is None:
             return f"{self.condition}: no in-context effect"
         low_high = "" if self.interval is None else f" [{self.interval[0]}, {self.interval[1]}]"
-        return f"{self.condition}: recognised by layer {self.layer}{low_high}"
+        return f"{self.condition}: recognised by layer {self.label}{low_high}"
 
 
 @checked(ResultError, threshold=number(above=0, most=1))
@@ -103,10 +127,10 @@ def locate(
             f"this sweep's scope is {scope!r}: a recognition layer is found where masks act from a "
             "layer on; use layer_importance"
         )
-    resampled = bootstrap_curves(result, n_resamples, seed)
-    curves = result.scores.numpy().mean(axis=-1)
+    resampled = result.resampled(n_resamples, seed)
+    curves, layers = result.scores.numpy().mean(axis=-1), result.layers
     return [
-        _locate_one(name, curve, samples, threshold, confidence, len(result.targets) > 1)
+        _locate_one(name, layers, curve, samples, threshold, confidence, len(result.targets) > 1)
         for name, curve, samples in zip(
             result.conditions, curves, resampled.swapaxes(0, 1), strict=True
         )
@@ -122,17 +146,10 @@ def check_confidence(confidence: float) -> None:
     check_number("confidence", confidence, above=0, below=1, error=ResultError)
 
 
-def bootstrap_curves(
-    result: SweepResult, n_resamples: int, seed: int
-) -> Float[ndarray, "resample condition layer"]:
-    """Curves of resampled items and seeds, averaged over the resampled seeds."""
-    return bootstrap_scores(result.scorer(), result.statistics.numpy(), n_resamples, seed)
-
-
 def recognition_layer(
     curves: Float[ndarray, "*curve layer"], threshold: float
 ) -> Int[ndarray, "*curve"]:
-    """The first layer from which recovery stays at the threshold or above, up to the last layer.
+    """The place of the first layer from which recovery stays at the threshold or above for good.
 
     A curve whose ceiling is not above its floor recovers at the last layer only.
     """
@@ -147,29 +164,33 @@ def recognition_layer(
 
 def _locate_one(
     condition: str,
+    layers: Sequence[int],
     curve: Float[ndarray, "layer"],
     samples: Float[ndarray, "resample layer"],
     threshold: float,
     confidence: float,
     has_spread: bool,
 ) -> Location:
-    tails = (1 - confidence) / 2, (1 + confidence) / 2
+    tails = tails_of(confidence)
     difference = float(curve[-1] - curve[0])
     low, high = np.quantile(samples[:, -1] - samples[:, 0], tails)
     affected = difference > 0 and low > 0
+    place = int(recognition_layer(curve, threshold)) if affected else None
     interval = None
     if affected and has_spread:
         ends = np.quantile(recognition_layer(samples, threshold), tails, method="nearest")
-        interval = int(ends[0]), int(ends[1])
+        interval = layers[int(ends[0]) - 1] + 1, layers[int(ends[1])]
     rises = np.diff(curve)
     return Location(
         condition=condition,
-        layer=int(recognition_layer(curve, threshold)) if affected else None,
+        layers=tuple(layers),
+        layer=None if place is None else layers[place],
+        after=None if place is None else layers[place - 1],
         interval=interval,
         ceiling=float(curve[-1]),
         floor=float(curve[0]),
         effect=(difference, float(low), float(high)),
-        jump_layer=int(rises.argmax()) + 1 if affected else None,
+        jump_layer=layers[int(rises.argmax()) + 1] if affected else None,
         jump=float(rises.max()),
         scores=torch.from_numpy(curve),
         score_interval=torch.from_numpy(np.quantile(samples, tails, axis=0)),

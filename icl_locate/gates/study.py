@@ -1,0 +1,162 @@
+"""Which heads can go, and which are needed? Gates learnt on a task, and what they are worth."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from tqdm.auto import tqdm
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.checks.arguments import check_count
+from icl_locate.checks.signatures import anything, checked
+from icl_locate.engine.hooked import run_cell
+from icl_locate.errors import TaskError
+from icl_locate.gates.config import GateConfig
+from icl_locate.gates.result import GatesResult, closed_by, order_of
+from icl_locate.gates.train import GateState, learn
+from icl_locate.interventions.ablation import HeadAblation
+from icl_locate.metrics import Metric, Statistics, TextScore, score_totals
+from icl_locate.metrics.base import check_columns
+from icl_locate.prompts.tokens import Prompts
+from icl_locate.studies.recipe import prompts_digest
+from icl_locate.studies.setting import Setting
+from icl_locate.tasks.task import Task
+
+
+@checked(TaskError, metric=anything)
+def train_gates(
+    model: TransformerBridge,
+    task: Task,
+    config: GateConfig | None = None,
+    *,
+    n_shots: int = 5,
+    instruction: bool = False,
+    n_train: int = 200,
+    n_dev: int = 64,
+    n_queries: int | None = None,
+    metric: str | Metric | TextScore | None = None,
+    max_new_tokens: int = 50,
+    n_curve: int | None = None,
+    checkpoint: str | Path | None = None,
+    progress: bool = False,
+) -> GatesResult:
+    """Learn a gate for each head's output, with the model itself frozen.
+
+    The model is restored at the end, after an exception too; its weights never change.
+
+    Args:
+        config: how; ``None`` means the defaults of `GateConfig`.
+        n_shots, instruction: what the prompts hold: with context, or (0 and False) without.
+        n_train, n_dev: prompts to learn from and to stop by: the first ones of ``task.train``.
+        n_queries, metric, max_new_tokens: as in `sweep`, for the scores with heads closed.
+        n_curve: how many heads the pruning curve closes; ``None`` means all.
+        checkpoint: files to which the state is written after each epoch, and from which training
+            goes on if they are there; the result is the same as without an interruption.
+        progress: whether to show a progress bar over epochs.
+
+    Raises:
+        TaskError: too few examples or queries.
+        ResultError: if the checkpoint is of another model, task or configuration.
+        NumericalError: if the loss is not a number.
+        PromptError, ModelError: as `build_prompts` and `generate` do.
+    """
+    config = config or GateConfig()
+    setting = Setting.of(
+        task,
+        metric=metric,
+        n_queries=n_queries,
+        seeds=config.seed,
+        n_shots=n_shots,
+        max_new_tokens=max_new_tokens,
+    )
+    n_curve = _check_sizes(model, setting.task, n_train, n_dev, n_curve)
+    bank = setting.task.train
+    train, dev, test = (
+        setting.prompts(model, config.seed, instruction=instruction, queries=queries)
+        for queries in (bank[:n_train], bank[n_train:][:n_dev], None)
+    )
+    recipe = {
+        **setting.recipe(model, [test]),
+        **asdict(config),
+        "instruction": instruction,
+        "n_train": n_train,
+        "n_dev": n_dev,
+        "training_sha256": prompts_digest([train, dev]),
+    }
+    identity = {
+        **asdict(config),
+        "fingerprint": recipe["fingerprint"],
+        "prompts_sha256": recipe["training_sha256"],
+    }
+    state = learn(
+        model, train, dev, config, checkpoint=checkpoint, recipe=identity, progress=progress
+    )
+    sets = [frozenset(order_of(state.best_alpha)[:size]) for size in range(n_curve + 1)]
+    sets.append(closed_by(state.best_alpha))
+    table = _close(model, test, setting, sets, config.batch_size, progress)
+    return _collect(setting, config, state, table, recipe)
+
+
+def _collect(
+    setting: Setting,
+    config: GateConfig,
+    state: GateState,
+    table: Float[ndarray, "set item stat"],
+    recipe: dict[str, Any],
+) -> GatesResult:
+    scores = score_totals(setting.metric, table.sum(axis=-2)).tolist()
+    return GatesResult(
+        objective=str(config.objective),
+        alpha=state.best_alpha,
+        n_epochs=state.epoch,
+        whole=scores[0],
+        pruned=scores[-1],
+        curve=torch.tensor(scores[:-1]),
+        metric=setting.metric.name,
+        provenance={**recipe, "dev_objectives": state.history, **setting.outcome()},
+        statistics=torch.from_numpy(table[:-1]),
+        custom_metric=setting.custom_metric,
+    )
+
+
+def _check_sizes(
+    model: TransformerBridge, task: Task, n_train: int, n_dev: int, n_curve: int | None
+) -> int:
+    """How many heads the pruning curve closes."""
+    if n_train + n_dev > len(task.train):
+        raise TaskError(
+            f"n_train is {n_train}, n_dev {n_dev}: expected 1 or more of each, together at most "
+            f"the {len(task.train)} examples of {task.name!r}"
+        )
+    n_all = int(model.cfg.n_layers) * int(model.cfg.n_heads)
+    if n_curve is None:
+        return n_all
+    return check_count("n_curve", n_curve, least=0, most=n_all, error=TaskError)
+
+
+def _close(
+    model: TransformerBridge,
+    prompts: Prompts,
+    setting: Setting,
+    sets: Sequence[frozenset[tuple[int, int]]],
+    batch_size: int,
+    progress: bool,
+) -> Float[ndarray, "set item stat"]:
+    """The statistics of each item with the heads of each set at zero; equal sets run once."""
+    found: dict[frozenset[tuple[int, int]], Statistics] = {}
+    for heads in tqdm(dict.fromkeys(sets), unit="head", desc="closing", disable=not progress):
+        found[heads] = run_cell(
+            model,
+            prompts,
+            HeadAblation(heads) if heads else None,
+            setting.metric,
+            max_new_tokens=setting.max_new_tokens,
+            batch_size=batch_size,
+        ).statistics
+    check_columns(setting.metric, list(found.values()))
+    return np.stack([found[heads] for heads in sets])

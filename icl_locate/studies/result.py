@@ -1,0 +1,144 @@
+"""What every result has: statistics over named axes, what scores them, and their recipe."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy import ndarray
+from torch import Tensor
+
+from icl_locate.checks.arguments import check_text
+from icl_locate.checks.contents import check_recipe, check_table, settle
+from icl_locate.checks.signatures import checked
+from icl_locate.errors import ResultError
+from icl_locate.metrics import Metric, check_statistics, find_scorer
+from icl_locate.records.saved import Saved
+from icl_locate.studies.intervals import bootstrap_scores, percentile_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+
+class Measured(Saved, form="", tensors=(), labels=()):
+    """A result that knows its axes, its intervals and its recipe; a base of frozen dataclasses.
+
+    Subclasses name their axes, such as ``axes={"layer": "layers", "seed": "seeds"}``: an axis, and
+    the field that holds its labels. The axis "seed" stands last, if there is one. All have:
+
+    Attributes:
+        statistics: each item's sufficient statistics of the metric, ``[*axes, item, stat]``; they
+            add up over items. ``None`` where a file of an earlier version holds none.
+        scores: the metric over all items, ``[*axes]``.
+        metric: the metric's name; its signature stands in ``provenance``.
+        provenance: model, task, prompts' hash, versions, options.
+        custom_metric: the metric itself if it is none of the package's; not saved.
+    """
+
+    _axes: ClassVar[Mapping[str, str]]
+
+    statistics: Any
+    scores: Any
+    metric: str
+    provenance: Mapping[str, Any]
+    custom_metric: Metric | None
+
+    def __init_subclass__(cls, *, axes: Mapping[str, str], **files: Any) -> None:
+        super().__init_subclass__(**files)
+        cls._axes = axes
+
+    def _check(self) -> None:
+        """Refuse what does not fit the labels; called by subclasses when they are made."""
+        settle(
+            self,
+            metric=check_text("metric", self.metric, error=ResultError),
+            provenance=check_recipe(self.provenance),
+        )
+        cells = self._shape()
+        check_table("scores", self.scores, cells)
+        if self.statistics is not None:
+            check_table("statistics", self.statistics, (*self._shape_of_statistics(), None, None))
+            check_statistics(
+                self.statistics.numpy(), self.metric, self.custom_metric, self.provenance
+            )
+
+    def _shape(self) -> tuple[int, ...]:
+        """How many cells there are along each axis."""
+        return tuple(len(getattr(self, labels)) for labels in self._axes.values())
+
+    def _shape_of_statistics(self) -> tuple[int, ...]:
+        """The same of the statistics, for results that keep more cells than they score."""
+        return self._shape()
+
+    @property
+    def axes(self) -> dict[str, list[Any]]:
+        """The axes of ``scores``, in their order, with their labels."""
+        return {axis: self._names(axis) for axis in self._axes}
+
+    @property
+    def n_items(self) -> int:
+        """Queries that every cell answered."""
+        return int(self._known_statistics().shape[-2])
+
+    def scorer(self) -> Metric:
+        """The metric that turns summed statistics into scores.
+
+        Raises:
+            ResultError: for a custom metric after loading: what it computes is not in the file.
+        """
+        return find_scorer(self.metric, self.custom_metric, self.provenance)
+
+    @checked(ResultError)
+    def score_interval(
+        self, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
+    ) -> Float[Tensor, "bound *cell"]:
+        """Of each cell's score, the mean over seeds; row 0 low, row 1 high; NaN for a single item.
+
+        By paired bootstrap over items and seeds.
+
+        Raises:
+            ResultError: if the confidence is out of range, or the metric is not known here.
+        """
+        return torch.from_numpy(self.interval_of(self.resampled(n_resamples, seed), confidence))
+
+    def resampled(self, n_resamples: int, seed: int) -> Float[ndarray, "resample *cell"]:
+        """Scores of resampled items and seeds, averaged over the resampled seeds."""
+        table = self._known_statistics().numpy()
+        if "seed" not in self._axes:
+            table = np.expand_dims(table, -3)
+        return bootstrap_scores(self.scorer(), table, n_resamples, seed)
+
+    def interval_of(
+        self, samples: Float[ndarray, "resample *cell"], confidence: float
+    ) -> Float[ndarray, "bound *cell"]:
+        """The interval of what was made of resamples."""
+        return percentile_interval(samples, confidence, self.n_items)
+
+    def to_xarray(self) -> "xr.Dataset":
+        """The scores as a labelled dataset over the axes."""
+        import xarray as xr
+
+        return xr.Dataset(
+            {"score": (tuple(self._axes), self.scores.numpy())},
+            coords=self.axes,
+            attrs={"metric": self.metric, "signature": str(self.provenance.get("signature", ""))},
+        )
+
+    def to_dataframe(self) -> "pd.DataFrame":
+        """One row a cell: its labels and its score."""
+        frame = self.to_xarray()["score"].to_dataframe().reset_index()
+        return frame[[*self._axes, "score"]]
+
+    def _names(self, axis: str) -> list[Any]:
+        """An axis's labels, as tables show them."""
+        return list(getattr(self, self._axes[axis]))
+
+    def _known_statistics(self) -> Tensor:
+        if not isinstance(self.statistics, Tensor):
+            raise ResultError(
+                "this file of an earlier version holds no statistics of single items: there is no "
+                "interval; run again to have one"
+            )
+        return self.statistics
