@@ -85,6 +85,15 @@ def test_ctrl_c_while_modules_are_loaded_and_while_it_runs(tmp_path):
     assert not (tmp_path / "demo").exists(), "nothing is left behind"
 
 
+def test_words_are_ready_before_anything_else_is_loaded():
+    """What the commands need, the parser above all, comes when Ctrl-C is already in good hands."""
+    code = "import sys, icl_locate.__main__; print({'tyro', 'numpy', 'torch'} & {*sys.modules})"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout == "set()\n"
+
+
 def test_ctrl_c_within_code_that_is_text(tmp_path):
     """CPython remembers such an interrupt, and would end a module by the signal."""
     (tmp_path / "module.py").write_text(

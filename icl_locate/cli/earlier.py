@@ -6,6 +6,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from icl_locate.cli.options import Replacing
 from icl_locate.errors import IclLocateError, ResultError
 from icl_locate.records.sealed import read_rest
 
@@ -27,13 +28,14 @@ def check_earlier(config: Any, *paths: Path, model: Any = None) -> None:
     Raises:
         IclLocateError: naming what differs.
     """
-    if getattr(config, "overwrite", False):
+    replaces = isinstance(config, Replacing)
+    if replaces and config.overwrite:
         return
     for path in paths:
         if path.exists():
             differs = _differences(config, path, model)
             if differs:
-                way = ", or add --overwrite to replace it" * hasattr(config, "overwrite")
+                way = ", or add --overwrite to replace it" * replaces
                 raise IclLocateError(
                     f"{path} is in the way, {differs}: choose another --output{way}"
                 )
