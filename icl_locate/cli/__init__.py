@@ -1,4 +1,4 @@
-"""The command line, ``icl-locate``: `command` holds the table of the commands, one file each.
+"""The command line, ``icl-locate``: one file a command; `command` holds the table of them.
 
 Nothing is loaded here before it is asked for, so that Ctrl-C is said in words from the start.
 """

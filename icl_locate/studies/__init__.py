@@ -1,1 +1,1 @@
-"""What every experiment shares: its recipe, its intervals, the location of a layer."""
+"""What every experiment shares: its setting, its recipe, its intervals, and its result."""
