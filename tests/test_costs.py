@@ -77,6 +77,9 @@ def test_an_estimate_of_scores_is_a_profilers_count(family, engine):
     model = boot(family)
     found = estimated(model, engine, 0)
     assert found.operations == operations(model, engine, "log_prob", 1)
+    some = estimated(model, engine, 0, layers=[1])
+    assert some.operations == operations(model, engine, "log_prob", 1, layers=[1])
+    assert (some.n_cells, found.n_cells) == (3 * len(CONDITIONS), 4 * len(CONDITIONS))
 
 
 @pytest.mark.parametrize("engine", ["shared", "hooks"])

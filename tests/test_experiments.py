@@ -286,6 +286,11 @@ def test_conditions_from_a_file_shots_and_scopes_on_the_command_line(tmp_path, c
     assert [r.conditions for r in results] == [("instruction alone", "bare")] * 2
     assert [r.provenance["n_shots"] for r in results] == [1, 2]
     capsys.readouterr()
+    some = f"sweep {common} --output {tmp_path / 'some'} --n-shots 1 --layers 1"
+    assert main([*some.split(), "--dry-run"]) == 0
+    assert "18 cells" in capsys.readouterr().out, "six conditions, from layers 0, 1 and 3"
+    assert main(some.split()) == 0
+    assert icl.SweepResult.load(tmp_path / "some" / "result").layers == (0, 1, tiny.N_LAYERS)
     only = f"sweep {common} --output {output} --scope only --n-shots 1 --metric log_prob"
     assert main(only.split()) == 0
     assert "masked alone, a layer costs beyond doubt" in capsys.readouterr().out

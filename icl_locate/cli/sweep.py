@@ -48,6 +48,10 @@ class SweepConfig(
     """Conditions of your own: a TOML file of tables [[condition]] with name, hide (a list of
     segments) and optionally instruction and keep_self."""
 
+    layers: tuple[int, ...] = ()
+    """Start layers that run, such as 0 8 16 24; 0 and the end of the model always do. Default: all
+    of them."""
+
     scope: str = "from"
     """Where a mask that starts at a layer acts: from (it on), only (there), or window:W."""
 
@@ -177,6 +181,7 @@ def _asked(config: SweepConfig, task: Any) -> dict[str, Any]:
         "choice": config.choice,
         "prepend_bos": config.prepend_bos,
         "max_new_tokens": 50 if config.max_new_tokens is None else config.max_new_tokens,
+        "layers": config.layers or None,
         "scope": config.scope,
         "compat": config.compat,
         "engine": config.engine,
@@ -249,6 +254,7 @@ def _announce(config: SweepConfig, task: Any, asked: dict[str, Any], shots: list
             n_seeds=len(config.seeds),
             max_new_tokens=length,
             generates=generates(metric),
+            layers=asked["layers"],
             scope=config.scope,
             engine=config.engine,
             choice=config.choice or task.choice,

@@ -5,7 +5,7 @@ save, `icl_locate.savings.estimate` says.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,7 @@ from icl_locate.engine.shared_decoding import portions
 from icl_locate.engine.streams import Stream, plan_streams
 from icl_locate.errors import ModelError, PromptError, TaskError
 from icl_locate.interventions.conditions import Condition
-from icl_locate.interventions.layers import masked_layers
+from icl_locate.interventions.layers import as_starts, masked_layers
 from icl_locate.interventions.masks import Mask, resolve
 from icl_locate.models.costs import ModelCosts
 from icl_locate.models.loading import resolve_device
@@ -98,6 +98,7 @@ def estimate_sweep(
     n_seeds: int = 3,
     max_new_tokens: int = 50,
     generates: bool = True,
+    layers: Iterable[int] | None = None,
     scope: str = "from",
     engine: Engine | str = "auto",
     choice: Choice | str = "random",
@@ -114,15 +115,17 @@ def estimate_sweep(
         tokenizer: the model's.
         costs: the model's; of a mixture of experts with ``at_most=True``.
         generates: whether answers are generated, else targets are scored.
+        layers: the start layers that run, as for `sweep`.
 
     Raises:
-        PromptError: if a prompt does not fit the model's context, and what `Task.build` raises.
+        PromptError, MaskError: if a prompt or a start layer does not fit the model.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerBase):
         refuse("tokenizer", tokenizer, "a tokenizer of transformers", PromptError)
     if not conditions:
         refuse("conditions", conditions, "at least one Condition", TaskError)
     task.queries(n_queries)
+    starts = as_starts(layers, costs.n_layers)
     sample, n_new = min(n_queries, _SAMPLE), max_new_tokens if generates else 0
     model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=costs.n_ctx))
     options: dict[str, Any] = {"n_shots": n_shots, "choice": choice, "seed": 0, "prepend_bos": None}
@@ -131,7 +134,7 @@ def estimate_sweep(
     for instruction in forms:
         prompts = task.build(model, n_queries=sample, instruction=instruction, **options)
         same = [condition for condition in conditions if condition.instruction == instruction]
-        masks = _masks(same, scope, costs.n_layers)
+        masks = _masks(same, scope, starts)
         shared += _shared(costs, prompts, masks, n_new)
         hooked += _hooked(costs, prompts, masks, n_new)
         length += int(prompts.attention_mask.sum())
@@ -139,19 +142,16 @@ def estimate_sweep(
     return Estimate(
         n_prompts=n_each * len(forms),
         prompt_tokens=length / sample / len(forms),
-        n_cells=len(conditions) * (costs.n_layers + 1) * n_seeds,
+        n_cells=len(conditions) * len(starts) * n_seeds,
         token_layers=shared.token_layers * n_each / sample,
         hooked_token_layers=hooked.token_layers * n_each / sample,
         operations=chosen.operations * n_each / sample,
     )
 
 
-def _masks(conditions: Sequence[Condition], scope: str, n_layers: int) -> list[Mask]:
-    return [
-        condition.mask(masked_layers(scope, start, n_layers))
-        for condition in conditions
-        for start in range(n_layers + 1)
-    ]
+def _masks(conditions: Sequence[Condition], scope: str, starts: Sequence[int]) -> list[Mask]:
+    layers = [masked_layers(scope, start, starts[-1]) for start in starts]
+    return [condition.mask(some) for condition in conditions for some in layers]
 
 
 def _shared(costs: ModelCosts, prompts: Prompts, masks: Sequence[Mask], n_new: int) -> _Work:
