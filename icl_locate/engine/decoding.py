@@ -13,7 +13,8 @@ from icl_locate.checks.arguments import show
 from icl_locate.engine.forward import keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
 from icl_locate.interventions.base import Intervention
-from icl_locate.metrics import Metric, PassRate, generates
+from icl_locate.metrics import Metric, readout_of
+from icl_locate.metrics.base import compares_targets
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.encoding import read_ids, spaced_ids, spell
 from icl_locate.prompts.tokens import Prompts, check_prompts, check_tokenizer
@@ -223,7 +224,7 @@ def check_generation(
         PromptError: as `check_room` and `check_targets` do; if answers are text, and the model has
             no tokenizer; if they are token ids, and a target holds one that ends them.
     """
-    if not generates(metric):
+    if not readout_of(metric).generates:
         return
     check_room(model, prompts, max_new_tokens)
     stops = resolve_stops(prompts, None)
@@ -246,12 +247,12 @@ def check_generation(
 def check_targets(targets: Sequence[str], stops: Sequence[str], metric: Metric) -> None:
     """Refuse targets that no generated answer can equal, since answers end at a stop string.
 
-    Programs are not compared with their targets: those may hold what they like.
+    Where answers are not compared with them (programs are run) they may hold what they like.
 
     Raises:
         PromptError: naming the first such target.
     """
-    if isinstance(metric, PassRate):
+    if not compares_targets(metric):
         return
     for i, target in enumerate(targets):
         whole = target.strip()

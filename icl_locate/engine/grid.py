@@ -3,7 +3,7 @@
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -12,25 +12,17 @@ from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
 from icl_locate.engine.hooked import Cell, run_cell
-from icl_locate.engine.labels import score_labels_many
 from icl_locate.engine.progress import CellCount
+from icl_locate.engine.readout import Run, read_many
 from icl_locate.engine.scoring import append_targets, score_targets
 from icl_locate.engine.shared import can_drop, score_many
-from icl_locate.engine.shared_decoding import generate_many
 from icl_locate.engine.streams import NotSharedError, plan_streams
 from icl_locate.errors import ModelError, PromptError
 from icl_locate.hooks import find_route, hold
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.interventions.layers import from_layer
 from icl_locate.interventions.masks import ContextMask, Mask, resolve
-from icl_locate.metrics import (
-    LabelAccuracy,
-    Metric,
-    generates,
-    is_log_prob,
-    mean_statistics,
-)
-from icl_locate.metrics.base import item_statistics
+from icl_locate.metrics import Metric, readout_of
 from icl_locate.models.costs import ModelCosts
 from icl_locate.models.loading import check_model
 from icl_locate.prompts.tokens import Prompts
@@ -140,33 +132,21 @@ def run_grid(
             cells.append(cell)
             on_progress(1)
         return cells
-    generated, drop = max_new_tokens if generates(metric) else 0, can_drop(model)
-    cost = tokens_in_flight(model, prompts, masks, generated)
-    answers: list[list[str]] = [[] for _ in masks]
-    scores: list[list[float]] = [[] for _ in masks]
+    cost = tokens_in_flight(
+        model, prompts, masks, max_new_tokens if readout_of(metric).generates else 0
+    )
+    answers: list[list[Any]] = [[] for _ in masks]
     count = CellCount(on_progress, len(masks), len(prompts))
 
     def run(batch: Prompts) -> None:
-        tell = count.during(len(batch))
-        if isinstance(metric, LabelAccuracy):
-            by_mask = score_labels_many(model, batch, masks, metric.labels, drop=drop, tell=tell)
-            for written, some in zip(answers, by_mask.tolist(), strict=True):
-                written.extend(metric.choose(some, batch.texts))
-        elif is_log_prob(metric):
-            found = score_many(model, batch, masks, drop=drop, tell=tell).tolist()
-            for row, values in zip(scores, found, strict=True):
-                row.extend(values)
-        else:
-            texts = generate_many(model, batch, masks, max_new_tokens, drop=drop, tell=tell)
-            for written, new in zip(answers, texts, strict=True):
-                written.extend(new)
+        one = Run(model, batch, max_new_tokens, batch_size, count.during(len(batch)))
+        for written, new in zip(answers, read_many(one, metric, masks), strict=True):
+            written.extend(new)
         count.finish(len(batch))
 
     limit = token_budget if token_budget is not None else default_budget(model, prompts, cost)
     run_in_chunks(prompts, cost, limit, batch_size, run)
-    if is_log_prob(metric):
-        return [Cell(mean_statistics(row), [""] * len(prompts)) for row in scores]
-    return [Cell(item_statistics(metric, row, prompts.targets), row) for row in answers]
+    return [Cell.of(metric, row, prompts.targets) for row in answers]
 
 
 def tokens_in_flight(

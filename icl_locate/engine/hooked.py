@@ -6,17 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from transformer_lens.model_bridge import TransformerBridge
 
-from icl_locate.engine.decoding import generate
-from icl_locate.engine.labels import score_labels
-from icl_locate.engine.scoring import score_targets
+from icl_locate.engine.readout import Run, read
 from icl_locate.interventions.base import Intervention
-from icl_locate.metrics import (
-    LabelAccuracy,
-    Metric,
-    Statistics,
-    is_log_prob,
-    mean_statistics,
-)
+from icl_locate.metrics import Answers, Metric, Statistics, readout_of
 from icl_locate.metrics.base import item_statistics
 from icl_locate.prompts.tokens import Prompts
 
@@ -27,6 +19,12 @@ class Cell:
 
     statistics: Statistics
     texts: list[str]
+
+    @classmethod
+    def of(cls, metric: Metric, answers: Answers, targets: Sequence[str]) -> "Cell":
+        """A metric's cell of what its readout gave for each prompt."""
+        texts = [str(answer) if readout_of(metric).gives_text else "" for answer in answers]
+        return cls(item_statistics(metric, answers, targets), texts)
 
 
 def join_cells(parts: Sequence[tuple[Sequence[int], Sequence[Cell]]]) -> list[Cell]:
@@ -54,12 +52,5 @@ def run_cell(
     batch_size: int,
 ) -> Cell:
     """Run the prompts under one mask, and measure each item."""
-    if isinstance(metric, LabelAccuracy):
-        scores = score_labels(model, prompts, metric.labels, mask, batch_size=batch_size)
-        answers = metric.choose(scores.tolist(), prompts.texts)
-        return Cell(item_statistics(metric, answers, prompts.targets), answers)
-    if is_log_prob(metric):
-        scores = score_targets(model, prompts, mask, batch_size=batch_size)
-        return Cell(mean_statistics(scores.tolist()), [""] * len(prompts))
-    texts = generate(model, prompts, mask, max_new_tokens, batch_size=batch_size)
-    return Cell(item_statistics(metric, texts, prompts.targets), texts)
+    answers = read(Run(model, prompts, max_new_tokens, batch_size), metric, mask)
+    return Cell.of(metric, answers, prompts.targets)

@@ -12,7 +12,7 @@ from icl_locate.checks.arguments import refuse
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.masking.result import SweepResult
-from icl_locate.metrics import LOG_PROB
+from icl_locate.metrics import gives_text
 
 Failure = Callable[[str, str], bool]
 
@@ -36,10 +36,10 @@ def failure_rates(
         ResultError: if the result holds no texts (its metric is a log-probability), the language
             is unknown, or the detector is not installed.
     """
-    if result.metric == LOG_PROB.name:
+    if not gives_text(result.metric, result.custom_metric):
         raise ResultError(
             "the result holds no answers: failures are counted on generated text, so sweep with "
-            "another metric than log_prob"
+            f"another metric than {result.metric}"
         )
     failures: dict[str, Failure] = {"empty": is_empty, "copy": is_copy}
     if language is not None:

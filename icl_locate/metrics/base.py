@@ -12,6 +12,8 @@ from numpy import ndarray
 from icl_locate.checks.arguments import check_items, check_text, refuse, show
 from icl_locate.checks.signatures import check_fields
 from icl_locate.errors import IclLocateError, TaskError
+from icl_locate.metrics.readouts import Answers
+from icl_locate.prompts.template import Example
 
 Statistics = Float[ndarray, "item stat"]
 TextScore = Callable[[str, str], float]
@@ -19,7 +21,20 @@ TextScore = Callable[[str, str], float]
 
 @runtime_checkable
 class Metric(Protocol):
-    """A metric: statistics of each (answer, target), and the score of their sum."""
+    """A metric: statistics of each (answer, target), and the score of their sum.
+
+    A metric may say more of itself. Each of these has a default where it says nothing:
+
+    - ``readout``: what is read off a run, and so what its answers are (`GeneratedText`, the
+      default; `TargetLogProb` gives numbers, `LabelLogProbs` the best label).
+    - ``is_mean``: whether its statistics are those of `mean_statistics`, so that a saved result's
+      intervals can be computed without it (False).
+    - ``compares_targets``: whether an answer may have to equal its target, so that targets which
+      hold a stop string are refused (True).
+    - ``runs_programs``: whether it runs what models write, and so must be asked for (False).
+    - ``for_task(task, n_queries)``: the metric for a task's queries (itself).
+    - ``judged()``: numbers for a result's provenance, when all is done (none).
+    """
 
     @property
     def name(self) -> str:
@@ -31,8 +46,8 @@ class Metric(Protocol):
         """The recipe: everything that is needed to compute the same number again."""
         ...
 
-    def statistics(self, answers: Sequence[str], targets: Sequence[str]) -> Statistics:
-        """One row of statistics an item; rows add up."""
+    def statistics(self, answers: Any, targets: Sequence[str]) -> Statistics:
+        """One row of statistics an item; rows add up. Answers are what the readout gives."""
         ...
 
     def score(self, totals: Float[ndarray, "stat"]) -> float:
@@ -48,6 +63,7 @@ class MeanMetric:
     signature: str
     of: TextScore
     n_columns: ClassVar[int] = 2
+    is_mean: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_fields(self, TaskError)
@@ -80,6 +96,46 @@ class MeanMetric:
                 "expected a finite number"
             )
         return float(found)
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """What a metric may know of a task: a `Task`."""
+
+    @property
+    def train(self) -> Sequence[Example]:
+        """The examples to show."""
+        ...
+
+    def queries(self, n_queries: int) -> Sequence[Example]:
+        """The first queries."""
+        ...
+
+
+def for_task(metric: Metric, task: Asked, n_queries: int) -> Metric:
+    """The metric for a task's first queries."""
+    bound: Metric = getattr(metric, "for_task", lambda task, n_queries: metric)(task, n_queries)  # noqa: ARG005
+    return bound
+
+
+def is_mean(metric: Metric) -> bool:
+    """Whether a metric is a mean over items, which `find_scorer` knows how to make of any file."""
+    return bool(getattr(metric, "is_mean", False))
+
+
+def compares_targets(metric: Metric) -> bool:
+    """Whether an answer may have to equal its target."""
+    return bool(getattr(metric, "compares_targets", True))
+
+
+def runs_programs(metric: Metric) -> bool:
+    """Whether a metric runs what models write."""
+    return bool(getattr(metric, "runs_programs", False))
+
+
+def judged(metric: Metric) -> dict[str, Any]:
+    """What a result's provenance says of what its metric did, if it says anything."""
+    return dict(getattr(metric, "judged", dict)())
 
 
 def pair_texts(answers: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str]]:
@@ -135,7 +191,7 @@ def check_totals(totals: Any, n_columns: int) -> Float[ndarray, "stat"]:
     return totals
 
 
-def item_statistics(metric: Metric, answers: Sequence[str], targets: Sequence[str]) -> Statistics:
+def item_statistics(metric: Metric, answers: Answers, targets: Sequence[str]) -> Statistics:
     """A metric's statistics of some answers, one row each, whoever wrote the metric.
 
     Raises:

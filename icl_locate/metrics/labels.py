@@ -1,31 +1,17 @@
 """Label accuracy: is the wanted label the most probable of all?"""
 
-import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from numbers import Real
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from jaxtyping import Float
 from numpy import ndarray
 
-from icl_locate.checks.arguments import ErrorKind, check_items, refuse
 from icl_locate.checks.signatures import check_fields, checked
 from icl_locate.errors import TaskError
-from icl_locate.metrics.base import Statistics, mean_of, mean_statistics, pair_texts
+from icl_locate.metrics.base import Asked, Statistics, mean_of, mean_statistics, pair_texts
+from icl_locate.metrics.readouts import LabelLogProbs
 from icl_locate.prompts.template import Example
-
-
-def _check_rows(name: str, value: Any, error: ErrorKind) -> list[list[float]]:
-    """Rows of log-probabilities, which may be -inf."""
-    expected = "a row of log-probabilities for each prompt"
-    rows = [
-        check_items(f"{name}[{i}]", row, expected, error=error)
-        for i, row in enumerate(check_items(name, value, expected, error=error))
-    ]
-    if not all(isinstance(number, Real) for row in rows for number in row):
-        refuse(name, value, expected, error)
-    return rows
 
 
 @dataclass(frozen=True)
@@ -43,6 +29,7 @@ class LabelAccuracy:
     labels: tuple[str, ...] = ()
     name: str = "label_accuracy"
     n_columns: ClassVar[int] = 2
+    is_mean: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_fields(self, TaskError)
@@ -51,6 +38,20 @@ class LabelAccuracy:
     def signature(self) -> str:
         """The recipe."""
         return f"label_accuracy|labels:{','.join(self.labels)}|sum:label tokens|best:log_prob"
+
+    @property
+    def readout(self) -> LabelLogProbs:
+        """The labels' log-probabilities."""
+        return LabelLogProbs(self.labels)
+
+    @checked(TaskError)
+    def for_task(self, task: Asked, n_queries: int) -> "LabelAccuracy":  # noqa: ARG002
+        """The metric for a task: its examples' targets are the labels, unless it has some.
+
+        Raises:
+            TaskError: if there are fewer than two labels.
+        """
+        return self if self.labels else self.bound_to(task.train)
 
     @checked(TaskError)
     def bound_to(self, examples: Iterable[Example]) -> "LabelAccuracy":
@@ -75,18 +76,6 @@ class LabelAccuracy:
         """The mean, in 0 to 1."""
         return mean_of(totals)
 
-    @checked(TaskError, log_probs=_check_rows)
     def choose(self, log_probs: Iterable[Sequence[float]], prompts: Iterable[str]) -> list[str]:
         """The label of the highest log-probability behind each prompt."""
-        rows, texts = list(log_probs), list(prompts)
-        if len(rows) != len(texts) or any(len(row) != len(self.labels) for row in rows):
-            raise TaskError(
-                f"log_probs are {len(rows)} rows for {len(texts)} prompts and {len(self.labels)} "
-                "labels: expected a row for each prompt, with a number for each label"
-            )
-        chosen = []
-        for row, prompt in zip(rows, texts, strict=True):
-            best = [i for i, value in enumerate(row) if value == max(row)]
-            place = random.Random(f"tie/{prompt}").choice(best) if len(best) > 1 else best[0]
-            chosen.append(self.labels[place])
-        return chosen
+        return self.readout.choose(log_probs, prompts)

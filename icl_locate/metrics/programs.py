@@ -11,7 +11,7 @@ from numpy import ndarray
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import check_fields, checked, number, one_of
 from icl_locate.errors import TaskError
-from icl_locate.metrics.base import Metric, Statistics, mean_of, mean_statistics, pair_texts
+from icl_locate.metrics.base import Asked, Statistics, mean_of, mean_statistics, pair_texts
 from icl_locate.prompts.programs import CodeCheck, pass_at_k
 from icl_locate.prompts.template import Example
 from icl_locate.sandbox import SandboxResult, run_python
@@ -42,6 +42,9 @@ class PassRate:
     name: str = "pass@1"
     wall: str = "auto"
     n_columns: ClassVar[int] = 2
+    is_mean: ClassVar[bool] = True
+    compares_targets: ClassVar[bool] = False
+    runs_programs: ClassVar[bool] = True
     _verdicts: dict[tuple[str, str], SandboxResult | None] = field(
         default_factory=dict, repr=False, compare=False
     )
@@ -54,6 +57,15 @@ class PassRate:
     def signature(self) -> str:
         """What it takes to compute the same number again."""
         return f"pass@1|greedy|timeout:{self.timeout:g}s|wall:{self.wall}|{_WHERE[self.wall]}"
+
+    @checked(TaskError)
+    def for_task(self, task: Asked, n_queries: int) -> "PassRate":
+        """This metric for a task's first queries, unless it has some already.
+
+        Raises:
+            TaskError: as `bound_to` does, or if the task has fewer queries.
+        """
+        return self if self.checks else self.bound_to(task.queries(n_queries))
 
     @checked(TaskError)
     def bound_to(self, examples: Sequence[Example]) -> "PassRate":
@@ -147,8 +159,3 @@ class PassRate:
             entry_point=check.entry_point,
             wall=self.wall,
         )
-
-
-def judged(metric: Metric) -> dict[str, int]:
-    """What a result's provenance says of the programs that its metric judged, if it does so."""
-    return metric.judged() if isinstance(metric, PassRate) else {}

@@ -11,20 +11,15 @@ from numpy import ndarray
 from icl_locate.checks.arguments import check_text, refuse
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import ResultError, TaskError
-from icl_locate.metrics.base import MeanMetric, Metric, TextScore
+from icl_locate.metrics.base import MeanMetric, Metric, TextScore, is_mean
 from icl_locate.metrics.labels import LabelAccuracy
+from icl_locate.metrics.log_prob import MeanLogProb
 from icl_locate.metrics.programs import PassRate
+from icl_locate.metrics.readouts import readout_of
 from icl_locate.metrics.text import CorpusBleu, CorpusChrf, exact_match, token_accuracy
 
-
-def _no_answer_needed(answer: str, target: str) -> float:  # noqa: ARG001
-    raise TaskError(
-        "log_prob is read off the model, not off an answer: use icl_locate.score_targets"
-    )
-
-
-LOG_PROB = MeanMetric("log_prob", "log_prob|base:e|sum:target tokens|mean:items", _no_answer_needed)
-"""The target's log-probability; its numbers come from `score_targets`, not from answers."""
+LOG_PROB = MeanLogProb()
+"""The target's log-probability."""
 
 METRICS: Mapping[str, Metric] = MappingProxyType(
     {
@@ -44,22 +39,13 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
 
 def generates(metric: Metric | str) -> bool:
     """Whether a metric scores generated answers, not log-probabilities that are read off."""
-    if not isinstance(metric, str):
-        metric = get_metric(metric).name
-    return metric not in (LOG_PROB.name, LabelAccuracy().name)
+    return readout_of(get_metric(metric)).generates
 
 
-def is_log_prob(metric: Metric) -> bool:
-    """Whether a metric is the target's log-probability, which runs read off the model.
-
-    By its name, which no other metric can have: a copy that went through another process counts.
-    """
-    return metric.name == LOG_PROB.name
-
-
-def is_mean(metric: Metric) -> bool:
-    """Whether a metric is a mean over items, which `find_scorer` knows how to make of any file."""
-    return isinstance(metric, (MeanMetric, LabelAccuracy, PassRate))
+def gives_text(name: str, custom: Metric | None) -> bool:
+    """Whether results of a metric hold answers; of one that nobody knows here they do."""
+    metric = get_metric(name) if custom is None and is_known(name) else custom
+    return readout_of(metric).gives_text
 
 
 def require_answers(metric: Metric) -> None:
@@ -107,10 +93,10 @@ def get_metric(metric: str | Metric | TextScore) -> Metric:
     for part in ("name", "signature"):
         if not check_text(f"the metric's {part}", getattr(metric, part), error=TaskError).strip():
             raise TaskError(f"the metric's {part} is empty: results and figures show it")
-    if (
-        not isinstance(metric, (CorpusBleu, LabelAccuracy, PassRate))
-        and METRICS.get(metric.name, metric) != metric
-    ):
+    readout_of(metric)
+    known = METRICS.get(metric.name, metric)
+    varied = type(metric) is type(known) and not isinstance(metric, MeanMetric)  # other options
+    if known != metric and not varied:
         raise TaskError(
             f"the custom metric is called {metric.name!r} like one of icl_locate's own: rename it"
         )

@@ -12,15 +12,15 @@ from icl_locate.checks.arguments import check_counts, check_seeds
 from icl_locate.engine.decoding import check_generation
 from icl_locate.errors import TaskError
 from icl_locate.metrics import (
-    LabelAccuracy,
     Metric,
-    PassRate,
     TextScore,
+    for_task,
     get_metric,
     is_known,
     is_mean,
     judged,
 )
+from icl_locate.metrics.base import runs_programs
 from icl_locate.prompts.template import Choice, Example
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.recipe import describe_model, prompts_digest
@@ -85,9 +85,10 @@ class Setting:
         """
         task = load_task(task)
         n_queries = choose_n_queries(task, n_queries, most_queries)
+        _ = task.queries(n_queries)  # refuses too few
         return cls(
             task=task,
-            metric=_choose_metric(task, metric, task.queries(n_queries)),
+            metric=_choose_metric(task, metric, n_queries),
             n_queries=n_queries,
             seeds=check_seeds(seeds, error=TaskError),
             n_shots=n_shots,
@@ -179,21 +180,15 @@ def choose_n_queries(task: Task, n_queries: int | None, most: int = DEFAULT_QUER
     return min(most, len(task.test)) if n_queries is None else n_queries
 
 
-def _choose_metric(
-    task: Task, metric: str | Metric | TextScore | None, queries: Sequence[Example]
-) -> Metric:
-    if metric is None and task.metric == PassRate().name:
+def _choose_metric(task: Task, metric: str | Metric | TextScore | None, n_queries: int) -> Metric:
+    chosen = get_metric(task.metric if metric is None else metric)
+    if metric is None and runs_programs(chosen):
         raise TaskError(
             f"the task {task.name!r} is scored by running the programs that the model writes: say "
-            "metric='pass@1' if you want that, or choose another metric"
+            f"metric={chosen.name!r} if you want that, or choose another metric"
         )
-    chosen = get_metric(task.metric if metric is None else metric)
     _ = chosen.signature  # a tokeniser that is not to be had is refused before anything runs
-    if isinstance(chosen, PassRate) and not chosen.checks:
-        return chosen.bound_to(queries)
-    if isinstance(chosen, LabelAccuracy) and not chosen.labels:
-        return chosen.bound_to(task.train)
-    return chosen
+    return for_task(chosen, task, n_queries)
 
 
 def check_shots(shots: int | Iterable[int]) -> tuple[int, ...]:

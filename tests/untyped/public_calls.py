@@ -441,6 +441,13 @@ def _metrics() -> dict[str, Call]:
         "metrics.CorpusChrf.score": Call(chrf.score, {"totals": np.ones(18)}),
         "metrics.LabelAccuracy": Call(metrics.LabelAccuracy, {}),
         "metrics.LabelAccuracy.bound_to": Call(labels.bound_to, {"examples": examples}),
+        "metrics.LabelAccuracy.for_task": Call(
+            labels.for_task, {"task": task(), "n_queries": 2}
+        ),
+        "metrics.LabelLogProbs": Call(metrics.LabelLogProbs, {"labels": ("a", "b")}),
+        "metrics.LabelLogProbs.choose": Call(
+            labels.readout.choose, {"log_probs": [[0.5, 1.0]], "prompts": ["p"]}
+        ),
         "metrics.LabelAccuracy.statistics": Call(labels.statistics, texts),
         "metrics.LabelAccuracy.score": Call(labels.score, two),
         "metrics.LabelAccuracy.choose": Call(
@@ -453,6 +460,7 @@ def _metrics() -> dict[str, Call]:
         "metrics.MeanMetric.score": Call(mean.score, two),
         "metrics.PassRate": Call(metrics.PassRate, {}),
         "metrics.PassRate.bound_to": Call(rate.bound_to, {"examples": examples}),
+        "metrics.PassRate.for_task": Call(rate.for_task, {"task": task(), "n_queries": 2}),
         "metrics.PassRate.statistics": Call(
             rate.statistics, {"answers": ["x = 1"], "targets": ["b"]}, 0.2
         ),

@@ -23,9 +23,13 @@ MADE_BY_THE_PACKAGE = {
     "MeasuredSavings", "ModelCosts", "Positions", "Prompts", "SandboxResult", "Savings", "Site",
     "SweepResult",
 }  # fmt: skip
-NO_CALLS = {"Intervention", "Metric", "Part", "Segment", "Statistics", "TextScore"}
+NO_CALLS = {
+    "GeneratedText", "Intervention", "Metric", "Part", "Readout", "Segment", "Statistics",
+    "TargetLogProb", "TextScore",
+}  # fmt: skip
 BETWEEN_MODULES = {
-    "check_statistics", "check_task", "is_log_prob", "is_mean", "judged", "require_answers",
+    "check_statistics", "check_task", "for_task", "gives_text", "is_mean", "judged", "readout_of",
+    "require_answers",
 }  # fmt: skip
 BY_OTHER_TESTS = {"save", "load"}  # of results: their files have tests of their own
 

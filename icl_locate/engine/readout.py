@@ -1,0 +1,123 @@
+"""How cells are read: for each kind of readout that a metric may name, who reads it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.engine.decoding import generate
+from icl_locate.engine.labels import score_labels, score_labels_many
+from icl_locate.engine.progress import Tell
+from icl_locate.engine.scoring import score_targets
+from icl_locate.engine.shared import can_drop, score_many
+from icl_locate.engine.shared_decoding import generate_many
+from icl_locate.errors import TaskError
+from icl_locate.interventions.base import Intervention
+from icl_locate.interventions.masks import Mask
+from icl_locate.metrics import (
+    Answers,
+    GeneratedText,
+    LabelLogProbs,
+    Metric,
+    Readout,
+    TargetLogProb,
+    readout_of,
+)
+from icl_locate.prompts.tokens import Prompts
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run whose outcome is read.
+
+    Attributes:
+        batch_size: prompts that run at once, where runs are hooked one by one.
+        tell: told how much is done, where all runs go up the layers at once.
+    """
+
+    model: TransformerBridge
+    prompts: Prompts
+    max_new_tokens: int
+    batch_size: int
+    tell: Tell = lambda share: None  # noqa: ARG005
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Who reads one kind of readout: an answer for each prompt.
+
+    Attributes:
+        hooked: takes the readout, a run, and the intervention that acts in it.
+        shared: takes the readout, a run, and masks; gives answers under each.
+    """
+
+    hooked: Callable[[Any, Run, Intervention | None], Answers]
+    shared: Callable[[Any, Run, Sequence[Mask]], Sequence[Answers]]
+
+
+def read(run: Run, metric: Metric, mask: Intervention | None) -> Answers:
+    """What a metric's readout gives under an intervention, by hooked runs."""
+    readout = readout_of(metric)
+    return _reader_of(readout).hooked(readout, run, mask)
+
+
+def read_many(run: Run, metric: Metric, masks: Sequence[Mask]) -> Sequence[Answers]:
+    """What a metric's readout gives under each mask, by the shared engine."""
+    readout = readout_of(metric)
+    return _reader_of(readout).shared(readout, run, masks)
+
+
+def _texts(readout: GeneratedText, run: Run, mask: Intervention | None) -> Answers:  # noqa: ARG001
+    return generate(run.model, run.prompts, mask, run.max_new_tokens, batch_size=run.batch_size)
+
+
+def _texts_many(
+    readout: GeneratedText,  # noqa: ARG001
+    run: Run,
+    masks: Sequence[Mask],
+) -> Sequence[Answers]:
+    return generate_many(
+        run.model, run.prompts, masks, run.max_new_tokens, drop=can_drop(run.model), tell=run.tell
+    )
+
+
+def _log_probs(readout: TargetLogProb, run: Run, mask: Intervention | None) -> Answers:  # noqa: ARG001
+    found = score_targets(run.model, run.prompts, mask, batch_size=run.batch_size)
+    return [float(value) for value in found]
+
+
+def _log_probs_many(
+    readout: TargetLogProb,  # noqa: ARG001
+    run: Run,
+    masks: Sequence[Mask],
+) -> Sequence[Answers]:
+    found = score_many(run.model, run.prompts, masks, drop=can_drop(run.model), tell=run.tell)
+    return [[float(value) for value in row] for row in found]
+
+
+def _labels(readout: LabelLogProbs, run: Run, mask: Intervention | None) -> Answers:
+    scores = score_labels(run.model, run.prompts, readout.labels, mask, batch_size=run.batch_size)
+    return readout.choose(scores.tolist(), run.prompts.texts)
+
+
+def _labels_many(readout: LabelLogProbs, run: Run, masks: Sequence[Mask]) -> Sequence[Answers]:
+    scores = score_labels_many(
+        run.model, run.prompts, masks, readout.labels, drop=can_drop(run.model), tell=run.tell
+    )
+    return [readout.choose(some, run.prompts.texts) for some in scores.tolist()]
+
+
+READERS: dict[type[Readout], Reader] = {
+    GeneratedText: Reader(_texts, _texts_many),
+    TargetLogProb: Reader(_log_probs, _log_probs_many),
+    LabelLogProbs: Reader(_labels, _labels_many),
+}
+
+
+def _reader_of(readout: Readout) -> Reader:
+    found = next((READERS[kind] for kind in type(readout).__mro__ if kind in READERS), None)
+    if found is None:
+        known = ", ".join(sorted(kind.__name__ for kind in READERS))
+        raise TaskError(f"nobody reads a {type(readout).__name__}: expected one of {known}")
+    return found

@@ -1,0 +1,102 @@
+"""How a run of a model is read: the value that a metric names as its ``readout``."""
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, ClassVar
+
+from icl_locate.checks.arguments import ErrorKind, check_items, refuse
+from icl_locate.checks.signatures import check_fields, checked
+from icl_locate.errors import TaskError
+
+Answers = Sequence[str] | Sequence[float]
+"""What a readout gives for each prompt, and what `Metric.statistics` takes: texts or numbers."""
+
+
+class Readout:
+    """What is read off a run; who reads it is said in `icl_locate.engine.readout`.
+
+    Attributes:
+        generates: whether tokens are generated: there must be room for them.
+        gives_text: whether answers are texts, not numbers.
+    """
+
+    generates: ClassVar[bool] = False
+    gives_text: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class GeneratedText(Readout):
+    """The greedy answer up to a stop string."""
+
+    generates: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class TargetLogProb(Readout):
+    """The target's log-probability (natural, summed over its tokens): a number, no text."""
+
+    gives_text: ClassVar[bool] = False
+
+
+def _check_rows(name: str, value: Any, error: ErrorKind) -> list[list[float]]:
+    """Rows of log-probabilities, which may be -inf."""
+    expected = "a row of log-probabilities for each prompt"
+    rows = [
+        check_items(f"{name}[{i}]", row, expected, error=error)
+        for i, row in enumerate(check_items(name, value, expected, error=error))
+    ]
+    if not all(isinstance(number, Real) for row in rows for number in row):
+        refuse(name, value, expected, error)
+    return rows
+
+
+@dataclass(frozen=True)
+class LabelLogProbs(Readout):
+    """The label of the highest log-probability, summed over its tokens.
+
+    Attributes:
+        labels: what a query may be answered with.
+    """
+
+    labels: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_fields(self, TaskError)
+
+    @checked(TaskError, log_probs=_check_rows)
+    def choose(self, log_probs: Iterable[Sequence[float]], prompts: Iterable[str]) -> list[str]:
+        """The best label behind each prompt.
+
+        Equals, which a model in bfloat16 gives, are decided by a draw that depends on the prompt
+        alone, so that no label gains by them.
+        """
+        rows, texts = list(log_probs), list(prompts)
+        if len(rows) != len(texts) or any(len(row) != len(self.labels) for row in rows):
+            raise TaskError(
+                f"log_probs are {len(rows)} rows for {len(texts)} prompts and {len(self.labels)} "
+                "labels: expected a row for each prompt, with a number for each label"
+            )
+        return [self._best(row, prompt) for row, prompt in zip(rows, texts, strict=True)]
+
+    def _best(self, row: Sequence[float], prompt: str) -> str:
+        best = [i for i, value in enumerate(row) if value == max(row)]
+        place = random.Random(f"tie/{prompt}").choice(best) if len(best) > 1 else best[0]
+        return self.labels[place]
+
+
+GENERATED_TEXT, TARGET_LOG_PROB = GeneratedText(), TargetLogProb()
+
+
+def readout_of(metric: object) -> Readout:
+    """How a metric's runs are read; a metric that does not say takes generated text.
+
+    Raises:
+        TaskError: if it names something else.
+    """
+    found = getattr(metric, "readout", GENERATED_TEXT)
+    if not isinstance(found, Readout):
+        expected = "one of icl_locate.metrics.GeneratedText(), TargetLogProb(), LabelLogProbs(...)"
+        refuse("the metric's readout", found, expected, TaskError)
+    return found

@@ -1,0 +1,177 @@
+"""How cells are read: what a metric names, metrics of one's own included."""
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+import icl_locate as icl
+from icl_locate import metrics
+from icl_locate.engine.readout import READERS
+from icl_locate.errors import PromptError, ResultError, TaskError
+
+TASK = replace(icl.load_task("pseudo-translation"), metric="exact_match")
+TASK = replace(TASK, train=TASK.train[:8], test=TASK.test[:3])
+SMALL = {"n_shots": 1, "n_queries": 3, "seeds": [0, 1], "max_new_tokens": 3}
+SMALL |= {"conditions": ["examples", "query"]}
+
+
+class SharedLetters:
+    """A text metric as somebody writes it who has read the protocol alone."""
+
+    name = "shared letters"
+    signature = "shared letters|1"
+
+    def statistics(self, answers, targets):
+        pairs = zip(answers, targets, strict=True)
+        rows = [[len(set(a) & set(t)), len(set(a) | set(t)), 1.0] for a, t in pairs]
+        return np.array(rows, dtype=float)
+
+    def score(self, totals):
+        return float(totals[0] / max(totals[1], 1.0))
+
+
+@dataclass(frozen=True)
+class MeanProbability:
+    """A metric of numbers that runs read off."""
+
+    name: str = "probability"
+    signature: str = "probability|mean:items"
+    readout = metrics.TargetLogProb()
+    is_mean = True
+
+    def statistics(self, answers, targets):
+        assert all(isinstance(answer, float) for answer in answers)
+        return np.array([[math.exp(answer), 1.0] for answer in answers])
+
+    def score(self, totals):
+        return float(totals[0] / totals[1])
+
+
+class SecondLetter:
+    """A metric of chosen labels, which says what it did."""
+
+    name = "second letter"
+    signature = "second letter|1"
+    readout = metrics.LabelLogProbs(("rano", "dode", "zimo"))
+
+    def statistics(self, answers, targets):
+        return np.array([[float(a[1] == t[1]), 1.0] for a, t in zip(answers, targets, strict=True)])
+
+    def score(self, totals):
+        return float(totals[0] / totals[1])
+
+    def judged(self):
+        return {"labels": 3}
+
+
+@pytest.mark.parametrize("metric", [SharedLetters(), MeanProbability(), SecondLetter()])
+def test_a_metric_of_ones_own_works_in_sweep_result_and_report(metric, tmp_path):
+    model = tiny.boot("llama")
+    shared = icl.sweep(model, TASK, metric=metric, engine="shared", **SMALL)
+    hooked = icl.sweep(model, TASK, metric=metric, engine="hooks", **SMALL)
+    assert torch.allclose(shared.scores, hooked.scores, atol=1e-4)
+    assert shared.texts == hooked.texts and shared.custom_metric is metric
+    assert shared.provenance["signature"] == metric.signature
+    located = icl.locate(shared)
+    icl.write_report(shared, tmp_path / "report.html", locations=located)
+    assert metric.name in (tmp_path / "report.html").read_text()
+    again = icl.SweepResult.load(shared.save(tmp_path / "swept"))
+    assert again.metric == metric.name and again.scores.equal(shared.scores)
+    relocated = icl.locate(replace(again, custom_metric=metric))
+    assert [found.layer for found in relocated] == [found.layer for found in located]
+    if not getattr(metric, "is_mean", False):
+        with pytest.raises(ResultError, match="not part of icl_locate"):
+            icl.locate(again)
+    else:
+        assert [found.layer for found in icl.locate(again)] == [found.layer for found in located]
+
+
+def test_numbers_are_those_of_score_targets():
+    model = tiny.boot("llama")
+    found = icl.sweep(model, TASK, metric=MeanProbability(), **SMALL)
+    logs = icl.sweep(model, TASK, metric="log_prob", **SMALL)
+    wanted = logs.statistics[..., 0].exp().mean(dim=-1)
+    assert torch.allclose(found.scores, wanted, atol=1e-6)
+    assert set(np.array(found.texts, dtype=object).ravel()) == {""}
+    with pytest.raises(ResultError, match="another metric than probability"):
+        icl.failure_rates(found)
+
+
+def test_labels_are_those_of_score_labels():
+    model, metric = tiny.boot("llama"), SecondLetter()
+    found = icl.sweep(model, TASK, metric=metric, **SMALL)
+    prompts = icl.build_prompts(
+        model, TASK.test, examples=TASK.train, n_shots=1, seed=0,
+        template=TASK.template_for(instruction=False),
+    )  # fmt: skip
+    mask = icl.ContextMask({icl.Segment.EXAMPLES}, icl.from_layer(1))
+    best = icl.score_labels(model, prompts, metric.readout.labels, mask).argmax(dim=1)
+    assert found.texts[0][1][0] == [metric.readout.labels[i] for i in best]
+    assert found.provenance["labels"] == 3
+    assert set(icl.failure_rates(found)) == {"empty", "copy"}
+
+
+def test_what_metrics_say_of_themselves():
+    readouts = {name: type(metrics.readout_of(metric)) for name, metric in metrics.METRICS.items()}
+    assert readouts.pop("log_prob") is metrics.TargetLogProb
+    assert readouts.pop("label_accuracy") is metrics.LabelLogProbs
+    assert set(readouts.values()) == {metrics.GeneratedText}, "the default"
+    assert metrics.readout_of(SharedLetters()) == metrics.GeneratedText()
+    assert {name for name, m in metrics.METRICS.items() if not metrics.is_mean(m)} == {
+        "bleu", "bleu_lc", "chrf",
+    }  # fmt: skip
+    assert not metrics.is_mean(SharedLetters()) and metrics.is_mean(MeanProbability())
+    assert metrics.judged(SharedLetters()) == {}
+    assert not metrics.generates(MeanProbability()) and metrics.generates(SharedLetters())
+    assert metrics.for_task(SharedLetters(), TASK, 2).name == "shared letters"
+    labels = metrics.LabelAccuracy(("a", "b"))
+    assert metrics.for_task(labels, TASK, 2) is labels
+    bound = metrics.for_task(metrics.LabelAccuracy(), TASK, 2)
+    assert bound.labels == tuple(dict.fromkeys(e.target for e in TASK.train))
+
+
+def test_a_metric_may_let_targets_hold_a_stop_string():
+    stop = icl.PromptTemplate(stop=("\n",))
+    held = icl.Task("t", TASK.train, (icl.Example("c", "d\ne"), icl.Example("a", "b")), stop)
+    metric = SharedLetters()
+    options = SMALL | {"n_queries": 2, "conditions": "examples"}
+    with pytest.raises(PromptError, match="holds the stop string"):
+        icl.sweep(tiny.boot("llama"), held, metric=metric, **options)
+    metric.compares_targets = False
+    assert icl.sweep(tiny.boot("llama"), held, metric=metric, **options).metric == metric.name
+
+
+def test_a_metric_that_runs_programs_is_asked_for(monkeypatch):
+    task = replace(TASK, metric="pass@1")
+    with pytest.raises(TaskError, match="running the programs .* say metric='pass@1' if you want"):
+        icl.sweep(tiny.boot("llama"), task, **SMALL)
+
+
+def test_readouts_that_nobody_reads_are_refused():
+    class Hidden(metrics.Readout):
+        """Nobody's."""
+
+    metric = SharedLetters()
+    metric.readout = Hidden()
+    with pytest.raises(TaskError, match="^nobody reads a Hidden: expected one of GeneratedText"):
+        icl.sweep(tiny.boot("llama"), TASK, metric=metric, **SMALL)
+    metric.readout = "text"
+    with pytest.raises(TaskError, match="^the metric's readout is 'text': expected one of"):
+        icl.sweep(tiny.boot("llama"), TASK, metric=metric, **SMALL)
+    assert {metrics.GeneratedText, metrics.TargetLogProb, metrics.LabelLogProbs} == set(READERS)
+
+
+def test_a_custom_metric_may_have_the_options_but_not_the_name_of_anothers():
+    rate = metrics.PassRate(timeout=9.0)
+    assert metrics.get_metric(rate) is rate
+    for name, metric in (
+        ("exact_match", metrics.MeanMetric("exact_match", "mine|1", lambda answer, target: 0.5)),
+        ("bleu", metrics.PassRate(name="bleu")),
+        ("log_prob", MeanProbability(name="log_prob")),
+    ):
+        with pytest.raises(TaskError, match=f"the custom metric is called {name!r} like one of"):
+            metrics.get_metric(metric)
