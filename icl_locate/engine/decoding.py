@@ -230,7 +230,7 @@ def check_generation(
     stops = resolve_stops(prompts, None)
     if prompts.as_text:
         check_tokenizer(model.tokenizer)
-        check_targets(prompts.targets, stops, metric)
+        check_targets([target.strip() for target in prompts.targets], stops, metric)
         return
     check_targets([spaced_ids(target) for target in prompts.target_tokens], stops, metric)
     ends = end_tokens(model)

@@ -143,4 +143,6 @@ def _check(setting: Setting, config: LoraConfig) -> None:
             f"{len(task.train)} pairs to learn from"
         )
     require_answers(setting.metric)
-    check_targets([query.target for query in setting.queries], template.stops, setting.metric)
+    check_targets(
+        [query.target.strip() for query in setting.queries], template.stops, setting.metric
+    )
