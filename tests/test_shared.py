@@ -13,7 +13,7 @@ from test_laws import make_prompts, masks, prompts_strategy
 
 import icl_locate as icl
 from icl_locate import Segment
-from icl_locate.engine import grid
+from icl_locate.engine import grid, readout
 from icl_locate.engine.grid import (
     choose_engine,
     run_grid,
@@ -156,7 +156,7 @@ def test_a_budget_bounds_every_batch(monkeypatch):
         sizes.append(len(batch))
         return generate_many(model, batch, *arguments, **options)
 
-    monkeypatch.setattr(grid, "generate_many", generate_some)
+    monkeypatch.setattr(readout, "generate_many", generate_some)
     for n_at_once in (1, 2):
         budget = (n_at_once + 1) * cost - 1
         run_grid(model, prompts, PAPER, METRICS["bleu"], token_budget=budget, **shared)
