@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import icl_locate as icl
 from icl_locate import Part, Segment
-from icl_locate.errors import PromptError, TaskError
-from icl_locate.induction import task_tokens
+from icl_locate.errors import MaskError, PromptError, TaskError
+from icl_locate.induction import ablation_study, task_tokens
 from icl_locate.prompts.encoding import spell
 
 TASK = replace(icl.load_task("pseudo-translation"), metric="token_accuracy")
@@ -24,6 +24,7 @@ TOKENS = [[1, 5, 6, 7, 5], [8, 9, 8]]
 SEGMENTS = [["bos", "examples", "examples", "examples", "query"], [3, 3, 4]]
 SPANS = [[(0, 1, "bos"), (1, 4, Segment.EXAMPLES), (4, 5, 4)], [(2, 3, 4), (0, 2, 3)]]
 TARGETS = [[6], [9, 10]]
+CONTEXT = {Segment.INSTRUCTIONS, Segment.EXAMPLES}
 
 
 @cache
@@ -270,3 +271,156 @@ def test_a_tasks_own_tokens_are_those_of_its_prompts():
         wordless("llama"), lengths=2, n_sequences=1, tokens=task_tokens(wordless("llama"), task)
     )
     assert scores.prefix_matching.shape[-2:] == (tiny.N_LAYERS, tiny.N_HEADS)
+
+
+# experiments
+
+CONDITIONS = ["instructions+examples", "query"]
+SWEEP = {"conditions": CONDITIONS, "n_queries": 3, "max_new_tokens": 4}
+
+
+@cache
+def tokenised(architecture):
+    """A task of texts with its prompts as they are built, and the same as tokens with text."""
+    model = tiny.boot(architecture)
+    built = TASK.build(model, **BUILT)
+    given = own(
+        tokens=built.tokens,
+        segments=built.segments,
+        targets=built.target_tokens,
+        shots=built.shots,
+        tokenizer=model.tokenizer,
+        template=built.template,
+    )
+    return built, icl.Task.from_prompts(given, metric="token_accuracy")
+
+
+@pytest.mark.parametrize("metric", ["log_prob", "token_accuracy"])
+@pytest.mark.parametrize("engine", ["hooks", "shared"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_a_sweep_gives_the_numbers_of_the_prompts_as_text(architecture, engine, metric):
+    model, options = tiny.boot(architecture), {**SWEEP, "engine": engine, "metric": metric}
+    built, task = tokenised(architecture)
+    expected = icl.sweep(model, TASK, n_shots=2, seeds=0, **options)
+    found = icl.sweep(model, task, **options)
+    assert found.scores.equal(expected.scores) and found.texts == expected.texts
+    assert found.item_scores.equal(expected.item_scores)
+    assert [str(place) for place in icl.locate(found)] == [str(p) for p in icl.locate(expected)]
+    assert found.targets == expected.targets and found.seeds == (0,)
+    assert found.provenance["prompts_sha256"] == expected.provenance["prompts_sha256"]
+    assert found.provenance["n_shots"] == 2
+    if metric == "log_prob":
+        plain = own(tokens=built.tokens, segments=built.segments, targets=built.target_tokens)
+        bare = icl.sweep(wordless(architecture), icl.Task.from_prompts(plain), **options)
+        assert bare.scores.equal(expected.scores)
+        assert bare.provenance["vocabulary_sha256"] is None
+
+
+@pytest.mark.parametrize("engine", ["hooks", "shared"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_without_a_tokenizer_answers_are_scored_by_token(architecture, engine, tmp_path):
+    """Against answers of one's own: what the model says first is the target of the second query."""
+    model = wordless(architecture)
+    built, plain, answers = answered(architecture)
+    targets = [[int(word) for word in answer.split()[:4]] for answer in answers]
+    targets[1] = [*targets[1][:2], targets[1][2] + 1]
+    mine = own(tokens=built.tokens, segments=built.segments, targets=targets)
+    result = icl.sweep(model, icl.Task.from_prompts(mine), engine=engine, **SWEEP)
+    assert result.metric == "token_accuracy"
+    assert result.item_scores[0, -1, 0].tolist() == [1.0, 0.5, 1.0]
+    hidden = icl.ContextMask(CONTEXT, icl.from_layer(1))
+    assert result.texts[0][1][0] == icl.generate(model, plain, hidden, max_new_tokens=4)
+    exact = icl.sweep(
+        model, icl.Task.from_prompts(mine), metric="exact_match", engine=engine, **SWEEP
+    )
+    assert exact.item_scores[0, -1, 0].tolist() == [1.0, 0.0, 1.0]
+    loaded = icl.SweepResult.load(result.save(tmp_path / "run"))
+    assert loaded.texts == result.texts and loaded.targets == result.targets
+
+
+def test_conditions_are_those_that_the_segments_allow():
+    model = wordless("llama")
+    options = {"metric": "log_prob", "n_queries": 2}
+    assert icl.sweep(model, icl.Task.from_prompts(own()), **options).conditions == ("examples",)
+    segments = [["instructions", 3, 3, 3, 4], [2, 3, 4]]
+    instructed = icl.Task.from_prompts(own(segments=segments))
+    found = icl.sweep(model, instructed, **options).conditions
+    assert found == tuple(c.name for c in icl.PAPER_CONDITIONS if c.instruction)
+    with pytest.raises(TaskError, match="instruction is False.*hold an instruction"):
+        icl.sweep(model, instructed, conditions="examples", **options)
+    bare = icl.Task.from_prompts(own(segments=[["query"] * 5, ["query"] * 3]))
+    with pytest.raises(MaskError, match="neither an instruction nor examples"):
+        icl.sweep(model, bare, **options)
+
+
+def test_what_needs_a_layout_is_refused():
+    task = icl.Task.from_prompts(own())
+    with pytest.raises(TaskError, match="compat='sia2024' counts the tokens of a template's texts"):
+        icl.sweep(tiny.boot("llama"), task, conditions="examples", compat="sia2024", n_queries=2)
+    metric = icl.metrics.LabelAccuracy(("a", "b"))
+    with pytest.raises(PromptError, match="labels are texts"):
+        icl.sweep(tiny.boot("llama"), task, conditions="examples", metric=metric, n_queries=2)
+
+
+def test_a_target_at_which_answers_end_is_refused():
+    ends = own(targets=[[6], [9, 2]])  # 2 is the end of a text
+    with pytest.raises(PromptError, match="target of prompt 1.*holds token 2, at which"):
+        icl.sweep(wordless("llama"), icl.Task.from_prompts(ends), n_queries=2)
+    stopped = own(targets=[[6], [9, 10]], stop="10")
+    with pytest.raises(PromptError, match="query 1.*holds the stop string"):
+        icl.sweep(wordless("llama"), icl.Task.from_prompts(stopped), n_queries=2)
+    kept = own(targets=[[6], [9, 10]], stop="1")
+    assert (
+        icl.sweep(wordless("llama"), icl.Task.from_prompts(kept), n_queries=2, max_new_tokens=2)
+        .scores.isfinite()
+        .all()
+    )
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_heads_are_the_same(architecture):
+    model = tiny.boot(architecture)
+    built, task = tokenised(architecture)
+    condition, options = "instructions+examples", {"n_queries": 3}
+    expected = icl.HeadStudy(model, TASK, condition, n_shots=2, seeds=0, **options).sweep()
+    found = icl.HeadStudy(model, task, condition, **options).sweep()
+    assert found.scores.equal(expected.scores) and found.ceiling.equal(expected.ceiling)
+    plain = own(tokens=built.tokens, segments=built.segments, targets=built.target_tokens)
+    bare = icl.HeadStudy(
+        wordless(architecture), icl.Task.from_prompts(plain), condition, **options
+    ).sweep()
+    assert bare.scores.equal(expected.scores)
+
+
+def test_ablations_are_the_same():
+    model = tiny.boot("llama")
+    built, task = tokenised("llama")
+    options = {"interventions": ["zero", "knockout"], "n_queries": 3, "max_new_tokens": 4,
+               "metric": "log_prob", "match": "token"}  # fmt: skip
+    heads = {(0, 1), (2, 0)}
+    expected = ablation_study(model, TASK, heads, 1, shots=2, seeds=0, **options)
+    found = ablation_study(model, task, heads, 1, **options)
+    assert found.shots == (2,) and found.scores.equal(expected.scores)
+    plain = icl.Task.from_prompts(
+        own(tokens=built.tokens, segments=built.segments, targets=built.target_tokens)
+    )
+    bare = ablation_study(wordless("llama"), plain, heads, 1, **options)
+    assert bare.scores.equal(expected.scores)
+    with pytest.raises(TaskError, match="no other queries to measure a reference on: give"):
+        ablation_study(model, task, heads, 1, interventions=["mean_z"], n_queries=3)
+    reference = icl.induction.head_reference(model, built)
+    ablation_study(
+        model, task, heads, 1, interventions=["mean_z"], reference=reference, n_queries=3,
+        metric="log_prob",
+    )  # fmt: skip
+
+
+def test_shots_are_those_of_the_prompts():
+    model, (_, task) = tiny.boot("llama"), tokenised("llama")
+    results = icl.sweep_shots(model, task, (1, 5), metric="log_prob", conditions="query")
+    assert list(results) == [2] and results[2].provenance["n_shots"] == 2
+
+
+def test_a_figure_shows_token_ids():
+    figure = icl.plots.prompt_segments(wordless("llama"), own(), 1)
+    assert [note.text for note in figure.layout.annotations] == ["8", "9", "8"]

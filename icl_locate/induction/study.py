@@ -33,6 +33,7 @@ from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.setting import Setting, check_shots
+from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.patterns import WORD_PATTERNS
 from icl_locate.tasks.task import Task
 
@@ -98,7 +99,8 @@ def ablation_study(
         PromptError, ModelError, NumericalError: as their sources say.
     """
     _check_interventions(interventions)
-    numbers = check_shots(shots)
+    task = load_task(task)
+    numbers = check_shots(task, shots)
     setting = Setting.of(
         task,
         metric=metric,

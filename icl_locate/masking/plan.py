@@ -111,7 +111,7 @@ def choose_conditions(
     possible = tuple(
         condition
         for condition in PAPER_CONDITIONS
-        if (task.template.instruction is not None or not condition.instruction)
+        if condition.instruction in task.instructed
         and (n_shots > 0 or Segment.EXAMPLES not in condition.hide)
     )
     if not possible:
@@ -145,6 +145,11 @@ def check(plan: Plan, engine: str) -> None:
         raise TaskError(f"engine is {engine!r}: expected one of {', '.join(ENGINES)}")
     if plan.compat not in (None, COMPAT):
         raise TaskError(f"compat is {plan.compat!r}: expected None or {COMPAT!r}")
+    if plan.compat is not None and plan.setting.task.prompts is not None:
+        raise TaskError(
+            f"compat={COMPAT!r} counts the tokens of a template's texts, but the task "
+            f"{plan.setting.task.name!r} has prompts of its own: leave compat out"
+        )
     names = [condition.name for condition in plan.conditions]
     if not names or len(set(names)) < len(names):
         raise TaskError(f"conditions are {names}: expected at least one, each once")

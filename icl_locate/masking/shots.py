@@ -41,7 +41,8 @@ def sweep_shots(
     """
     if not isinstance(model, (str, Path)):
         check_model(model)
-    numbers, task = check_shots(shots), load_task(task)
+    task = load_task(task)
+    numbers = check_shots(task, shots)
     options["conditions"] = choose_conditions(task, min(numbers), options.get("conditions"))
     if isinstance(model, (str, Path)):
         model = load_model(model)

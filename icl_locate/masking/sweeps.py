@@ -115,7 +115,7 @@ def sweep(
     plan = Plan(
         model=model,
         setting=setting,
-        conditions=choose_conditions(setting.task, n_shots, conditions),
+        conditions=choose_conditions(setting.task, setting.n_shots, conditions),
         layers=None
         if layers is None
         else frozenset(check_counts("layers", layers, least=0, error=MaskError)),

@@ -9,6 +9,7 @@ from icl_locate._types import Part, Segment
 from icl_locate.checks.arguments import check_count
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import PromptError
+from icl_locate.prompts.encoding import spell
 from icl_locate.prompts.tokens import Prompts, check_tokenizer
 
 SEGMENT_COLOURS = {
@@ -25,15 +26,17 @@ _LINE_WIDTH = 76
 def prompt_segments(model: TransformerBridge, prompts: Prompts, index: int = 0) -> go.Figure:
     """One prompt's tokens in reading order, coloured by segment; hover shows part, shot and id.
 
+    Tokens of `Prompts.from_tokens` without a tokenizer are shown as their ids.
+
     Raises:
         PromptError: if there is no prompt ``index``.
     """
     check_count("index", index, least=0, most=len(prompts) - 1, error=PromptError)
-    tokenizer = check_tokenizer(model.tokenizer)
+    tokenizer = check_tokenizer(model.tokenizer) if prompts.as_text else None
     real = prompts.attention_mask[index]
     columns = (prompts.tokens, prompts.segments, prompts.parts, prompts.shots)
     rows = list(zip(*(column[index][real].tolist() for column in columns), strict=True))
-    pieces = [_printable(str(tokenizer.decode([row[0]]))) for row in rows]
+    pieces = [_printable(spell(tokenizer, [row[0]], special=True)) for row in rows]
     places = _flow(pieces)
     figure = go.Figure()
     for segment in sorted({row[1] for row in rows}):

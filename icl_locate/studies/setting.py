@@ -41,7 +41,8 @@ class Setting:
         task: what is asked.
         metric: what an answer is worth; bound to the task's queries where it asks for that.
         n_queries: the first so many queries of ``task.test``, the same for every seed.
-        seeds: each draws other examples for the same queries.
+        seeds: each draws other examples for the same queries; of given prompts the first alone,
+            since it draws nothing.
         n_shots: examples in a prompt.
         choice: how they are drawn.
         prepend_bos: whether prompts start with BOS; ``None`` follows the model's tokenizer.
@@ -84,14 +85,15 @@ class Setting:
                 without being asked for by name.
         """
         task = load_task(task)
+        drawn = check_seeds(seeds, error=TaskError)
         n_queries = choose_n_queries(task, n_queries, most_queries)
         _ = task.queries(n_queries)  # refuses too few
         return cls(
             task=task,
             metric=_choose_metric(task, metric, n_queries),
             n_queries=n_queries,
-            seeds=check_seeds(seeds, error=TaskError),
-            n_shots=n_shots,
+            seeds=drawn if task.prompts is None else drawn[:1],
+            n_shots=task.shots_of(n_shots),
             choice=choice or task.choice,
             prepend_bos=prepend_bos,
             max_new_tokens=max_new_tokens,
@@ -191,10 +193,11 @@ def _choose_metric(task: Task, metric: str | Metric | TextScore | None, n_querie
     return for_task(chosen, task, n_queries)
 
 
-def check_shots(shots: int | Iterable[int]) -> tuple[int, ...]:
-    """The numbers of shots.
+def check_shots(task: Task, shots: int | Iterable[int]) -> tuple[int, ...]:
+    """The numbers of shots: those that were asked for, or the one that given prompts have.
 
     Raises:
         TaskError: if there are none, or one stands there twice.
     """
-    return check_counts("shots", shots, least=0, error=TaskError)
+    numbers = check_counts("shots", shots, least=0, error=TaskError)
+    return tuple(dict.fromkeys(task.shots_of(n_shots) for n_shots in numbers))

@@ -126,7 +126,7 @@ class Task:
                 f"queries are given, but the task {self.name!r} has prompts of its own, and no "
                 "layout to make others: use a task with examples (icl_locate.load_task)"
             )
-        if instruction != (self.template.instruction is not None):
+        if instruction not in self.instructed:
             has = "no instruction" if instruction else "an instruction"
             raise TaskError(
                 f"instruction is {instruction}, but the prompts of the task {self.name!r} hold "
@@ -150,6 +150,12 @@ class Task:
                 f"queries: expected 1 to {len(self.test)}"
             )
         return self.test[:n_queries]
+
+    @property
+    def instructed(self) -> frozenset[bool]:
+        """Which prompts there are: with the instruction (True), without one (False), or both."""
+        has = self.template.instruction is not None
+        return frozenset({has} if self.prompts is not None else {has, False})
 
     @checked(TaskError)
     def shots_of(self, n_shots: int) -> int:
