@@ -90,12 +90,8 @@ def test_no_module_outgrows_its_noun():
 
 WAITING = {
     "engine/shared_decoding.py: _generate",
-    "gates/train.py: train_gates",
-    "induction/study.py: ablation_study",
-    "lora/study.py: lora_by_layer",
     "masking/sweeps.py: sweep",
     "prompts/batch.py: from_tokens",
-    "savings/measure.py: measure_savings",
 }
 """Functions that wait to be shortened. None may join them."""
 

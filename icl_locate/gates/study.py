@@ -1,9 +1,8 @@
 """Which heads can go, and which are needed? Gates learnt on a task, and what they are worth."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,11 +16,12 @@ from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.hooked import run_cell
 from icl_locate.errors import TaskError
 from icl_locate.gates.config import GateConfig
-from icl_locate.gates.result import GatesResult, closed_by, order_of
-from icl_locate.gates.train import GateState, learn
+from icl_locate.gates.result import GatesResult, Head, closed_by, order_of
+from icl_locate.gates.train import learn
 from icl_locate.interventions.ablation import HeadAblation
 from icl_locate.metrics import Metric, Statistics, TextScore, score_totals
 from icl_locate.metrics.base import check_columns
+from icl_locate.prompts.template import Example
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.recipe import prompts_digest
 from icl_locate.studies.setting import Setting
@@ -75,53 +75,86 @@ def train_gates(
         max_new_tokens=max_new_tokens,
     )
     n_curve = _check_sizes(model, setting.task, n_train, n_dev, n_curve)
-    bank = setting.task.train
-    train, dev, test = (
-        setting.prompts(model, config.seed, instruction=instruction, queries=queries)
-        for queries in (bank[:n_train], bank[n_train:][:n_dev], None)
-    )
-    recipe = {
-        **setting.recipe(model, [test]),
-        **asdict(config),
-        "instruction": instruction,
-        "n_train": n_train,
-        "n_dev": n_dev,
-        "training_sha256": prompts_digest([train, dev]),
-    }
-    identity = {
-        **asdict(config),
-        "fingerprint": recipe["fingerprint"],
-        "prompts_sha256": recipe["training_sha256"],
-    }
-    state = learn(
-        model, train, dev, config, checkpoint=checkpoint, recipe=identity, progress=progress
-    )
-    sets = [frozenset(order_of(state.best_alpha)[:size]) for size in range(n_curve + 1)]
-    sets.append(closed_by(state.best_alpha))
-    table = _close(model, test, setting, sets, config.batch_size, progress)
-    return _collect(setting, config, state, table, recipe)
+    study = _Study(model, setting, config, instruction, n_train, n_dev)
+    return study.result(n_curve, checkpoint, progress=progress)
 
 
-def _collect(
-    setting: Setting,
-    config: GateConfig,
-    state: GateState,
-    table: Float[ndarray, "set item stat"],
-    recipe: dict[str, Any],
-) -> GatesResult:
-    scores = score_totals(setting.metric, table.sum(axis=-2)).tolist()
-    return GatesResult(
-        objective=str(config.objective),
-        alpha=state.best_alpha,
-        n_epochs=state.epoch,
-        whole=scores[0],
-        pruned=scores[-1],
-        curve=torch.tensor(scores[:-1]),
-        metric=setting.metric.name,
-        provenance={**recipe, "dev_objectives": state.history, **setting.outcome()},
-        statistics=torch.from_numpy(table[:-1]),
-        custom_metric=setting.custom_metric,
-    )
+@dataclass
+class _Study:
+    """The prompts of a study, and what is learnt and scored on them."""
+
+    model: TransformerBridge
+    setting: Setting
+    config: GateConfig
+    instruction: bool
+    n_train: int
+    n_dev: int
+
+    def result(self, n_curve: int, checkpoint: str | Path | None, *, progress: bool) -> GatesResult:
+        """Learn the gates, then close heads in their order, and those whose gates closed."""
+        setting, bank = self.setting, self.setting.task.train
+        train = self._prompts(bank[: self.n_train])
+        dev = self._prompts(bank[self.n_train :][: self.n_dev])
+        test = self._prompts(None)
+        recipe = {
+            **setting.recipe(self.model, [test]),
+            **asdict(self.config),
+            "instruction": self.instruction,
+            "n_train": self.n_train,
+            "n_dev": self.n_dev,
+            "training_sha256": prompts_digest([train, dev]),
+        }
+        identity = {
+            **asdict(self.config),
+            "fingerprint": recipe["fingerprint"],
+            "prompts_sha256": recipe["training_sha256"],
+        }
+        state = learn(
+            self.model,
+            train,
+            dev,
+            self.config,
+            checkpoint=checkpoint,
+            recipe=identity,
+            progress=progress,
+        )
+        sets = [frozenset(order_of(state.best_alpha)[:size]) for size in range(n_curve + 1)]
+        table = self._close(test, [*sets, closed_by(state.best_alpha)], progress=progress)
+        scores = score_totals(setting.metric, table.sum(axis=-2)).tolist()
+        return GatesResult(
+            objective=str(self.config.objective),
+            alpha=state.best_alpha,
+            n_epochs=state.epoch,
+            whole=scores[0],
+            pruned=scores[-1],
+            curve=torch.tensor(scores[:-1]),
+            metric=setting.metric.name,
+            provenance={**recipe, "dev_objectives": state.history, **setting.outcome()},
+            statistics=torch.from_numpy(table[:-1]),
+            custom_metric=setting.custom_metric,
+        )
+
+    def _prompts(self, queries: Sequence[Example] | None) -> Prompts:
+        return self.setting.prompts(
+            self.model, self.config.seed, instruction=self.instruction, queries=queries
+        )
+
+    def _close(
+        self, prompts: Prompts, sets: Sequence[frozenset[Head]], *, progress: bool
+    ) -> Float[ndarray, "set item stat"]:
+        """The statistics of each item with the heads of each set at zero; equal sets run once."""
+        metric, found = self.setting.metric, dict[frozenset[Head], Statistics]()
+        for heads in tqdm(dict.fromkeys(sets), unit="head", desc="closing", disable=not progress):
+            found[heads] = run_cell(
+                self.model,
+                prompts,
+                HeadAblation(heads) if heads else None,
+                metric,
+                max_new_tokens=self.setting.max_new_tokens,
+                batch_size=self.config.batch_size,
+            ).statistics
+        check_columns(metric, list(found.values()))
+        return np.stack([found[heads] for heads in sets])
 
 
 def _check_sizes(
@@ -137,26 +170,3 @@ def _check_sizes(
     if n_curve is None:
         return n_all
     return check_count("n_curve", n_curve, least=0, most=n_all, error=TaskError)
-
-
-def _close(
-    model: TransformerBridge,
-    prompts: Prompts,
-    setting: Setting,
-    sets: Sequence[frozenset[tuple[int, int]]],
-    batch_size: int,
-    progress: bool,
-) -> Float[ndarray, "set item stat"]:
-    """The statistics of each item with the heads of each set at zero; equal sets run once."""
-    found: dict[frozenset[tuple[int, int]], Statistics] = {}
-    for heads in tqdm(dict.fromkeys(sets), unit="head", desc="closing", disable=not progress):
-        found[heads] = run_cell(
-            model,
-            prompts,
-            HeadAblation(heads) if heads else None,
-            setting.metric,
-            max_new_tokens=setting.max_new_tokens,
-            batch_size=batch_size,
-        ).statistics
-    check_columns(setting.metric, list(found.values()))
-    return np.stack([found[heads] for heads in sets])

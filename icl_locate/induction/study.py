@@ -1,7 +1,7 @@
 """Does in-context learning die with the induction heads? Ablation against random controls."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -66,36 +66,23 @@ def ablation_study(
 ) -> AblationResult:
     """Take induction heads out of a model, and as many random heads, and score a task with each.
 
-    The experiment of Crosbie and Shutova (2024, sections 4 and 5). For every number of shots and
-    every seed the same prompts run in the whole model and under each intervention on the induction
-    heads and on each random control, so that all comparisons are paired.
+    The experiment of Crosbie and Shutova (2024, sections 4 and 5). All arms run on the same
+    prompts, so that comparisons are paired. Other options are as in `sweep`.
 
     Args:
-        heads: what `head_scores` gave, or any score for every head, of which each fraction takes
-            the best (``None`` means `prefix_matching_scores`); or a set of (layer, head) pairs, in
-            whose place no fractions are taken.
-        controls: random selections beside each, with as many heads in each layer and none in
-            common with it.
-        fractions: shares of all heads; a single one may stand alone. Those that choose the same
-            heads, as 1 % and 3 % of few heads do, are one arm.
-        shots: numbers of examples in a prompt, or a single one.
-        seeds: each, or a single one, draws other examples for the same queries.
-        interventions: any of "zero", "mean_z", "mean_input", "resample" (`HeadAblation`) and
-            "knockout" (`knockout`).
-        n_queries: the first so many queries of ``task.test``; ``None`` means 64, or all.
-        metric: as `sweep` says; ``None`` means the task's.
-        reference: for the interventions that ask for one; ``None`` measures it on the study's kind
-            of prompts with other queries: the last ones of ``task.train`` that are none of the
-            study's.
-        match: what `knockout` counts as an occurrence; ``None`` means "word" for the pattern tasks
-            of words, "token" for all others.
-        choice, prepend_bos, max_new_tokens: as `sweep` says.
-        batch_size: prompts that run at once.
-        progress: whether to show a progress bar over the runs.
+        heads: what `head_scores` gave, or a score for every head, of which each fraction takes the
+            best (``None``: `prefix_matching_scores`); or (layer, head) pairs, taken as they are.
+        controls: random selections beside each, as many heads in each layer, none in common.
+        fractions: shares of all heads, or one; those that choose the same heads are one arm.
+        shots: numbers of examples in a prompt, or one.
+        interventions: of "zero", "mean_z", "mean_input", "resample" (`HeadAblation`), "knockout".
+        reference: where an intervention asks for one; ``None`` measures it on the study's prompts
+            with other queries: the last of ``task.train``.
+        match: what `knockout` counts as an occurrence; ``None``: "word" for the pattern tasks of
+            words, else "token".
 
     Raises:
-        TaskError: if an option is out of range.
-        MaskError: heads that the model does not have, or too few for random controls.
+        TaskError, MaskError: an option out of range; no such heads, or too few for controls.
         PromptError, ModelError, NumericalError: as their sources say.
     """
     _check_interventions(interventions)
@@ -111,64 +98,85 @@ def ablation_study(
         prepend_bos=prepend_bos,
         max_new_tokens=max_new_tokens,
     )
-    heads, how_scored = _score(model, heads)
-    arms = _arms(_select(model, heads, fractions), interventions, controls)
-    shown = [
-        replace(setting, n_shots=n_shots).prompts(model, seed)
-        for n_shots in numbers
-        for seed in setting.seeds
-    ]
-    if reference is None and set(interventions) & set(METHODS) - {"zero"}:
-        reference = _measure_reference(model, setting, batch_size)
-    match = match or _match_of(setting.task)
-    recipe = {
-        **setting.recipe(model, shown),
-        "shots": list(numbers),
-        "head_scores": how_scored,
-        "match": match,
-        "reference": None if reference is None else dict(reference.provenance),
-    }
-    acts = [_intervention(arm, reference, match) for arm in arms]
-    table = _run(model, setting, acts, shown, batch_size, progress=progress)
-    table = table.reshape(len(arms), len(numbers), len(setting.seeds), *table.shape[-2:])
-    return AblationResult(
-        arms=arms,
-        shots=numbers,
-        seeds=setting.seeds,
-        statistics=torch.from_numpy(table),
-        scores=torch.from_numpy(score_totals(setting.metric, table.sum(axis=-2))),
-        metric=setting.metric.name,
-        provenance=recipe | setting.outcome(),
-        custom_metric=setting.custom_metric,
-        reference=reference,
-    )
+    runs = _Runs(model, setting, numbers, batch_size, progress)
+    return runs.result(heads, fractions, interventions, controls, reference, match)
 
 
-def _run(
-    model: TransformerBridge,
-    setting: Setting,
-    acts: Sequence[Intervention | None],
-    shown: Sequence[Prompts],
-    batch_size: int,
-    *,
-    progress: bool,
-) -> Float[np.ndarray, "arm prompts item stat"]:
-    """The statistics of every query in every prompt under every intervention."""
-    tables = []
-    runs = list(product(acts, shown))
-    with hold_weights(model):
-        for act, prompts in tqdm(runs, unit="run", desc=setting.task.name, disable=not progress):
-            cell = run_cell(
-                model,
-                prompts,
-                act,
-                setting.metric,
-                max_new_tokens=setting.max_new_tokens,
-                batch_size=batch_size,
-            )
-            tables.append(cell.statistics)
-    check_columns(setting.metric, tables)
-    return np.stack(tables).reshape(len(acts), len(shown), *tables[0].shape)
+@dataclass(frozen=True)
+class _Runs:
+    """The prompts of a study, and every intervention on them."""
+
+    model: TransformerBridge
+    setting: Setting
+    shots: tuple[int, ...]
+    batch_size: int
+    progress: bool
+
+    def result(
+        self,
+        heads: Heads | None,
+        fractions: float | Iterable[float],
+        interventions: Sequence[str],
+        controls: int,
+        reference: HeadReference | None,
+        match: Match | str | None,
+    ) -> AblationResult:
+        """Choose the arms, run them all, and collect what they scored."""
+        setting = self.setting
+        shown = [
+            replace(setting, n_shots=n_shots).prompts(self.model, seed)
+            for n_shots in self.shots
+            for seed in setting.seeds
+        ]
+        recipe = {**setting.recipe(self.model, shown), "shots": list(self.shots)}
+        scores, how_scored = _score(self.model, heads)
+        arms = _arms(_select(self.model, scores, fractions), interventions, controls)
+        if reference is None and set(interventions) & set(METHODS) - {"zero"}:
+            reference = _measure_reference(self.model, setting, self.batch_size)
+        match = match or _match_of(setting.task)
+        recipe |= {
+            "head_scores": how_scored,
+            "match": match,
+            "reference": None if reference is None else dict(reference.provenance),
+        }
+        table = self._run([_intervention(arm, reference, match) for arm in arms], shown)
+        table = table.reshape(len(arms), len(self.shots), len(setting.seeds), *table.shape[-2:])
+        return AblationResult(
+            arms=arms,
+            shots=self.shots,
+            seeds=setting.seeds,
+            statistics=torch.from_numpy(table),
+            scores=torch.from_numpy(score_totals(setting.metric, table.sum(axis=-2))),
+            metric=setting.metric.name,
+            provenance=recipe | setting.outcome(),
+            custom_metric=setting.custom_metric,
+            reference=reference,
+        )
+
+    def _run(
+        self, acts: Sequence[Intervention | None], shown: Sequence[Prompts]
+    ) -> Float[np.ndarray, "arm prompts item stat"]:
+        """The statistics of every query in every prompt under every intervention."""
+        setting, tables = self.setting, []
+        runs = tqdm(
+            list(product(acts, shown)),
+            unit="run",
+            desc=setting.task.name,
+            disable=not self.progress,
+        )
+        with hold_weights(self.model):
+            for act, prompts in runs:
+                cell = run_cell(
+                    self.model,
+                    prompts,
+                    act,
+                    setting.metric,
+                    max_new_tokens=setting.max_new_tokens,
+                    batch_size=self.batch_size,
+                )
+                tables.append(cell.statistics)
+        check_columns(setting.metric, tables)
+        return np.stack(tables).reshape(len(acts), len(shown), *tables[0].shape)
 
 
 def _measure_reference(

@@ -1,6 +1,6 @@
 """Adapters on a Hugging Face model: put on, taught, asked, and taken off again."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from icl_locate.models.loading import loading_error, quiet_loading, resolve_devi
 from icl_locate.models.names import EMBEDDED, find_model
 from icl_locate.models.trust import NO_CODE, check_weights
 from icl_locate.prompts.template import PromptTemplate
-from icl_locate.studies.recipe import digest
+from icl_locate.studies.recipe import describe_weights, digest, versions
 from icl_locate.studies.setting import Setting
 
 
@@ -34,6 +34,7 @@ class Teacher:
     _train: Rows = field(init=False)
     _dev: Rows = field(init=False)
     _prompts: list[list[int]] = field(init=False)
+    _pairs: str = field(init=False)
     _fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,18 +47,28 @@ class Teacher:
             tokenize_prompt(self.tokenizer, self._template, query.source).tokens
             for query in self.setting.queries
         ]
+        self._pairs = digest([str(self._train), str(self._dev)])
         self._fingerprint = weights_digest(self.base)
 
     @property
     def _template(self) -> PromptTemplate:
         return self.setting.task.template_for(instruction=False)
 
-    def describe(self) -> dict[str, str]:
-        """What the recipe says of weights, pairs and prompts."""
+    def recipe(self, name: str) -> dict[str, Any]:
+        """Where the numbers come from.
+
+        Args:
+            name: of the model.
+        """
         return {
+            **describe_weights(name, self.base, self.tokenizer),
+            **self.setting.asked(),
+            "architecture": type(self.base).__name__,
             "fingerprint": self._fingerprint,
-            "pairs_sha256": digest([str(self._train), str(self._dev)]),
+            "pairs_sha256": self._pairs,
             "prompts_sha256": digest(map(str, self._prompts)),
+            "config": asdict(self.config),
+            "versions": versions("peft"),
         }
 
     def teach(self, projection: str, seed: int, place: Path) -> tuple[Training, Statistics]:
@@ -66,7 +77,6 @@ class Teacher:
         Args:
             place: the adapter's directory, with the checkpoint from which training goes on.
         """
-        known = self.describe()
         tuned = _add_adapter(self.base, projection, self.config, seed)
         state = train_adapter(
             tuned,
@@ -76,7 +86,7 @@ class Teacher:
             self.config,
             seed=seed,
             checkpoint=place / "checkpoint",
-            identity=f"{self.setting.task.name}, {known['fingerprint']}, {known['pairs_sha256']}",
+            identity=f"{self.setting.task.name}, {self._fingerprint}, {self._pairs}",
         )
         tuned.save_pretrained(place)
         table = self.answer(tuned)

@@ -1,7 +1,6 @@
 """Tuning every layer by itself, in one call that can be interrupted."""
 
 from collections.abc import Iterable
-from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 
@@ -20,7 +19,6 @@ from icl_locate.lora.result import LoraResult
 from icl_locate.metrics import Metric, TextScore, require_answers, score_totals
 from icl_locate.metrics.base import check_columns
 from icl_locate.models.names import EMBEDDED
-from icl_locate.studies.recipe import describe_weights, versions
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
@@ -77,41 +75,41 @@ def lora_by_layer(
     )
     _check(setting, chosen)
     base, tokenizer = load_base(model, device, dtype, revision)
-    names = output_projections(base)
-    wanted = _choose_layers(layers, len(names))
     teacher = Teacher(setting, chosen, base, tokenizer)
-    recipe = {
-        **describe_weights(EMBEDDED if model is None else str(model), base, tokenizer),
-        **setting.asked(),
-        **teacher.describe(),
-        "architecture": type(base).__name__,
-        "projections": names,
-        "config": asdict(chosen),
-        "layers": list(wanted),
-        "versions": versions("peft"),
-    }
-    untuned = float(setting.metric.score(teacher.answer(base).sum(axis=0)))
+    name = EMBEDDED if model is None else str(model)
+    return _tune(teacher, name, layers, Path(output), progress=progress)
+
+
+def _tune(
+    teacher: Teacher, name: str, layers: Iterable[int] | None, output: Path, *, progress: bool
+) -> LoraResult:
+    """Every layer by itself, with every seed."""
+    setting, metric = teacher.setting, teacher.setting.metric
+    names = output_projections(teacher.base)
+    wanted = _choose_layers(layers, len(names))
+    recipe = teacher.recipe(name) | {"projections": names, "layers": list(wanted)}
+    untuned = float(metric.score(teacher.answer(teacher.base).sum(axis=0)))
     total = len(wanted) * len(setting.seeds)
     states, tables = [], []
     with tqdm(total=total, unit="adapter", desc=setting.task.name, disable=not progress) as bar:
         for layer, seed in product(wanted, setting.seeds):
-            place = Path(output) / f"seed_{seed}" / f"layer_{layer}"
+            place = output / f"seed_{seed}" / f"layer_{layer}"
             state, table = teacher.teach(names[layer], seed, place)
             states.append(state)
             tables.append(table)
             bar.update()
-    check_columns(setting.metric, tables)
+    check_columns(metric, tables)
     cells = len(wanted), len(setting.seeds)
     statistics = np.stack(tables).reshape(*cells, *tables[0].shape)
     return LoraResult(
         layers=wanted,
         seeds=setting.seeds,
         statistics=torch.from_numpy(statistics),
-        scores=torch.from_numpy(score_totals(setting.metric, statistics.sum(axis=-2))),
+        scores=torch.from_numpy(score_totals(metric, statistics.sum(axis=-2))),
         dev_losses=torch.tensor([state.best for state in states]).view(cells),
         n_epochs=torch.tensor([state.epoch for state in states]).view(cells),
         untuned=untuned,
-        metric=setting.metric.name,
+        metric=metric.name,
         provenance=recipe | setting.outcome(),
         custom_metric=setting.custom_metric,
     )

@@ -69,6 +69,17 @@ def measure_savings(
     )
     require_answers(setting.metric)
     starts = _choose_layers(layers, int(model.cfg.n_layers))
+    return _measure(model, setting, starts, repeats, batch_size)
+
+
+def _measure(
+    model: TransformerBridge,
+    setting: Setting,
+    starts: Sequence[int],
+    repeats: int,
+    batch_size: int,
+) -> MeasuredSavings:
+    (seed,) = setting.seeds
     prompts = setting.prompts(model, seed)
     recipe = {
         **setting.recipe(model, [prompts]),
@@ -78,7 +89,8 @@ def measure_savings(
         "threads": torch.get_num_threads(),
     }
     table = _answer(model, prompts, setting, starts, batch_size)
-    runs = [Runs(model, prompts, start, max_new_tokens, batch_size) for start in starts]
+    new = setting.max_new_tokens
+    runs = [Runs(model, prompts, start, new, batch_size) for start in starts]
     for _ in range(repeats):
         for run in runs:
             run.measure_time()
