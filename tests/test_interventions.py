@@ -4,6 +4,7 @@ One kind, `ScaleMLP`, is defined here, outside the package, as a user would.
 """
 
 import inspect
+import warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -15,7 +16,8 @@ import tiny
 import torch
 
 import icl_locate as icl
-from icl_locate import Segment, induction
+from icl_locate import Segment, induction, metrics
+from icl_locate.engine.grid import choose_engine, run_grid
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks import ablate_heads, scale_heads
 from icl_locate.interventions.base import Composition
@@ -451,10 +453,10 @@ def test_kinds_that_nobody_registered_are_refused():
             icl.register_intervention(kind)
 
     @dataclass(frozen=True)
-    class Louder(ScaleMLP):
+    class Later(ScaleMLP):
         """A kind's subclass is put on as the kind is."""
 
-    with icl.intervene(model, prompts, Louder(1, 3.0)):
+    with icl.intervene(model, prompts, Later(1, 3.0)):
         louder = model(prompts.tokens, attention_mask=prompts.attention_mask)
     with icl.intervene(model, prompts, ScaleMLP(1, 3.0)):
         assert louder.equal(model(prompts.tokens, attention_mask=prompts.attention_mask))
@@ -476,3 +478,84 @@ def test_a_model_whose_heads_cannot_be_edited_still_takes_masks(monkeypatch):
         icl.intervene(model, prompts, mask | kinds("llama")["zero"]),
     ):
         pass
+
+
+@dataclass(frozen=True)
+class Louder(icl.Condition):
+    """A condition that hides, and scales an MLP beside it."""
+
+    factor: float = 3.0
+
+    def at(self, layers):
+        return self.mask(layers) | ScaleMLP(1, self.factor)
+
+
+@pytest.mark.parametrize("metric", ["log_prob", "exact_match", "label_accuracy"])
+def test_grids_of_anything_run_on_the_hooks_engine(metric):
+    model, prompts = tiny.boot("llama"), prompts_for("llama")
+    found = kinds("llama")
+    labels = metrics.LabelAccuracy(tuple(query.target for query in QUERIES))
+    scored = labels if metric == "label_accuracy" else metrics.get_metric(metric)
+    runs = [
+        found["segments"], found["zero"], found["segments"] | found["zero"] | found["own"],
+        found["edges"] | found["scale"], icl.ContextMask({Segment.EXAMPLES}, icl.from_layer(3)),
+    ]  # fmt: skip
+    options = {"max_new_tokens": 3, "batch_size": 2}
+    told = []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cells = run_grid(
+            model, prompts, runs, scored, engine="auto", on_progress=told.append, **options
+        )
+    assert sum(told) == len(runs)
+    for run, cell in zip(runs, cells, strict=True):
+        alone = run_grid(model, prompts, [run], scored, engine="hooks", **options)[0]
+        assert alone.texts == cell.texts and (alone.statistics == cell.statistics).all()
+    if metric == "log_prob":
+        for run, cell in zip(runs, cells, strict=True):
+            wanted = icl.score_targets(model, prompts, run)
+            torch.testing.assert_close(torch.tensor(cell.statistics[:, 0]).float(), wanted)
+        assert len({tuple(cell.statistics[:, 0]) for cell in cells}) == len(runs)
+    for some, kind in ((runs[1:2], "HeadAblation"), (runs[:3], "HeadAblation"),
+                       ([found["edges"]], "EdgeMask"), ([found["own"]], "ScaleMLP")):  # fmt: skip
+        message = f"^the shared engine cannot run here: it runs context masks, .* holds a {kind}"
+        with pytest.raises(ModelError, match=message):
+            run_grid(model, prompts, some, scored, engine="shared", **options)
+        with pytest.raises(ModelError, match=message):
+            choose_engine(model, "shared", some)
+        assert choose_engine(model, "auto", some) == "hooks"
+
+
+def test_compositions_of_masks_alone_run_on_the_shared_engine():
+    model, prompts = tiny.boot("llama"), prompts_for("llama")
+    mask, other = kinds("llama")["segments"], kinds("llama")["heads"]
+    options = {"max_new_tokens": 3, "batch_size": 3, "engine": "shared"}
+    runs = [Composition((mask, other)), mask | other, mask]
+    assert choose_engine(model, "auto", runs) == "shared"
+    cells = run_grid(model, prompts, runs, metrics.get_metric("log_prob"), **options)
+    assert (cells[0].statistics == cells[1].statistics).all()
+    assert (cells[0].statistics != cells[2].statistics).any()
+
+
+def test_a_sweep_takes_conditions_that_do_more_than_hide():
+    model = tiny.boot("llama")
+    task = icl.Task("words", tuple(BANK), tuple(QUERIES), icl.PromptTemplate(), "log_prob")
+    plain = icl.Condition("examples", {Segment.EXAMPLES}, instruction=False)
+    louder = Louder("louder", {Segment.EXAMPLES}, instruction=False)
+    options = {"n_shots": 2, "n_queries": 3, "seeds": 0}
+    found = icl.sweep(model, task, conditions=[plain, louder], **options)
+    assert found.provenance["engine"] == "hooks"
+    described = found.provenance["conditions"]
+    assert "own" not in described[0] and "factor=3.0" in described[1]["own"]
+    for layer in range(tiny.N_LAYERS + 1):
+        prompts = icl.build_prompts(
+            model, QUERIES, examples=BANK, n_shots=2, template=task.template, seed=0
+        )
+        mask = plain.mask(icl.from_layer(layer))
+        for place, run in enumerate((mask, mask | ScaleMLP(1, 3.0))):
+            wanted = icl.score_targets(model, prompts, run).mean()
+            torch.testing.assert_close(found.scores[place, layer, 0].float(), wanted)
+    alone = icl.sweep(model, task, conditions=[plain], **options)
+    assert alone.provenance["engine"] == "shared"
+    with pytest.raises(ModelError, match="holds a ScaleMLP; use engine='hooks'"):
+        icl.sweep(model, task, conditions=[louder], engine="shared", **options)

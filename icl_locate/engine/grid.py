@@ -20,8 +20,9 @@ from icl_locate.engine.streams import NotSharedError, plan_streams
 from icl_locate.errors import ModelError, PromptError
 from icl_locate.hooks import find_route, hold
 from icl_locate.hooks.probe import probe_prompts
+from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.layers import from_layer
-from icl_locate.interventions.masks import ContextMask, Mask, resolve
+from icl_locate.interventions.masks import ContextMask, Mask, as_mask, resolve
 from icl_locate.metrics import Metric, readout_of
 from icl_locate.models.costs import ModelCosts
 from icl_locate.models.loading import check_model
@@ -33,8 +34,13 @@ ENGINES: tuple[str, ...] = ("auto", "shared", "hooks")
 _disagreement: "weakref.WeakKeyDictionary[TransformerBridge, str]" = weakref.WeakKeyDictionary()
 
 
-def choose_engine(model: TransformerBridge, engine: Engine | str) -> Literal["shared", "hooks"]:
+def choose_engine(
+    model: TransformerBridge, engine: Engine | str, runs: Sequence[Intervention] = ()
+) -> Literal["shared", "hooks"]:
     """The engine that runs: "auto" is "shared" wherever that is exact on this model.
+
+    Args:
+        runs: what is to run; the shared engine takes context masks alone.
 
     Raises:
         ModelError: if "shared" was asked for and is not exact here; the message says why.
@@ -42,13 +48,24 @@ def choose_engine(model: TransformerBridge, engine: Engine | str) -> Literal["sh
     check_model(model)
     if engine == "hooks":
         return "hooks"
-    why_not = why_not_shared(model)
+    other = _other_than_masks(runs)
+    if other is not None and engine == "auto":
+        return "hooks"
+    why_not = other if other is not None else why_not_shared(model)
     if not why_not:
         return "shared"
     if engine == "shared":
         raise ModelError(f"the shared engine cannot run here: {why_not}; use engine='hooks'")
     warnings.warn(f"falling back to the hooks engine: {why_not}", stacklevel=2)
     return "hooks"
+
+
+def _other_than_masks(runs: Sequence[Intervention]) -> str | None:
+    """Why some runs are none for the shared engine: the first kind that is no context mask."""
+    for part in (part for run in runs for part in run.parts):
+        if not isinstance(part, ContextMask):
+            return f"it runs context masks, but a run holds a {type(part).__name__}"
+    return None
 
 
 def why_not_shared(model: TransformerBridge) -> str:
@@ -102,51 +119,74 @@ def _compare(model: TransformerBridge) -> str:
 def run_grid(
     model: TransformerBridge,
     prompts: Prompts,
-    masks: Sequence[Mask],
+    runs: Sequence[Intervention],
     metric: Metric,
     *,
-    engine: Literal["shared", "hooks"],
+    engine: Engine | str,
     max_new_tokens: int,
     batch_size: int,
     token_budget: int | None = None,
     on_progress: Callable[[int], object] = lambda _: None,
 ) -> list[Cell]:
-    """Run the prompts under each mask; one cell a mask.
+    """Run the prompts under each intervention; one cell for each.
 
     Args:
+        runs: masks, or any other interventions and compositions of them.
+        engine: as `choose_engine` takes it; "auto" runs grids of anything but context masks on
+            the hooks engine.
         token_budget: for the shared engine, the most tokens that are in flight at once, over all
             runs; ``None`` derives it from free memory.
         on_progress: told how many more cells are done; where all cells are under way at once, how
             many their work so far comes to.
+
+    Raises:
+        ModelError: if the shared engine was asked for, and cannot run these.
     """
-    options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    if engine == "auto" or _other_than_masks(runs) is not None:
+        engine = choose_engine(model, engine, runs)
     if engine == "hooks":
-        cells: list[Cell] = []
-        clean: Cell | None = None  # masks that hide nothing share one run
-        for mask in masks:
-            acts = bool(resolve(mask, int(model.cfg.n_layers), int(model.cfg.n_heads)))
-            cell = (
-                clean if clean and not acts else run_cell(model, prompts, mask, metric, **options)
-            )
-            clean = clean if acts else cell
-            cells.append(cell)
-            on_progress(1)
-        return cells
+        return _run_hooked(model, prompts, runs, metric, max_new_tokens, batch_size, on_progress)
+    masks = [as_mask(run) for run in runs]
     cost = tokens_in_flight(
         model, prompts, masks, max_new_tokens if readout_of(metric).generates else 0
     )
     answers: list[list[Any]] = [[] for _ in masks]
     count = CellCount(on_progress, len(masks), len(prompts))
 
-    def run(batch: Prompts) -> None:
+    def run_batch(batch: Prompts) -> None:
         one = Run(model, batch, max_new_tokens, batch_size, count.during(len(batch)))
         for written, new in zip(answers, read_many(one, metric, masks), strict=True):
             written.extend(new)
         count.finish(len(batch))
 
     limit = token_budget if token_budget is not None else default_budget(model, prompts, cost)
-    run_in_chunks(prompts, cost, limit, batch_size, run)
+    run_in_chunks(prompts, cost, limit, batch_size, run_batch)
     return [Cell.of(metric, row, prompts.targets) for row in answers]
+
+
+def _run_hooked(
+    model: TransformerBridge,
+    prompts: Prompts,
+    runs: Sequence[Intervention],
+    metric: Metric,
+    max_new_tokens: int,
+    batch_size: int,
+    on_progress: Callable[[int], object],
+) -> list[Cell]:
+    """One hooked run for each cell; masks that hide nothing share one."""
+    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    cells: list[Cell] = []
+    clean: Cell | None = None
+    for run in runs:
+        acts = not isinstance(run, Mask) or bool(resolve(run, n_layers, n_heads))
+        cell = clean
+        if acts or cell is None:
+            options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+            cell = run_cell(model, prompts, run, metric, **options)
+        clean = clean if acts else cell
+        cells.append(cell)
+        on_progress(1)
+    return cells
 
 
 def tokens_in_flight(

@@ -11,12 +11,13 @@ from icl_locate.interventions.layers import LayerRange
 from icl_locate.interventions.segments import as_segments
 
 if TYPE_CHECKING:
+    from icl_locate.interventions.base import Intervention
     from icl_locate.interventions.masks import ContextMask
 
 
 @dataclass(frozen=True)
 class Condition:
-    """A masking condition.
+    """A masking condition. A subclass may do anything else, too: what its `at` gives.
 
     Attributes:
         name: its label in results and figures.
@@ -50,6 +51,10 @@ class Condition:
                 f"condition {self.name!r} hides instructions that its prompt does not hold: "
                 "set instruction=True, or do not hide them"
             )
+
+    def at(self, layers: LayerRange | AbstractSet[int]) -> "Intervention":
+        """What the condition does at some layers: its mask, unless a subclass says otherwise."""
+        return self.mask(layers)
 
     def mask(self, layers: LayerRange | AbstractSet[int]) -> "ContextMask":
         """The condition's mask at some layers."""

@@ -188,6 +188,22 @@ def parts_of(mask: Mask) -> frozenset[ContextMask | EdgeMask]:
     return frozenset({mask})
 
 
+def as_mask(intervention: Intervention) -> Mask:
+    """The mask that an intervention is which holds nothing else.
+
+    Raises:
+        MaskError: if a part of it is no mask.
+    """
+    if isinstance(intervention, Mask):
+        return intervention
+    parts: list[ContextMask | EdgeMask] = []
+    for part in intervention.parts:
+        if not isinstance(part, (ContextMask, EdgeMask)):
+            refuse("mask", part, "a ContextMask, an EdgeMask, or several joined by |", MaskError)
+        parts.append(part)
+    return MaskUnion(frozenset(parts))
+
+
 def _tidy_places(mask: ContextMask | EdgeMask) -> None:
     """Check layers and heads, and make them plain; called while a mask is made."""
     object.__setattr__(mask, "layers", as_layers(mask.layers))
@@ -235,16 +251,16 @@ def resolve(mask: Mask, n_layers: int, n_heads: int) -> dict[int, tuple[LayerMas
     return {layer: tuple(masks) for layer, masks in acting.items()}
 
 
-def check_segments(mask: Mask, segments: Int8[Tensor, "batch pos"]) -> None:
-    """Refuse a mask that hides a segment which a prompt does not have.
+def check_segments(mask: Intervention, segments: Int8[Tensor, "batch pos"]) -> None:
+    """Refuse an intervention whose masks hide a segment which a prompt does not have.
 
     A mask that hides all (with ``keep_self``, or ``without_bias``) may name what there is not.
 
     Raises:
         MaskError: naming the segment and the first prompt that lacks it.
     """
-    for part in parts_of(mask):
-        if isinstance(part, EdgeMask):
+    for part in mask.parts:
+        if not isinstance(part, ContextMask):
             continue
         optional = {Segment.GENERATED}
         if part.keep_self:

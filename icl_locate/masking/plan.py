@@ -8,9 +8,10 @@ from icl_locate._types import Segment
 from icl_locate.checks.arguments import check_items
 from icl_locate.engine.grid import ENGINES
 from icl_locate.errors import MaskError, TaskError
+from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.conditions import PAPER_CONDITIONS, Condition, get_condition
 from icl_locate.interventions.layers import as_starts, masked_layers
-from icl_locate.interventions.masks import ContextMask, check_segments
+from icl_locate.interventions.masks import check_segments
 from icl_locate.masking.sia2024 import COMPAT, sia2024_mask, sia2024_prompts
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.setting import Setting
@@ -58,8 +59,8 @@ class Plan:
             return Shown(prompts)
         return Shown(*sia2024_prompts(self.model.tokenizer, prompts, condition))
 
-    def masks(self, condition: Condition, n_hidden_generated: int = 0) -> list[ContextMask]:
-        """The condition's masks at each point of the sweep.
+    def masks(self, condition: Condition, n_hidden_generated: int = 0) -> list[Intervention]:
+        """What a condition does at each point of the sweep.
 
         Args:
             n_hidden_generated: how many generated tokens other code hides, too.
@@ -68,7 +69,7 @@ class Plan:
         layers = [masked_layers(self.scope, start, n_layers) for start in self.starts]
         if self.relabels(condition):
             return [sia2024_mask(some, n_hidden_generated) for some in layers]
-        return [condition.mask(some) for some in layers]
+        return [condition.at(some) for some in layers]
 
 
 @dataclass(frozen=True)

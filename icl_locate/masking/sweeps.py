@@ -124,7 +124,8 @@ def sweep(
     )
     check(plan, engine)
     plan = _with_model(plan)
-    runs = _Runs(plan, choose_engine(plan.model, engine), batch_size, token_budget)
+    masks = [one for condition in plan.conditions for one in plan.masks(condition)]
+    runs = _Runs(plan, choose_engine(plan.model, engine, masks), batch_size, token_budget)
     return runs.result(progress=progress)
 
 
@@ -232,6 +233,7 @@ def _describe(plan: Plan) -> dict[str, Any]:
                 "instruction": c.instruction,
                 "keep_self": c.keep_self,
                 "without_bias": c.without_bias,
+                **({} if type(c) is Condition else {"own": repr(c)}),
             }
             for c in plan.conditions
         ],
