@@ -254,6 +254,7 @@ def calls() -> dict[str, Call]:
         "Condition.mask": Call(
             icl.Condition("mine", {EXAMPLES}).mask, {"layers": icl.from_layer(0)}
         ),
+        "Condition.at": Call(icl.Condition("mine", {EXAMPLES}).at, {"layers": icl.from_layer(0)}),
         "ContextMask": Call(icl.ContextMask, {"hide": {EXAMPLES}}),
         "EdgeMask": Call(icl.EdgeMask, {"rule": lambda positions, n_rows: None}),
         "EdgeMask.cells": Call(
