@@ -21,6 +21,7 @@ from icl_locate.engine.streams import CutMask, Rows
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks import hold
 from icl_locate.hooks.padding import runs_of
+from icl_locate.hooks.positions import RowCount
 from icl_locate.interventions.hidden import extend_segments
 from icl_locate.interventions.segments import as_segments
 from icl_locate.prompts.tokens import Prompts
@@ -70,8 +71,10 @@ def drop_context(
             f"the context cannot be dropped from this {model.cfg.architecture}: {why_not}; hide it "
             "with a ContextMask, which gives the same answers without the savings"
         )
-    dropper = ContextDropper(n_layers, prompts.segments.to(model.cfg.device), from_layer, drop)
-    with hold(model, runs_of(prompts)), replaced_blocks(model, dropper):
+    rows = RowCount(prompts.attention_mask, "drop_context", runs_of(prompts))
+    segments = prompts.segments.to(model.cfg.device)
+    dropper = ContextDropper(n_layers, segments, from_layer, drop, rows)
+    with hold(model, rows.note), replaced_blocks(model, dropper):
         yield dropper
 
 
@@ -84,33 +87,32 @@ class ContextDropper:
         segments: Int8[Tensor, "batch pos"],
         start: int,
         drop: AbstractSet[Segment],
+        rows: RowCount,
     ) -> None:
+        self._count = rows
         self._last, self._segments, self._start = n_layers - 1, segments, start
         self._dropped = torch.tensor([int(segment) for segment in drop], device=segments.device)
         self._kept = self._rows(segments)
         self._hidden: Tensor | None = None
-        self._total = 0
 
     def __call__(self, call: BlockCall) -> Any:
         """Run one block: as it is below the start, else on the rows that are left."""
-        n = call.hidden.shape[1]
         if call.layer == 0:
-            self._begin(call, n)
+            self._begin(call)
         if call.layer < self._start:
             return call.run()
-        return self._prefill(call) if n == self._total else self._step(call)
+        return self._step(call) if self._count.start else self._prefill(call)
 
-    def _begin(self, call: BlockCall, n: int) -> None:
-        """Note how many positions there are now: a whole text's, or new ones behind the cache's."""
-        batch, width = self._segments.shape
-        whole = n == call.attention_mask.shape[-1]
-        self._total = n if whole else self._total + n
-        if len(call.hidden) != batch or self._total < width:
-            raise MaskError(
-                f"the model ran on {len(call.hidden)} x {self._total} tokens while the context of "
-                f"prompts of {batch} x {width} is dropped: run it on prompts.tokens, whole"
-            )
-        if whole:
+    @property
+    def _total(self) -> int:
+        """How many positions there are now: a whole text's, or new ones behind the cache's."""
+        return self._count.end
+
+    def _begin(self, call: BlockCall) -> None:
+        n = call.hidden.shape[1]
+        self._count.reach(n, call.attention_mask.shape[-1])
+        self._count.require(len(call.hidden))
+        if not self._count.start:
             self._kept = self._rows(extend_segments(self._segments, n))
 
     def _rows(self, segments: Int8[Tensor, "batch pos"]) -> Rows:
