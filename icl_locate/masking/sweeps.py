@@ -116,9 +116,7 @@ def sweep(
         model=model,
         setting=setting,
         conditions=choose_conditions(setting.task, setting.n_shots, conditions),
-        layers=None
-        if layers is None
-        else frozenset(check_counts("layers", layers, least=0, error=MaskError)),
+        layers=None if layers is None else _check_layers(layers),
         scope=scope,
         compat=compat,
     )

@@ -77,7 +77,7 @@ def importance_table(importances: Sequence[LayerImportance]) -> str:
 
 def _html_answers(result: SweepResult) -> str:
     """The first query's answer at each start layer, for the first condition and seed."""
-    answers = [by_seed[0][0] for by_seed in result.texts[0]]
+    answers = [by_seed[0][0] for by_seed in result.texts[0]] if result.texts else []
     if not any(answers):
         return ""
     lines = [f"query   {result.sources[0]}", f"wanted  {result.targets[0]}", ""]
