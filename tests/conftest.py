@@ -16,7 +16,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell has it behin
 from jaxtyping import install_import_hook
 
 UNTYPED = os.environ.get("ICL_LOCATE_UNTYPED") == "1"
-collect_ignore = [] if UNTYPED else ["untyped"]
+collect_ignore = ["former", *([] if UNTYPED else ["untyped"])]
 if not UNTYPED:
     install_import_hook("icl_locate", "beartype.beartype")
 

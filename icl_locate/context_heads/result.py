@@ -37,6 +37,7 @@ class HeadSweepResult(
     Measured,
     axes={"layer": "layers", "head": "heads", "seed": "seeds"},
     form="icl_locate.HeadSweepResult/2",
+    former="icl_locate.HeadSweepResult/1",
     tensors=("statistics", "scores", "ceiling", "floor"),
     labels=("mode", "condition", "seeds", "metric", "provenance"),
 ):
@@ -90,6 +91,10 @@ class HeadSweepResult(
 
     def _shape_of_statistics(self) -> tuple[int, ...]:
         return len(self.layers) * len(self.heads) + 2, len(self.seeds)
+
+    def _scored(self, statistics: ndarray) -> list[tuple[ndarray, ndarray]]:
+        parts = self.scores.flatten(0, 1), self.ceiling[None], self.floor[None]
+        return [(statistics.sum(axis=-2), torch.cat(parts).numpy())]
 
     def resampled(self, n_resamples: int, seed: int) -> Float[ndarray, "resample layer head"]:
         """Scores of resampled items and seeds, averaged over the resampled seeds."""

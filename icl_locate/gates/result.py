@@ -30,6 +30,7 @@ class GatesResult(
     Measured,
     axes={"n_closed": "sizes"},
     form="icl_locate.GatesResult/2",
+    former="icl_locate.GatesResult/1",
     tensors=("alpha", "curve"),
     labels=("objective", "n_epochs", "whole", "pruned", "metric", "provenance"),
     later=("statistics",),

@@ -128,11 +128,12 @@ def _shares(given: Any) -> tuple[float, ...]:
 def as_arms(given: Any) -> tuple[Arm, ...]:
     """Arms, also as a file holds them."""
     names = {part.name for part in fields(Arm)}
+    needed = names - {"fractions"}  # which arms of the first format do not say
     arms = check_items("arms", given, "a list of arms", error=ResultError)
     wrong = [
         arm
         for arm in arms
-        if not (isinstance(arm, Arm) or (isinstance(arm, dict) and set(arm) == names))
+        if not (isinstance(arm, Arm) or (isinstance(arm, dict) and needed <= set(arm) <= names))
     ]
     if wrong or not arms:
         expected = f"a list of arms, each with {', '.join(sorted(names))}"

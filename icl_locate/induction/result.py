@@ -31,6 +31,7 @@ class AblationResult(
     Measured,
     axes={"arm": "arms", "shot": "shots", "seed": "seeds"},
     form="icl_locate.AblationResult/2",
+    former="icl_locate.AblationResult/1",
     tensors=("statistics", "scores"),
     labels=("arms", "shots", "seeds", "metric", "provenance"),
 ):

@@ -25,6 +25,7 @@ METHODS: tuple[str, ...] = ("zero", "mean_z", "mean_input", "resample")
 class HeadReference(
     Saved,
     form="icl_locate.HeadReference/2",
+    former="icl_locate.HeadReference/1",
     tensors=("mean_z", "mean_input_z", "samples", "sample_lengths"),
     labels=("provenance",),
 ):

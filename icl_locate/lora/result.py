@@ -25,6 +25,7 @@ class LoraResult(
     Measured,
     axes={"layer": "layers", "seed": "seeds"},
     form="icl_locate.LoraResult/2",
+    former="icl_locate.LoraResult/1",
     tensors=("statistics", "scores", "dev_losses", "n_epochs"),
     labels=("layers", "seeds", "metric", "untuned", "provenance"),
 ):

@@ -27,6 +27,7 @@ class SweepResult(
     Measured,
     axes={"condition": "conditions", "layer": "layers", "seed": "seeds"},
     form="icl_locate.SweepResult/2",
+    former="icl_locate.SweepResult/1",
     tensors=("statistics", "item_scores", "scores"),
     labels=("conditions", "layers", "seeds", "sources", "targets", "metric", "texts", "provenance"),
 ):
@@ -125,6 +126,9 @@ class SweepResult(
         columns = ["source", "target", "answer", "item_score", "score"]
         frame = self.to_xarray()[["item_score", "answer", "score"]].to_dataframe().reset_index()
         return frame[["condition", "layer", "seed", "item", *columns]]
+
+    def _scored(self, statistics: Any) -> list[tuple[Any, Any]]:
+        return [*super()._scored(statistics), (statistics, self.item_scores.numpy())]
 
     def _answers(self) -> Any:
         """The texts as an array; empty where nothing was generated."""

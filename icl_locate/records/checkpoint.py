@@ -11,7 +11,7 @@ from torch import Tensor
 
 from icl_locate.errors import ResultError
 from icl_locate.records.files import as_path, replace_file
-from icl_locate.records.sealed import JSON, encode, seal, stamp, unseal
+from icl_locate.records.sealed import JSON, Sealed, encode, seal, stamp, unseal
 
 
 def save_tensors(
@@ -44,12 +44,18 @@ def load_tensors(
         ResultError: if the file is missing, damaged, or not of this form.
     """
     target = saved_path(path)
-    found = unseal(target, form)
+    return unpack(target, unseal(target, form), names, labels)
+
+
+def unpack(
+    target: Path, found: Sealed, names: Iterable[str], labels: Iterable[str]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a whole file and its other fields, if those that must be there are."""
     try:
         tensors = load(found.data)
     except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError) as error:
         raise ResultError(f"{target} is damaged ({error}): save it again") from error
-    tensors.pop(JSON)
+    tensors.pop(JSON, None)
     missing = [name for name in names if name not in tensors]
     missing += [name for name in labels if name not in found.rest]
     if missing:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, TypeVar
 
 from icl_locate.checks.contents import made_of
 from icl_locate.records.checkpoint import load_tensors, save_tensors
+from icl_locate.records.former import load_former
 
 T = TypeVar("T", bound="Saved")
 
@@ -18,12 +19,14 @@ class Saved:
         form: what its files are called, such as "icl_locate.SweepResult/2".
         tensors, labels: the fields that are tensors, and the other ones that are saved.
         later: tensors that files of earlier versions lack; their fields' defaults stand then.
+        former: what its files were called in the first format, if there were any.
     """
 
     _form: ClassVar[str]
     _tensors: ClassVar[tuple[str, ...]]
     _labels: ClassVar[tuple[str, ...]]
     _later: ClassVar[tuple[str, ...]]
+    _former: ClassVar[str | None]
 
     def __init_subclass__(
         cls,
@@ -32,9 +35,11 @@ class Saved:
         tensors: tuple[str, ...],
         labels: tuple[str, ...],
         later: tuple[str, ...] = (),
+        former: str | None = None,
     ) -> None:
         super().__init_subclass__()
         cls._form, cls._tensors, cls._labels, cls._later = form, tensors, labels, later
+        cls._former = former
 
     def save(self, path: str | Path) -> Path:
         """Write ``path`` (.safetensors), in place of the last one at once; no pickle.
@@ -49,15 +54,22 @@ class Saved:
 
     @classmethod
     def load(cls: type[T], path: str | Path) -> T:
-        """Read what `save` wrote.
+        """Read what `save` wrote, now or in the first format, two files.
 
         Raises:
             ResultError: if the file is missing, damaged, or not of this format.
         """
-        tensors, rest = load_tensors(path, cls._form, cls._tensors, cls._labels)
+        former = load_former(path, cls._former, cls._tensors, cls._labels)
+        tensors, rest = former or load_tensors(path, cls._form, cls._tensors, cls._labels)
         known = [name for name in cls._later if name in tensors]
         fields: dict[str, Any] = {name: tensors[name] for name in (*cls._tensors, *known)}
-        return made_of(cls, fields | {name: rest[name] for name in cls._labels})
+        made = made_of(cls, fields | {name: rest[name] for name in cls._labels})
+        if former:
+            made._check_former()
+        return made
+
+    def _check_former(self) -> None:
+        """Refuse what contradicts itself: tensors of the first format have no digest."""
 
 
 def _plain(value: Any) -> Any:

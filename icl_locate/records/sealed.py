@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from icl_locate.errors import ResultError
 from icl_locate.records.files import as_path, describe
@@ -20,7 +20,6 @@ KEY = "icl_locate"  # of the header's metadata
 JSON = "json"  # the tensor of bytes that holds the rest: a header holds no more than 100 MB
 _EMPTY = "0" * 64
 _STAMP = re.compile(rb'"%s":"([\w./-]+) sha256:([0-9a-f]{64})"' % KEY.encode())
-_OF_TWO_FILES = b'"json_sha256"'  # what files of the first format hold
 _LONGEST_HEADER = 10_000_000
 
 
@@ -83,11 +82,7 @@ def unseal(path: str | Path, form: str | None) -> Sealed:
         if not path.is_file():
             raise ResultError(f"there is no {path}: expected the file that save() wrote")
         with path.open("rb") as file:
-            header = file.read(8)
-            length = int.from_bytes(header, "little")
-            if length > _LONGEST_HEADER:  # nothing else of a foreign file is read
-                _damaged(path, "it does not begin as such a file does")
-            header += file.read(length)
+            header = read_header(file, path)
             start, end = _find_digest(header, path, form)
             data = header + file.read()
     except (OSError, MemoryError) as error:
@@ -96,25 +91,26 @@ def unseal(path: str | Path, form: str | None) -> Sealed:
     for piece in (memoryview(data)[:start], _EMPTY.encode(), memoryview(data)[end:]):
         taken.update(piece)
     if taken.hexdigest().encode() != data[start:end]:
-        _damaged(path, "its digest is another one")
+        damaged(path, "its digest is another one")
     return Sealed(data, _decode(data, path))
+
+
+def read_header(file: BinaryIO, path: Path) -> bytes:
+    """The beginning of a file of safetensors, up to its tensors."""
+    header = file.read(8)
+    length = int.from_bytes(header, "little")
+    if length > _LONGEST_HEADER:  # nothing else of a foreign file is read
+        damaged(path, "it does not begin as such a file does")
+    return header + file.read(length)
 
 
 def _find_digest(header: bytes, path: Path, form: str | None) -> tuple[int, int]:
     """Where the digest stands in the header of a file of this form."""
     found = _STAMP.search(header)
-    if found is None and _OF_TWO_FILES in header:
-        raise ResultError(
-            f"{path} is of the first format, which had a .json beside it and no digest: this "
-            "version does not read it; run again, or read it with the version that wrote it"
-        )
     if found is None:
-        _damaged(path, f"it has no stamp of {KEY}")
+        damaged(path, f"it has no stamp of {KEY}")
     if form is not None and found[1].decode() != form:
-        raise ResultError(
-            f"{path} is not a result of this kind: it holds {found[1].decode()!r}, expected the "
-            f"form {form!r}"
-        )
+        other_kind(path, found[1].decode(), form)
     return found.span(2)
 
 
@@ -123,11 +119,20 @@ def _decode(data: bytes, path: Path) -> dict[str, Any]:
     begin = 8 + int.from_bytes(data[:8], "little")
     try:
         start, end = json.loads(data[8:begin])[JSON]["data_offsets"]
-        rest = json.loads(data[begin + start : begin + end], parse_constant=_no_number)
+        text = data[begin + start : begin + end]
     except (ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
-        _damaged(path, f"its JSON cannot be read, {describe(error)}", error)
+        damaged(path, f"its header cannot be read, {describe(error)}", error)
+    return parse(text, path)
+
+
+def parse(text: bytes, path: Path) -> dict[str, Any]:
+    """The JSON of a file."""
+    try:
+        rest = json.loads(text, parse_constant=_no_number)
+    except (ValueError, RecursionError, MemoryError) as error:
+        damaged(path, f"its JSON cannot be read, {describe(error)}", error)
     if not isinstance(rest, dict):
-        _damaged(path, "its JSON is no object")
+        damaged(path, "its JSON is no object")
     return rest
 
 
@@ -135,5 +140,13 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no number")
 
 
-def _damaged(path: Path, why: str, error: BaseException | None = None) -> NoReturn:
+def other_kind(path: Path, holds: object, form: str) -> NoReturn:
+    """Refuse a file of another form."""
+    raise ResultError(
+        f"{path} is not a result of this kind: it holds {holds!r}, expected the form {form!r}"
+    )
+
+
+def damaged(path: Path, why: str, error: BaseException | None = None) -> NoReturn:
+    """Refuse what is no whole file of ours."""
     raise ResultError(f"{path} is damaged, or none of our files ({why}): save it again") from error

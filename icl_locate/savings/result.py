@@ -24,6 +24,7 @@ class MeasuredSavings(
     Measured,
     axes={"layer": "layers"},
     form="icl_locate.MeasuredSavings/2",
+    former="icl_locate.MeasuredSavings/1",
     tensors=(
         "prefill_seconds",
         "decode_seconds",

@@ -13,7 +13,7 @@ from icl_locate.checks.arguments import check_text
 from icl_locate.checks.contents import check_recipe, check_table, settle
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
-from icl_locate.metrics import Metric, check_statistics, find_scorer
+from icl_locate.metrics import Metric, check_statistics, find_scorer, score_totals
 from icl_locate.records.saved import Saved
 from icl_locate.studies.intervals import bootstrap_scores, percentile_interval
 
@@ -71,6 +71,25 @@ class Measured(Saved, form="", tensors=(), labels=()):
     def _shape_of_statistics(self) -> tuple[int, ...]:
         """The same of the statistics, for results that keep more cells than they score."""
         return self._shape()
+
+    def _check_former(self) -> None:
+        """Refuse scores that the statistics do not give; of some metrics that cannot be told."""
+        if self.statistics is None:
+            return
+        try:
+            metric = self.scorer()
+        except ResultError:
+            return
+        for statistics, scores in self._scored(self.statistics.numpy()):
+            if not np.allclose(score_totals(metric, statistics), scores, rtol=1e-9, atol=1e-12):
+                raise ResultError(
+                    "the scores are not those of the statistics: the file of the first format is "
+                    "damaged; take another copy of it, or run again"
+                )
+
+    def _scored(self, statistics: ndarray) -> list[tuple[ndarray, ndarray]]:
+        """Summed statistics, and the scores that a metric gives of them."""
+        return [(statistics.sum(axis=-2), self.scores.numpy())]
 
     @property
     def axes(self) -> dict[str, list[Any]]:
