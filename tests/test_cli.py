@@ -61,6 +61,8 @@ TYPOS = {
     "sweep nothing.csv": "there is no task file nothing.csv",
     "sweep flores/en-klingon": "the direction is 'en-klingon'",
     "sweep --metric blue": "unknown metric 'blue'",
+    "sweep --metric nowhere:score": "but there is no module 'nowhere' in",
+    "sweep --metric my-module:score": "expected MODULE:NAME, such as my_module:score",
     "sweep --conditions exmples": "unknown condition 'exmples'",
     "sweep --conditions-file none.toml": "there is no such file",
     "sweep --scope onyl": "scope is 'onyl'",

@@ -6,12 +6,14 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+from icl_locate.cli.named import file_of
 from icl_locate.cli.options import Replacing
 from icl_locate.errors import IclLocateError, ResultError
 from icl_locate.records.sealed import read_rest
 
 SETTINGS = "settings"  # of a result's provenance: the command and the options that it was run with
 _SHOWN_ONLY = {"output", "overwrite", "quiet", "dry_run", "run_code", "confidence"}
+_MODULES = {"metric"}  # options that may name what a module of the user's holds
 
 
 def check_earlier(config: Any, *paths: Path, model: Any = None) -> None:
@@ -49,7 +51,8 @@ def with_settings(result: Any, config: Any) -> Any:
 def settings_of(config: Any) -> dict[str, Any]:
     """What decides a command's numbers: its name, its options, and what files they name hold."""
     given = {name: value for name, value in vars(config).items() if name not in _SHOWN_ONLY}
-    held = {name: _digest(value) for name, value in given.items() if _is_file(value)}
+    files = {name: _file_of(name, value) for name, value in given.items()}
+    held = {name: _digest(file) for name, file in files.items() if file is not None}
     options = {name: _plain(value) for name, value in given.items()}
     command = type(config).__name__.removesuffix("Config").lower()
     return {"command": command, **options, **{f"{name}_sha256": it for name, it in held.items()}}
@@ -89,9 +92,14 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _is_file(value: Any) -> bool:
-    return isinstance(value, (str, Path)) and Path(value).is_file()
+def _file_of(name: str, value: Any) -> Path | None:
+    """The file that an option names, if it names one: a path, or a module of the user's own."""
+    if not isinstance(value, (str, Path)):
+        return None
+    if name in _MODULES:
+        return file_of(str(value))
+    return Path(value) if Path(value).is_file() else None
 
 
-def _digest(path: str | Path) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

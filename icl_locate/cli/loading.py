@@ -5,26 +5,15 @@ from typing import Any
 
 from icl_locate.cli.earlier import check_earlier
 from icl_locate.cli.options import Model, Task
-from icl_locate.cli.start import check_code, say
+from icl_locate.cli.start import choose_metric, say
 
 
-def load_scored_task(config: Task) -> tuple[Any, str]:
+def load_scored_task(config: Task) -> tuple[Any, Any]:
     """The task of a command's options, and the metric that it is scored with."""
     import icl_locate as icl
 
     task = icl.load_task(config.task, data=config.data)
-    return task, name_metric(config, task)
-
-
-def name_metric(config: Task, task: Any) -> str:
-    """The metric of a command's options, or the task's.
-
-    Raises:
-        IclLocateError: if it runs programs, and that was not asked for.
-    """
-    metric: str = config.metric or task.metric
-    check_code(metric, allowed=config.allows_code)
-    return metric
+    return task, choose_metric(config, task)
 
 
 def load_chosen_model(config: Model, *results: Path) -> Any:

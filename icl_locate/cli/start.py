@@ -10,6 +10,7 @@ from typing import Any
 
 from icl_locate.checks.arguments import ErrorKind, check_number, check_seeds
 from icl_locate.checks.signatures import Check, checks_of_fields
+from icl_locate.cli.named import import_named, is_named
 from icl_locate.cli.options import Model, Output, Task
 from icl_locate.errors import IclLocateError
 
@@ -41,13 +42,40 @@ def start(command: str, config: Output) -> None:
     say(config, "loading libraries")
 
 
-def check_code(metric: str, *, allowed: bool) -> None:
-    """Refuse to run generated programs unless that was asked for."""
-    if metric == "pass@1" and not allowed:
+def choose_metric(config: Task, task: Any) -> Any:
+    """The metric of a command's options, one of the user's own among them, or the task's.
+
+    Args:
+        task: ``None`` if it is not known yet, and the options name a metric.
+
+    Raises:
+        IclLocateError: if there is none such; if it runs programs, and that was not asked for.
+    """
+    from icl_locate.metrics import get_metric
+
+    given: Any = config.metric or task.metric
+    if is_named(given):
+        given = import_named("--metric", given)
+        if isinstance(given, type):
+            given = _make("--metric", str(config.metric), given)
+    metric = get_metric(given)
+    if metric.name == "pass@1" and not config.allows_code:
         raise IclLocateError(
             "pass@1 runs the programs that the model writes: add --run-code if you want that (they "
             "run in the sandbox), or choose another --metric"
         )
+    return metric
+
+
+def _make(option: str, text: str, kind: type) -> Any:
+    """An instance of a class that was named in place of one."""
+    try:
+        return kind()
+    except Exception as error:
+        raise IclLocateError(
+            f"{option} is {text!r}, a class that cannot be made without arguments "
+            f"({type(error).__name__}: {error}): name an instance of it"
+        ) from error
 
 
 def _check_values(config: Output) -> None:
@@ -89,14 +117,12 @@ _OWN: dict[str, Check] = {
 
 def _check_task(config: Task) -> None:
     """Check the task as far as this machine holds it, and the metric that it is scored with."""
-    from icl_locate.metrics import get_metric, require_answers
+    from icl_locate.metrics import require_answers
     from icl_locate.tasks import check_task
 
     task = check_task(config.task, data=config.data)
     if config.metric is None and task is None:
         return
-    metric: str = config.metric or (task.metric if task else "")
-    scored = get_metric(metric)
-    check_code(metric, allowed=config.allows_code)
+    metric = choose_metric(config, task)
     if config.reads_answers:
-        require_answers(scored)
+        require_answers(metric)

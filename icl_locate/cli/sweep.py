@@ -8,8 +8,9 @@ from icl_locate.cli import options
 from icl_locate.cli.conditions_file import read_conditions
 from icl_locate.cli.earlier import check_earlier
 from icl_locate.cli.first_prompt import print_first_prompt
-from icl_locate.cli.loading import load_chosen_model, name_metric
+from icl_locate.cli.loading import load_chosen_model
 from icl_locate.cli.presets import PRESETS
+from icl_locate.cli.start import choose_metric
 from icl_locate.cli.writing import WRITTEN, write_result, write_shots
 from icl_locate.errors import IclLocateError
 from icl_locate.records.files import check_output
@@ -177,7 +178,7 @@ def _asked(config: SweepConfig, task: Any) -> dict[str, Any]:
         "conditions": conditions,
         "n_queries": n_queries if config.preset is None else min(n_queries, len(task.test)),
         "seeds": config.seeds,
-        "metric": name_metric(config, task),
+        "metric": choose_metric(config, task),
         "choice": config.choice,
         "prepend_bos": config.prepend_bos,
         "max_new_tokens": 50 if config.max_new_tokens is None else config.max_new_tokens,
@@ -240,7 +241,7 @@ def _announce(config: SweepConfig, task: Any, asked: dict[str, Any], shots: list
     print(f"task        {task.name}: {n_queries} queries, {len(task.train)} examples to draw from")
     print(f"conditions  {'; '.join(c.name for c in conditions)}; {config.scope} each layer")
     print(f"shots       {', '.join(map(str, shots))}; seeds {', '.join(map(str, config.seeds))}")
-    print(f"metric      {metric}, at most {length} new tokens")
+    print(f"metric      {metric.name}, at most {length} new tokens")
     print(f"output      {config.output}")
     speed = measure_speed(resolve_device(config.device), getattr(torch, config.dtype))
     for n_shots in shots:
