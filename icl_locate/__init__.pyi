@@ -6,6 +6,7 @@ from . import metrics as metrics
 from . import plots as plots
 from . import sandbox as sandbox
 from . import savings as savings
+from . import studies as studies
 from . import tasks as tasks
 from ._types import Part as Part
 from ._types import Segment as Segment

@@ -67,6 +67,7 @@ BOUNDS: Mapping[str, Check] = {
     "max_epochs": whole(1),
     "max_new_tokens": whole(1),
     "max_output": whole(1),
+    "most_queries": whole(1),
     "n": whole(1),
     "n_copies": whole(2),
     "n_dev": whole(1),

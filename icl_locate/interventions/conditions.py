@@ -91,16 +91,20 @@ SKIPPED_ATTENTION: tuple[Condition, ...] = (
 2403.04510v1, section 4): the MLP then acts on what the layer below gave."""
 
 
+NAMED: tuple[Condition, ...] = (*PAPER_CONDITIONS, *SKIPPED_ATTENTION)
+"""All that have a name here; a sweep that names none takes the paper's."""
+
+
 def get_condition(condition: str | Condition) -> Condition:
-    """The paper's condition of a name; a `Condition` is returned as it is.
+    """The condition of a name; a `Condition` is returned as it is.
 
     Raises:
         MaskError: if the name is unknown.
     """
     if isinstance(condition, Condition):
         return condition
-    for known in (*PAPER_CONDITIONS, *SKIPPED_ATTENTION):
+    for known in NAMED:
         if known.name == condition:
             return known
-    names = ", ".join(repr(known.name) for known in (*PAPER_CONDITIONS, *SKIPPED_ATTENTION))
+    names = ", ".join(repr(known.name) for known in NAMED)
     raise MaskError(f"unknown condition {condition!r}: expected one of {names}, or a Condition")

@@ -1,1 +1,5 @@
 """What every experiment shares: its setting, its recipe, its intervals, and its result."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

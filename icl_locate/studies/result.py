@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from torch import Tensor
 
-from icl_locate.checks.arguments import check_text
+from icl_locate.checks.arguments import check_items, check_text
 from icl_locate.checks.contents import check_recipe, check_table, settle
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
@@ -49,8 +49,19 @@ class Measured(Saved, form="", tensors=(), labels=()):
         super().__init_subclass__(**files)
         cls._axes = axes
 
+    def __post_init__(self) -> None:
+        """Check what every result has; a subclass that has more calls `_check` from its own."""
+        self._check()
+
     def _check(self) -> None:
         """Refuse what does not fit the labels; called by subclasses when they are made."""
+        for axis, name in self._axes.items():
+            if name in self._labels:
+                expected = f"the labels of the axis {axis!r}"
+                labels = check_items(
+                    name, getattr(self, name), expected, ordered=True, error=ResultError
+                )
+                settle(self, **{name: tuple(labels)})
         settle(
             self,
             metric=check_text("metric", self.metric, error=ResultError),

@@ -8,9 +8,13 @@ from typing import Any
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
-from icl_locate.checks.arguments import check_counts, check_seeds
+from icl_locate.checks.arguments import check_counts, check_items, check_seeds
+from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.decoding import check_generation
-from icl_locate.errors import TaskError
+from icl_locate.engine.grid import Engine, run_grid
+from icl_locate.engine.hooked import Cell
+from icl_locate.errors import MaskError, PromptError, TaskError
+from icl_locate.interventions.base import Intervention, check_intervention
 from icl_locate.metrics import (
     Metric,
     TextScore,
@@ -59,6 +63,7 @@ class Setting:
     max_new_tokens: int = 50
 
     @classmethod
+    @checked(TaskError, task=anything, metric=anything)
     def of(
         cls,
         task: Task | str | Path,
@@ -109,6 +114,7 @@ class Setting:
         """The metric itself where its name is not enough to have it again."""
         return None if is_known(self.metric.name) else self.metric
 
+    @checked(PromptError)
     def prompts(
         self,
         model: TransformerBridge,
@@ -143,6 +149,44 @@ class Setting:
             check_generation(model, prompts, self.metric, self.max_new_tokens)
         return prompts
 
+    @checked(TaskError, runs=anything)
+    def run(
+        self,
+        model: TransformerBridge,
+        prompts: Prompts,
+        runs: Iterable[Intervention],
+        *,
+        engine: Engine | str = "auto",
+        batch_size: int = 64,
+        token_budget: int | None = None,
+    ) -> list[Cell]:
+        """Answer prompts under each of some interventions.
+
+        Args:
+            runs: masks, or any other interventions and compositions of them.
+            engine, batch_size, token_budget: as in `icl_locate.sweep`.
+
+        Returns:
+            For each of them ``cell.statistics``, each item's of the metric, and ``cell.texts``, the
+            answers; empty where the metric is a log-probability.
+
+        Raises:
+            MaskError: if one is no intervention, or fits neither the model nor the prompts.
+            ModelError: if the shared engine was asked for, and cannot run these.
+        """
+        listed = check_items("runs", runs, "a list of interventions", error=MaskError)
+        return run_grid(
+            model,
+            prompts,
+            [check_intervention(f"runs[{i}]", run) for i, run in enumerate(listed)],
+            self.metric,
+            engine=engine,
+            max_new_tokens=self.max_new_tokens,
+            batch_size=batch_size,
+            token_budget=token_budget,
+        )
+
+    @checked(TaskError)
     def recipe(self, model: TransformerBridge, prompts: Iterable[Prompts]) -> dict[str, Any]:
         """Where the numbers come from, complete before anything runs.
 

@@ -14,7 +14,7 @@ import tiny
 import torch
 
 import icl_locate as icl
-from icl_locate import context_heads, gates, induction, lora, metrics, plots, savings
+from icl_locate import context_heads, gates, induction, lora, metrics, plots, savings, studies
 from icl_locate.hooks.positions import RowCount
 from icl_locate.interventions.edges import InductionEdges, Positions
 from icl_locate.lora import LoraConfig, LoraResult
@@ -229,6 +229,7 @@ def calls() -> dict[str, Call]:
         "register_intervention": Call(
             icl.register_intervention, {"kind": type("Mine", (icl.Intervention,), {})}
         ),
+        "SweepResult.to_dataframe": Call(swept().to_dataframe, {}),
         "locate": Call(icl.locate, {"result": swept(), "n_resamples": 5}),
         "layer_importance": Call(
             icl.layer_importance, {"result": swept("only"), "n_resamples": 5}
@@ -269,7 +270,33 @@ def calls() -> dict[str, Call]:
             run_python, {"code": "x = 1", "tests": "assert x == 1"}, 0.1
         ),
     }  # fmt: skip
-    return table | _heads() | _trained() | _savings() | _plots() | _tasks(home) | _metrics()
+    return (
+        table
+        | _studies()
+        | _heads()
+        | _trained()
+        | _savings()
+        | _plots()
+        | _tasks(home)
+        | _metrics()
+    )
+
+
+def _studies() -> dict[str, Call]:
+    on_model = {"model": model(), "prompts": prompts()}
+    asked = {"task": task(), **SIZES}
+    setting = studies.Setting.of(**asked)
+    return {
+        "studies.Setting.of": Call(studies.Setting.of, asked),
+        "studies.Setting.prompts": Call(setting.prompts, {"model": model(), "seed": 0}, 0.5),
+        "studies.Setting.run": Call(
+            setting.run, {**on_model, "runs": [icl.ContextMask({EXAMPLES})], "engine": "hooks"}, 0.5
+        ),
+        "studies.Setting.recipe": Call(
+            setting.recipe, {"model": model(), "prompts": [prompts()]}, 0.5
+        ),
+        "studies.Measured.score_interval": Call(swept().score_interval, {"n_resamples": 5}),
+    }
 
 
 def _heads() -> dict[str, Call]:

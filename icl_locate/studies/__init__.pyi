@@ -1,0 +1,2 @@
+from .result import Measured as Measured
+from .setting import Setting as Setting
