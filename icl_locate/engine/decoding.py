@@ -6,7 +6,6 @@ from contextlib import AbstractContextManager
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache
 
 from icl_locate.checks.arguments import show
@@ -15,6 +14,7 @@ from icl_locate.errors import PromptError
 from icl_locate.interventions.base import Intervention
 from icl_locate.metrics import Metric, readout_of
 from icl_locate.metrics.base import compares_targets
+from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.encoding import read_ids, spaced_ids, spell
 from icl_locate.prompts.tokens import Prompts, check_prompts, check_tokenizer
@@ -23,7 +23,7 @@ OnText = Callable[[int, str], object]
 
 
 def generate(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     mask: Intervention | None = None,
     max_new_tokens: int = 50,
@@ -45,7 +45,7 @@ def generate(
 
 
 def decode(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     context: Callable[[Prompts], AbstractContextManager[object]],
     max_new_tokens: int,
@@ -75,7 +75,7 @@ def decode(
 
 @torch.no_grad()
 def _decode_batch(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     cache: Cache | None,
     answers: "Answers",
@@ -115,7 +115,7 @@ class Answers:
 
     def __init__(
         self,
-        model: TransformerBridge,
+        model: Model,
         n_answers: int,
         stops: Sequence[str],
         *,
@@ -188,7 +188,7 @@ def _before_stop(text: str, stops: Sequence[str]) -> str:
     return text[: len(text) - max(lengths, default=0)]
 
 
-def end_tokens(model: TransformerBridge) -> frozenset[int]:
+def end_tokens(model: Model) -> frozenset[int]:
     """The tokens that end a text, as the tokenizer and the generation config name them."""
     config = getattr(model.original_model, "generation_config", None)
     found: set[int] = set()
@@ -215,9 +215,7 @@ def resolve_stops(prompts: Prompts, stop: str | Sequence[str] | None) -> tuple[s
     return stops if prompts.as_text else tuple(spaced_ids(read_ids("stop", s)) for s in stops)
 
 
-def check_generation(
-    model: TransformerBridge, prompts: Prompts, metric: Metric, max_new_tokens: int
-) -> None:
+def check_generation(model: Model, prompts: Prompts, metric: Metric, max_new_tokens: int) -> None:
     """Refuse prompts on which a metric of generated answers could say nothing.
 
     Raises:
@@ -265,7 +263,7 @@ def check_targets(targets: Sequence[str], stops: Sequence[str], metric: Metric) 
             )
 
 
-def check_room(model: TransformerBridge, prompts: Prompts, max_new_tokens: int) -> None:
+def check_room(model: Model, prompts: Prompts, max_new_tokens: int) -> None:
     """Refuse prompts that leave no room for new tokens.
 
     Raises:

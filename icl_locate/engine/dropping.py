@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from jaxtyping import Bool, Int8
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from icl_locate._types import Segment
@@ -24,6 +23,7 @@ from icl_locate.hooks.padding import runs_of
 from icl_locate.hooks.positions import RowCount
 from icl_locate.interventions.hidden import extend_segments
 from icl_locate.interventions.segments import as_segments
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
 CONTEXT = frozenset({Segment.INSTRUCTIONS, Segment.EXAMPLES})
@@ -32,7 +32,7 @@ CONTEXT = frozenset({Segment.INSTRUCTIONS, Segment.EXAMPLES})
 @checked(MaskError, drop=anything)
 @contextmanager
 def drop_context(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     from_layer: int,
     *,

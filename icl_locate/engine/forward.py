@@ -5,17 +5,17 @@ from contextlib import AbstractContextManager
 
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import NumericalError
 from icl_locate.hooks import hold, intervene
 from icl_locate.hooks.padding import runs_of
 from icl_locate.interventions.base import Intervention
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
 
 def masked(
-    model: TransformerBridge, prompts: Prompts, mask: Intervention | None
+    model: Model, prompts: Prompts, mask: Intervention | None
 ) -> AbstractContextManager[object]:
     """The context of an intervention; if there is none, that of holding the model.
 
@@ -27,7 +27,7 @@ def masked(
     return intervene(model, prompts, mask)
 
 
-def keep_logits(model: TransformerBridge, n_last: int) -> dict[str, int]:
+def keep_logits(model: Model, n_last: int) -> dict[str, int]:
     """The argument that has a model unembed only its last positions, where it takes one."""
     parameters = inspect.signature(model.original_model.forward).parameters
     return {"logits_to_keep": n_last} if "logits_to_keep" in parameters else {}

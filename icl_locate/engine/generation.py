@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache
 
 from icl_locate.checks.arguments import check_count
@@ -13,12 +12,13 @@ from icl_locate.engine.decoding import OnText
 from icl_locate.engine.dropping import drop_context
 from icl_locate.errors import MaskError, PromptError
 from icl_locate.interventions.base import Intervention
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
 
 @checked(PromptError)
 def generate(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     mask: Intervention | None = None,
     max_new_tokens: int = 50,

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import psutil
 import torch
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
 from icl_locate.engine.hooked import Cell, run_cell
@@ -24,6 +23,7 @@ from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.layers import from_layer
 from icl_locate.interventions.masks import ContextMask, Mask, as_mask, resolve
 from icl_locate.metrics import Metric, readout_of
+from icl_locate.models.bridge import Model
 from icl_locate.models.costs import ModelCosts
 from icl_locate.models.loading import check_model
 from icl_locate.prompts.tokens import Prompts
@@ -31,11 +31,11 @@ from icl_locate.prompts.tokens import Prompts
 Engine = Literal["auto", "shared", "hooks"]
 ENGINES: tuple[str, ...] = ("auto", "shared", "hooks")
 
-_disagreement: "weakref.WeakKeyDictionary[TransformerBridge, str]" = weakref.WeakKeyDictionary()
+_disagreement: "weakref.WeakKeyDictionary[Model, str]" = weakref.WeakKeyDictionary()
 
 
 def choose_engine(
-    model: TransformerBridge, engine: Engine | str, runs: Sequence[Intervention] = ()
+    model: Model, engine: Engine | str, runs: Sequence[Intervention] = ()
 ) -> Literal["shared", "hooks"]:
     """The engine that runs: "auto" is "shared" wherever that is exact on this model.
 
@@ -68,7 +68,7 @@ def _other_than_masks(runs: Sequence[Intervention]) -> str | None:
     return None
 
 
-def why_not_shared(model: TransformerBridge) -> str:
+def why_not_shared(model: Model) -> str:
     """Why the shared engine is not exact on a model now; empty if it is.
 
     On a model's first use its numbers are compared with the hooks engine's on a few random tokens.
@@ -78,7 +78,7 @@ def why_not_shared(model: TransformerBridge) -> str:
         return _why_not_shared(model)
 
 
-def _why_not_shared(model: TransformerBridge) -> str:
+def _why_not_shared(model: Model) -> str:
     if len({parameter.device for parameter in model.original_model.parameters()}) > 1:
         return "the model is spread over several devices"
     if any(_foreign_hooks(point) for point in model.hook_dict.values()):
@@ -96,7 +96,7 @@ def _foreign_hooks(point: HookPoint) -> bool:
     )
 
 
-def _compare(model: TransformerBridge) -> str:
+def _compare(model: Model) -> str:
     prompts = probe_prompts(model)
     masks = [
         ContextMask(hide, from_layer(start))
@@ -117,7 +117,7 @@ def _compare(model: TransformerBridge) -> str:
 
 
 def run_grid(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     runs: Sequence[Intervention],
     metric: Metric,
@@ -165,7 +165,7 @@ def run_grid(
 
 
 def _run_hooked(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     runs: Sequence[Intervention],
     metric: Metric,
@@ -190,7 +190,7 @@ def _run_hooked(
 
 
 def tokens_in_flight(
-    model: TransformerBridge, prompts: Prompts, masks: Sequence[Mask], n_generated: int
+    model: Model, prompts: Prompts, masks: Sequence[Mask], n_generated: int
 ) -> int:
     """How many tokens one prompt holds at once, over the clean run and all masked ones."""
     forced = append_targets(prompts) if not n_generated else prompts
@@ -206,7 +206,7 @@ def tokens_in_flight(
     return width + masked + generated
 
 
-def default_budget(model: TransformerBridge, prompts: Prompts, cost: int) -> int:
+def default_budget(model: Model, prompts: Prompts, cost: int) -> int:
     """The tokens that half of the free memory holds.
 
     Args:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.engine.readout import Run, read
 from icl_locate.interventions.base import Intervention
 from icl_locate.metrics import Answers, Metric, Statistics, readout_of
 from icl_locate.metrics.base import item_statistics
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
 
@@ -43,7 +43,7 @@ def join_cells(parts: Sequence[tuple[Sequence[int], Sequence[Cell]]]) -> list[Ce
 
 
 def run_cell(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     mask: Intervention | None,
     metric: Metric,

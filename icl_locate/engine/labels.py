@@ -6,7 +6,6 @@ from dataclasses import replace
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.signatures import checked
 from icl_locate.engine.forward import keep_logits, masked, require_numbers
@@ -16,6 +15,7 @@ from icl_locate.engine.shared import score_many
 from icl_locate.errors import PromptError
 from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.masks import Mask
+from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.alignment import continue_prompt
 from icl_locate.prompts.tokens import Prompts, check_tokenizer, check_vocabulary
@@ -23,7 +23,7 @@ from icl_locate.prompts.tokens import Prompts, check_tokenizer, check_vocabulary
 
 @checked(PromptError)
 def score_labels(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     labels: Sequence[str],
     mask: Intervention | None = None,
@@ -58,7 +58,7 @@ def score_labels(
 
 
 def score_labels_many(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     masks: Sequence[Mask],
     labels: Sequence[str],
@@ -93,9 +93,7 @@ def score_labels_many(
     return found
 
 
-def label_tokens(
-    model: TransformerBridge, prompts: Prompts, labels: Sequence[str]
-) -> list[list[list[int]]]:
+def label_tokens(model: Model, prompts: Prompts, labels: Sequence[str]) -> list[list[list[int]]]:
     """``tokens[label][prompt]``: each label's tokens as they continue each prompt.
 
     Raises:
@@ -134,7 +132,7 @@ def _of_one_token(tokens: Sequence[Sequence[Sequence[int]]]) -> list[int]:
 
 @torch.no_grad()
 def _next_tokens(
-    model: TransformerBridge, prompts: Prompts, mask: Intervention | None, batch_size: int
+    model: Model, prompts: Prompts, mask: Intervention | None, batch_size: int
 ) -> Float[Tensor, "batch d_vocab"]:
     """The log-probabilities of what follows each prompt."""
     device = model.cfg.device

@@ -4,8 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from transformer_lens.model_bridge import TransformerBridge
-
 from icl_locate.engine.decoding import generate
 from icl_locate.engine.labels import score_labels, score_labels_many
 from icl_locate.engine.progress import Tell
@@ -24,6 +22,7 @@ from icl_locate.metrics import (
     TargetLogProb,
     readout_of,
 )
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
 
@@ -36,7 +35,7 @@ class Run:
         tell: told how much is done, where all runs go up the layers at once.
     """
 
-    model: TransformerBridge
+    model: Model
     prompts: Prompts
     max_new_tokens: int
     batch_size: int

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from icl_locate.engine.streams import CutMask, NotSharedError
 from icl_locate.hooks.holding import hold, own
 from icl_locate.hooks.routes import built_in_mask, hooks_of_empty_rows
+from icl_locate.models.bridge import Model
 
 Forward = Callable[..., Any]
 Take = Callable[[Tensor], Tensor]
@@ -21,7 +21,7 @@ BlockRunner = Callable[["BlockCall"], Any]
 
 
 @contextmanager
-def replaced_blocks(model: TransformerBridge, run: BlockRunner) -> Iterator[None]:
+def replaced_blocks(model: Model, run: BlockRunner) -> Iterator[None]:
     """Let ``run`` stand for the forward pass of every block, inside a ``with``."""
     run = own(run)
     with hold(model), ExitStack() as stack:
@@ -42,7 +42,7 @@ def replaced_blocks(model: TransformerBridge, run: BlockRunner) -> Iterator[None
 class BlockCall:
     """One block's call by its model, and the same call on other rows."""
 
-    model: TransformerBridge
+    model: Model
     layer: int
     forward: Forward
     args: tuple[Any, ...]

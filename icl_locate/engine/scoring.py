@@ -5,20 +5,20 @@ from dataclasses import replace
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Part, Segment
 from icl_locate.checks.signatures import checked
 from icl_locate.engine.forward import keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
 from icl_locate.interventions.base import Intervention
+from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.tokens import Prompts, check_prompts
 
 
 @checked(PromptError)
 def score_targets(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     mask: Intervention | None = None,
     *,
@@ -45,7 +45,7 @@ def score_targets(
 
 @torch.no_grad()
 def _score_batch(
-    model: TransformerBridge, prompts: Prompts, mask: Intervention | None
+    model: Model, prompts: Prompts, mask: Intervention | None
 ) -> Float[Tensor, "batch"]:
     with masked(model, append_targets(prompts), mask):
         log_probs, is_target = forced_log_probs(model, prompts)
@@ -53,7 +53,7 @@ def _score_batch(
 
 
 def forced_log_probs(
-    model: TransformerBridge, prompts: Prompts
+    model: Model, prompts: Prompts
 ) -> tuple[Float[Tensor, "batch target_pos"], Bool[Tensor, "batch target_pos"]]:
     """The log-probability of each token of the targets, and which tokens are real.
 

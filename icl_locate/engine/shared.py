@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from icl_locate._types import Segment
@@ -29,6 +28,7 @@ from icl_locate.engine.scoring import append_targets
 from icl_locate.engine.streams import CutMask, Rows, Stream, plan_streams
 from icl_locate.hooks.routes import attention_bias
 from icl_locate.interventions.masks import Mask
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
 _READ_AT_ONCE = 64  # rows whose logits exist at once: a large vocabulary takes more than the model
@@ -127,7 +127,7 @@ class SharedPass:
         return torch.cat([*parts, self._rows.take(clean)])
 
 
-def can_drop(model: TransformerBridge) -> bool:
+def can_drop(model: Model) -> bool:
     """Whether rows may be dropped and keys reordered: not where a module masks by index.
 
     GPT-Neo's local window counts indices, not positions.
@@ -135,7 +135,7 @@ def can_drop(model: TransformerBridge) -> bool:
     return all(attention_bias(block.attn) is None for block in model.blocks)
 
 
-def read_out(model: TransformerBridge, output: Any) -> Float[Tensor, "row pos d_vocab"]:
+def read_out(model: Model, output: Any) -> Float[Tensor, "row pos d_vocab"]:
     """The logits of what the last block gives, by the model's own final norm and unembedding."""
     tokens = torch.zeros(first(output).shape[:2], dtype=torch.long, device=first(output).device)
     with replaced_blocks(model, lambda call: output):  # noqa: ARG005
@@ -145,7 +145,7 @@ def read_out(model: TransformerBridge, output: Any) -> Float[Tensor, "row pos d_
 
 @torch.no_grad()
 def score_many(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     masks: Sequence[Mask],
     *,
@@ -202,7 +202,7 @@ def score_many(
 
 
 def _log_probs(
-    model: TransformerBridge, output: Any, wanted: Int[Tensor, "row pos rival"]
+    model: Model, output: Any, wanted: Int[Tensor, "row pos rival"]
 ) -> Float[Tensor, "row pos rival"]:
     logits = read_out(model, output).float()
     return logits.log_softmax(dim=-1).gather(-1, wanted)

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache
 
 from icl_locate.engine.decoding import Answers, check_room, resolve_stops
@@ -18,13 +17,14 @@ from icl_locate.engine.shared import SharedPass, read_out, run_index
 from icl_locate.engine.streams import Rows, plan_streams
 from icl_locate.engine.texts import begin_texts
 from icl_locate.interventions.masks import Mask
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
 _PREFILL = 0.3  # a guess at its share of the work, for progress bars
 
 
 def generate_many(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     masks: Sequence[Mask],
     max_new_tokens: int = 50,
@@ -91,7 +91,7 @@ def portions(
 
 @torch.no_grad()
 def _generate(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     masks: Sequence[Mask],
     max_new_tokens: int,

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.arguments import refuse
 from icl_locate.checks.signatures import anything, checked
@@ -24,6 +23,7 @@ from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.layers import as_pairs
 from icl_locate.interventions.masks import ContextMask, EdgeMask, Mask, MaskUnion, parts_of
 from icl_locate.interventions.scale import HeadScale
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
 Application = Callable[[Site, Sequence[Any]], AbstractContextManager[object]]
@@ -39,7 +39,7 @@ _APPLICATIONS: dict[type[Intervention], Application] = {
 """In the order in which they act at one point of the model: what is scaled is what stands in."""
 _OURS = frozenset(_APPLICATIONS)
 
-_looked_at: "weakref.WeakSet[TransformerBridge]" = weakref.WeakSet()
+_looked_at: "weakref.WeakSet[Model]" = weakref.WeakSet()
 
 
 def register_intervention(kind: type[Intervention]) -> Callable[[A], A]:
@@ -86,9 +86,7 @@ def _check_kind(kind: Any) -> None:
 
 @checked(MaskError)
 @contextmanager
-def intervene(
-    model: TransformerBridge, prompts: Prompts, intervention: Intervention
-) -> Iterator[TransformerBridge]:
+def intervene(model: Model, prompts: Prompts, intervention: Intervention) -> Iterator[Model]:
     """Do something to a model inside a ``with``: any composition of interventions by ``|``.
 
     Context masks, edge masks, head ablations, head scales and kinds of your own
@@ -113,9 +111,7 @@ def intervene(
 
 @checked(MaskError)
 @contextmanager
-def mask_attention(
-    model: TransformerBridge, prompts: Prompts, mask: Mask
-) -> Iterator[TransformerBridge]:
+def mask_attention(model: Model, prompts: Prompts, mask: Mask) -> Iterator[Model]:
     """Mask the model's attention inside a ``with``: `intervene`, for masks alone.
 
     The mask goes in by the route that works on the model's architecture.
@@ -131,14 +127,14 @@ def mask_attention(
 @checked(MaskError, heads=anything, method=anything)
 @contextmanager
 def ablate_heads(
-    model: TransformerBridge,
+    model: Model,
     heads: HeadAblation | Collection[Sequence[int]],
     method: Method | str = "zero",
     *,
     reference: HeadReference | None = None,
     prompts: Prompts | None = None,
     seed: int = 0,
-) -> Iterator[TransformerBridge]:
+) -> Iterator[Model]:
     """Ablate heads of a model inside a ``with``: `intervene`, for ablations alone.
 
     Args:
@@ -163,9 +159,7 @@ def ablate_heads(
 
 @checked(MaskError, gates=anything)
 @contextmanager
-def scale_heads(
-    model: TransformerBridge, gates: Float[Tensor, "layer head"]
-) -> Iterator[TransformerBridge]:
+def scale_heads(model: Model, gates: Float[Tensor, "layer head"]) -> Iterator[Model]:
     """Multiply each head's output by its gate, inside a ``with``; gradients reach the gates.
 
     Raises:
@@ -177,7 +171,7 @@ def scale_heads(
 
 @contextmanager
 def _put(
-    model: TransformerBridge, prompts: Prompts | None, intervention: Intervention, act: str
+    model: Model, prompts: Prompts | None, intervention: Intervention, act: str
 ) -> Iterator[None]:
     """Put interventions on a model, all of them checked before any acts."""
     with hold(model), ExitStack() as stack:
@@ -214,7 +208,7 @@ def _application_of(part: Intervention) -> Application:
     )
 
 
-def _look_first(model: TransformerBridge) -> None:
+def _look_first(model: Model) -> None:
     """Try what a model takes before anything acts on it; whoever asks for it says if it failed."""
     if model in _looked_at:
         return

@@ -3,8 +3,6 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
-from transformer_lens.model_bridge import TransformerBridge
-
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.cells import CellTracker
@@ -24,11 +22,12 @@ from icl_locate.interventions.masks import (
     parts_of,
     resolve,
 )
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
 
 @checked(MaskError)
-def attention_hooks(model: TransformerBridge, prompts: Prompts, mask: Mask) -> list[NamedHook]:
+def attention_hooks(model: Model, prompts: Prompts, mask: Mask) -> list[NamedHook]:
     """The mask as (hook name, function) pairs on the model's attention scores and patterns.
 
     For ``model.run_with_hooks(prompts.tokens, attention_mask=prompts.attention_mask,
@@ -73,9 +72,7 @@ def _names_heads(mask: Mask) -> bool:
     return any(part.heads for part in parts_of(mask))
 
 
-def _track(
-    model: TransformerBridge, prompts: Prompts, mask: Mask, rows: RowCount | None = None
-) -> CellTracker:
+def _track(model: Model, prompts: Prompts, mask: Mask, rows: RowCount | None = None) -> CellTracker:
     check_segments(mask, prompts.segments)
     n_heads = int(model.cfg.n_heads)
     layers = resolve(mask, int(model.cfg.n_layers), n_heads)

@@ -5,10 +5,10 @@ from contextlib import contextmanager
 
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import ModelError
 from icl_locate.hooks.holding import hold, owned
+from icl_locate.models.bridge import Model
 from icl_locate.models.loading import check_model
 
 Watcher = Callable[[int, Tensor], object]
@@ -16,7 +16,7 @@ Watcher = Callable[[int, Tensor], object]
 
 @contextmanager
 def watch_attention(
-    model: TransformerBridge, point: str, watcher: Watcher, layers: Sequence[int] | None = None
+    model: Model, point: str, watcher: Watcher, layers: Sequence[int] | None = None
 ) -> Iterator[None]:
     """Show ``watcher(layer, value)`` what passes a point of each layer's attention.
 
@@ -53,7 +53,7 @@ def watch_attention(
 
 @contextmanager
 def replace_inputs(
-    model: TransformerBridge, inputs: Mapping[int, Float[Tensor, "batch pos d_model"]]
+    model: Model, inputs: Mapping[int, Float[Tensor, "batch pos d_model"]]
 ) -> Iterator[None]:
     """Give each layer's attention other inputs than its residual stream, inside a ``with``."""
     check_model(model)

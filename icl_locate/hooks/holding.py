@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import ModelError
+from icl_locate.models.bridge import Model
 from icl_locate.models.loading import check_model
 
 T = TypeVar("T")
@@ -61,7 +62,7 @@ _making = threading.Lock()
 
 
 @contextmanager
-def hold(model: TransformerBridge, check: RunCheck | None = None) -> Iterator[None]:
+def hold(model: Model, check: RunCheck | None = None) -> Iterator[None]:
     """Hold a model inside a ``with``; other threads that ask for it wait until the end.
 
     A thread may hold a model any number of times. Every forward pass inside is looked at first:

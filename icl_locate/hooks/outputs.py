@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.holding import NamedHook
@@ -18,9 +17,10 @@ from icl_locate.hooks.probe import probe_prompts
 from icl_locate.hooks.site import Site
 from icl_locate.interventions.ablation import HeadAblation
 from icl_locate.interventions.scale import HeadScale
+from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import fingerprint
 
-_editable: "weakref.WeakSet[TransformerBridge]" = weakref.WeakSet()
+_editable: "weakref.WeakSet[Model]" = weakref.WeakSet()
 StandIn = Callable[[Tensor], Float[Tensor, "#batch #pos #head #d_head"]]
 Table = Float[Tensor, "layer head"]
 Chosen = Bool[Tensor, "layer head"]
@@ -69,7 +69,7 @@ def _recipe(part: HeadAblation) -> tuple[object, ...]:
     return part.method, reference, part.seed if part.method == "resample" else None
 
 
-def _check_reference(model: TransformerBridge, ablation: HeadAblation) -> None:
+def _check_reference(model: Model, ablation: HeadAblation) -> None:
     reference = ablation.reference
     if reference is not None and reference.provenance.get("fingerprint") != fingerprint(model):
         raise MaskError(
@@ -168,7 +168,7 @@ def _scale(
     return z * given[:, None]
 
 
-def check_outputs(model: TransformerBridge) -> None:
+def check_outputs(model: Model) -> None:
     """Refuse a model on which edits of heads' outputs do nothing; tried once a model.
 
     Raises:

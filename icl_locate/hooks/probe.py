@@ -11,7 +11,6 @@ from itertools import product
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
 from icl_locate.errors import MaskError, ModelError
@@ -20,6 +19,7 @@ from icl_locate.hooks.holding import hold, own, owned
 from icl_locate.hooks.routes import MaskEdit, ScoresEdit
 from icl_locate.interventions.edges import Positions
 from icl_locate.interventions.masks import ContextMask, resolve
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import PromptTemplate
 from icl_locate.prompts.tokens import Prompts
 
@@ -31,15 +31,15 @@ class Route(Enum):
     MASK = "attention_mask"
 
 
-_routes: "weakref.WeakKeyDictionary[TransformerBridge, Route]" = weakref.WeakKeyDictionary()
+_routes: "weakref.WeakKeyDictionary[Model, Route]" = weakref.WeakKeyDictionary()
 
-_per_head: "weakref.WeakKeyDictionary[TransformerBridge, str | None]" = weakref.WeakKeyDictionary()
+_per_head: "weakref.WeakKeyDictionary[Model, str | None]" = weakref.WeakKeyDictionary()
 
 _PROBE = [Segment.BOS] + [Segment.EXAMPLES] * 3 + [Segment.QUERY] * 4
 
 
 @contextmanager
-def apply_route(model: TransformerBridge, tracker: CellTracker, route: Route) -> Iterator[None]:
+def apply_route(model: Model, tracker: CellTracker, route: Route) -> Iterator[None]:
     """Edit the model's attention by a route until the context ends."""
     edit = ScoresEdit if route is Route.SCORES else MaskEdit
     with ExitStack() as stack:
@@ -56,7 +56,7 @@ def apply_route(model: TransformerBridge, tracker: CellTracker, route: Route) ->
         yield
 
 
-def find_route(model: TransformerBridge, *, per_head: bool = False) -> Route:
+def find_route(model: Model, *, per_head: bool = False) -> Route:
     """The route that masks this model's attention; tried on its first use and remembered.
 
     A route passes if, with a segment hidden at every layer, the later rows' logits change, no
@@ -89,7 +89,7 @@ def find_route(model: TransformerBridge, *, per_head: bool = False) -> Route:
     return route
 
 
-def _choose_route(model: TransformerBridge) -> Route:
+def _choose_route(model: Model) -> Route:
     tried = {route: _try_route(model, route) for route in Route}
     passed = {route: found for route, found in tried.items() if isinstance(found, Tensor)}
     failed = "; ".join(
@@ -108,7 +108,7 @@ def _choose_route(model: TransformerBridge) -> Route:
     return next(iter(passed))
 
 
-def _check_blocks(model: TransformerBridge) -> None:
+def _check_blocks(model: Model) -> None:
     blocks = getattr(model, "blocks", None)
     if blocks is None or not all(hasattr(block, "attn") for block in blocks):
         raise ModelError(
@@ -118,7 +118,7 @@ def _check_blocks(model: TransformerBridge) -> None:
 
 
 def _try_route(
-    model: TransformerBridge, route: Route, heads: AbstractSet[tuple[int, int]] | None = None
+    model: Model, route: Route, heads: AbstractSet[tuple[int, int]] | None = None
 ) -> Tensor | str:
     """The masked logits if the route passes on this model, else why it fails."""
     tokens = _probe_tokens(model)
@@ -150,7 +150,7 @@ def _try_route(
     return masked
 
 
-def probe_prompts(model: TransformerBridge) -> Prompts:
+def probe_prompts(model: Model) -> Prompts:
     """Two prompts of random tokens, one of them left-padded, with targets of two tokens."""
     tokens = _probe_tokens(model)[:2].cpu()
     segments = torch.tensor([_PROBE, [Segment.PAD, *_PROBE[:-1]]], dtype=torch.int8)
@@ -170,7 +170,7 @@ def probe_prompts(model: TransformerBridge) -> Prompts:
     )
 
 
-def _probe_tokens(model: TransformerBridge) -> Int[Tensor, "variant pos"]:
+def _probe_tokens(model: Model) -> Int[Tensor, "variant pos"]:
     """Random tokens; the same with other example tokens; the same with another last token."""
     generator = torch.Generator().manual_seed(0)
     d_vocab = int(model.cfg.d_vocab)
@@ -183,7 +183,7 @@ def _probe_tokens(model: TransformerBridge) -> Int[Tensor, "variant pos"]:
 
 
 def _query_logits(
-    model: TransformerBridge, tokens: Int[Tensor, "variant pos"]
+    model: Model, tokens: Int[Tensor, "variant pos"]
 ) -> Float[Tensor, "variant query_pos d_vocab"]:
     logits: Tensor = model(tokens, attention_mask=torch.ones_like(tokens))
     return logits[:, [s is Segment.QUERY for s in _PROBE]].float()

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from jaxtyping import Int8
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked
@@ -14,6 +13,7 @@ from icl_locate.errors import MaskError
 from icl_locate.hooks.holding import NamedHook, owned
 from icl_locate.hooks.positions import RowCount
 from icl_locate.interventions.hidden import extend_segments
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
 
@@ -29,7 +29,7 @@ class Site:
             ``rows.end`` in the padded texts, ``rows.places()`` in the texts themselves.
     """
 
-    model: TransformerBridge
+    model: Model
     prompts: Prompts | None
     rows: RowCount
 

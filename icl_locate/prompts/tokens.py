@@ -25,7 +25,11 @@ class TokenizedModel(Protocol):
     """What prompts need of a model: a tokenizer, and a configuration with its context length."""
 
     tokenizer: PreTrainedTokenizerBase | None
-    cfg: object
+
+    @property
+    def cfg(self) -> object:
+        """The configuration."""
+        ...
 
 
 @checked(PromptError, model=anything, seed=whole(-LAST_SEED, LAST_SEED))
