@@ -24,6 +24,7 @@ class Plan:
 
     Attributes:
         layers: the start layers that were asked for; ``None`` means all.
+        alongside: what acts in every cell, beside what the condition does there.
     """
 
     model: Any  # a bridge; until the plan is checked perhaps only its name
@@ -32,6 +33,7 @@ class Plan:
     layers: frozenset[int] | None
     scope: str
     compat: str | None
+    alongside: Intervention | None = None
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -70,6 +72,11 @@ class Plan:
         if self.relabels(condition):
             return [sia2024_mask(some, n_hidden_generated) for some in layers]
         return [condition.at(some) for some in layers]
+
+    def runs(self, condition: Condition, n_hidden_generated: int = 0) -> list[Intervention]:
+        """What is done in each of the condition's cells, what acts alongside included."""
+        masks = self.masks(condition, n_hidden_generated)
+        return masks if self.alongside is None else [mask | self.alongside for mask in masks]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.grid import Engine, choose_engine, run_grid
 from icl_locate.engine.hooked import Cell, join_cells
 from icl_locate.errors import MaskError, TaskError
+from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.conditions import Condition
 from icl_locate.masking.plan import Plan, Shown, build_all, check, choose_conditions
 from icl_locate.masking.result import SweepResult
@@ -23,6 +24,7 @@ from icl_locate.metrics import Metric, TextScore, score_totals
 from icl_locate.metrics.base import check_columns
 from icl_locate.models.loading import check_model, load_model
 from icl_locate.prompts.template import Choice
+from icl_locate.studies.recipe import describe_intervention
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
@@ -51,6 +53,7 @@ def sweep(
     layers: int | Iterable[int] | None = None,
     scope: str = "from",
     compat: str | None = None,
+    alongside: Intervention | None = None,
     batch_size: int = 64,
     token_budget: int | None = None,
     engine: Engine | str = "auto",
@@ -88,6 +91,8 @@ def sweep(
             segments' borders by a token or two. Prompts then start with BOS as theirs do: on Llama,
             not on GPT-Neo, BLOOM and StarCoder2; for other architectures ``prepend_bos`` says whose
             columns are meant.
+        alongside: what is done in every cell beside its mask, the ceiling's included, such as a
+            `HeadAblation`: where is the task recognised without these heads?
         batch_size: the most prompts that run at once.
         token_budget: the most tokens that the shared engine holds at once, over all its runs;
             ``None`` derives it from free memory.
@@ -119,11 +124,12 @@ def sweep(
         layers=None if layers is None else _check_layers(layers),
         scope=scope,
         compat=compat,
+        alongside=alongside,
     )
     check(plan, engine)
     plan = _with_model(plan)
-    masks = [one for condition in plan.conditions for one in plan.masks(condition)]
-    runs = _Runs(plan, choose_engine(plan.model, engine, masks), batch_size, token_budget)
+    every = [run for condition in plan.conditions for run in plan.runs(condition)]
+    runs = _Runs(plan, choose_engine(plan.model, engine, every), batch_size, token_budget)
     return runs.result(progress=progress)
 
 
@@ -177,7 +183,7 @@ class _Runs:
             found = run_grid(
                 plan.model,
                 prompts,
-                [one for c in conditions for one in plan.masks(c, n_hidden_generated)],
+                [run for c in conditions for run in plan.runs(c, n_hidden_generated)],
                 plan.setting.metric,
                 engine=self.engine,
                 max_new_tokens=plan.setting.max_new_tokens,
@@ -237,4 +243,5 @@ def _describe(plan: Plan) -> dict[str, Any]:
         ],
         "scope": plan.scope,
         "compat": plan.compat,
+        "alongside": None if plan.alongside is None else describe_intervention(plan.alongside),
     }

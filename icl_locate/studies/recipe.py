@@ -2,12 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import fields, is_dataclass
+from enum import Enum
 from importlib.metadata import version
 from typing import Any
 
+from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 
+from icl_locate.interventions.base import Intervention
 from icl_locate.models.fingerprint import fingerprint
 from icl_locate.models.loading import EMBEDDED, embedded_directory
 from icl_locate.prompts.tokens import Prompts
@@ -38,6 +43,40 @@ def describe_weights(name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
         "dtype": str(next(model.parameters()).dtype).removeprefix("torch."),
         "vocabulary_sha256": vocabulary,
     }
+
+
+def describe_intervention(intervention: Intervention) -> list[dict[str, Any]]:
+    """The parts of an intervention, so that equal ones, and no others, are described alike.
+
+    >>> from icl_locate.interventions.layers import only_layer
+    >>> from icl_locate.interventions.masks import ContextMask
+    >>> parts = describe_intervention(ContextMask("query", only_layer(2)))
+    >>> [(part["kind"], part["hide"], part["layers"]["start"]) for part in parts]
+    [('ContextMask', ['QUERY'], 2)]
+    """
+    parts = [_plain(part) for part in intervention.parts]
+    return sorted(parts, key=lambda part: json.dumps(part, sort_keys=True))
+
+
+def _plain(value: Any) -> Any:
+    """A value as JSON holds it, whatever order its sets have; tensors by their digest."""
+    if isinstance(value, Enum):
+        return value.name
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        data = value.detach().cpu().double().contiguous().numpy().tobytes()
+        return {"shape": list(value.shape), "sha256": hashlib.sha256(data).hexdigest()}
+    if is_dataclass(value):
+        held = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {"kind": type(value).__name__, **held}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, AbstractSet):
+        return sorted(map(_plain, value), key=str)
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 def versions(*more: str) -> dict[str, str]:
