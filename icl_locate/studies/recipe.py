@@ -48,9 +48,10 @@ def describe_weights(name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
 def describe_intervention(intervention: Intervention) -> list[dict[str, Any]]:
     """The parts of an intervention, so that equal ones, and no others, are described alike.
 
+    >>> from icl_locate._types import Segment
     >>> from icl_locate.interventions.layers import only_layer
     >>> from icl_locate.interventions.masks import ContextMask
-    >>> parts = describe_intervention(ContextMask("query", only_layer(2)))
+    >>> parts = describe_intervention(ContextMask({Segment.QUERY}, only_layer(2)))
     >>> [(part["kind"], part["hide"], part["layers"]["start"]) for part in parts]
     [('ContextMask', ['QUERY'], 2)]
     """
