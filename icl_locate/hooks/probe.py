@@ -20,7 +20,6 @@ from icl_locate.hooks.routes import MaskEdit, ScoresEdit
 from icl_locate.interventions.edges import Positions
 from icl_locate.interventions.masks import ContextMask, resolve
 from icl_locate.models.bridge import Model
-from icl_locate.prompts.template import PromptTemplate
 from icl_locate.prompts.tokens import Prompts
 
 
@@ -154,20 +153,7 @@ def probe_prompts(model: Model) -> Prompts:
     """Two prompts of random tokens, one of them left-padded, with targets of two tokens."""
     tokens = _probe_tokens(model)[:2].cpu()
     segments = torch.tensor([_PROBE, [Segment.PAD, *_PROBE[:-1]]], dtype=torch.int8)
-    n = len(tokens)
-    return Prompts(
-        tokens=tokens,
-        attention_mask=segments != Segment.PAD,
-        segments=segments,
-        parts=torch.zeros_like(segments),
-        shots=torch.zeros_like(segments, dtype=torch.long),
-        words=torch.full_like(segments, -1, dtype=torch.long),
-        target_tokens=[row[1:3].tolist() for row in tokens],
-        texts=[""] * n,
-        sources=[""] * n,
-        targets=[""] * n,
-        template=PromptTemplate(),
-    )
+    return Prompts.from_tokens(tokens, segments, targets=tokens[:, 1:3].tolist())
 
 
 def _probe_tokens(model: Model) -> Int[Tensor, "variant pos"]:
