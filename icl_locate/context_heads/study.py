@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy import ndarray
 from tqdm.auto import tqdm
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.context_heads.result import HeadSetCurve, HeadSweepResult
@@ -20,6 +19,7 @@ from icl_locate.interventions.layers import as_pairs, check_heads, list_pairs
 from icl_locate.interventions.masks import ContextMask, Rows, check_segments
 from icl_locate.metrics import Metric, Statistics, TextScore, score_totals
 from icl_locate.metrics.base import check_columns
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.setting import Setting
@@ -35,7 +35,7 @@ class HeadStudy:
     @checked(TaskError, condition=anything, metric=anything)
     def __init__(
         self,
-        model: TransformerBridge,
+        model: Model,
         task: Task,
         condition: str | Condition = "examples",
         *,

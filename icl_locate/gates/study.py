@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from numpy import ndarray
 from tqdm.auto import tqdm
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.arguments import check_count
 from icl_locate.checks.signatures import anything, checked
@@ -21,6 +20,7 @@ from icl_locate.gates.train import learn
 from icl_locate.interventions.ablation import HeadAblation
 from icl_locate.metrics import Metric, Statistics, TextScore, score_totals
 from icl_locate.metrics.base import check_columns
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Example
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.recipe import prompts_digest
@@ -30,7 +30,7 @@ from icl_locate.tasks.task import Task
 
 @checked(TaskError, metric=anything)
 def train_gates(
-    model: TransformerBridge,
+    model: Model,
     task: Task,
     config: GateConfig | None = None,
     *,
@@ -83,7 +83,7 @@ def train_gates(
 class _Study:
     """The prompts of a study, and what is learnt and scored on them."""
 
-    model: TransformerBridge
+    model: Model
     setting: Setting
     config: GateConfig
     instruction: bool
@@ -157,9 +157,7 @@ class _Study:
         return np.stack([found[heads] for heads in sets])
 
 
-def _check_sizes(
-    model: TransformerBridge, task: Task, n_train: int, n_dev: int, n_curve: int | None
-) -> int:
+def _check_sizes(model: Model, task: Task, n_train: int, n_dev: int, n_curve: int | None) -> int:
     """How many heads the pruning curve closes."""
     if n_train + n_dev > len(task.train):
         raise TaskError(

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.contents import PROGRESS, check_progress, check_table
 from icl_locate.checks.reprs import short_repr
@@ -20,6 +19,7 @@ from icl_locate.errors import NumericalError
 from icl_locate.gates.config import GateConfig
 from icl_locate.gates.hard_concrete import open_chance, sample_gates, settled_gates
 from icl_locate.hooks import hold, scale_heads
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.checkpoint import load_checkpoint, save_checkpoint
 
@@ -28,7 +28,7 @@ _TENSORS = ("alpha", "best_alpha", "exp_avg", "exp_avg_sq")
 
 
 def learn(
-    model: TransformerBridge,
+    model: Model,
     train: Prompts,
     dev: Prompts,
     config: GateConfig,
@@ -65,7 +65,7 @@ def learn(
 
 
 @contextmanager
-def frozen(model: TransformerBridge) -> Iterator[None]:
+def frozen(model: Model) -> Iterator[None]:
     """No weight of the model takes gradients, inside a ``with`` that holds it."""
     with hold(model):
         taking = [weights for weights in model.original_model.parameters() if weights.requires_grad]
@@ -130,9 +130,7 @@ class GateState:
         return cls(**fields, **check_progress(rest))
 
 
-def _train_epoch(
-    model: TransformerBridge, prompts: Prompts, state: GateState, config: GateConfig
-) -> None:
+def _train_epoch(model: Model, prompts: Prompts, state: GateState, config: GateConfig) -> None:
     """One pass over the prompts, in an order and with noise that depend on seed and epoch alone."""
     generator = torch.Generator().manual_seed(config.seed * 1_000_003 + state.epoch)
     alpha = state.alpha.clone().requires_grad_(True)
@@ -161,9 +159,7 @@ def _train_epoch(
 
 
 @torch.no_grad()
-def _objective(
-    model: TransformerBridge, prompts: Prompts, alpha: Tensor, config: GateConfig
-) -> float:
+def _objective(model: Model, prompts: Prompts, alpha: Tensor, config: GateConfig) -> float:
     """What is minimised, with settled gates."""
     gates = settled_gates(alpha)
     batches = list(prompts.batches(config.batch_size))
@@ -175,7 +171,7 @@ def _objective(
 
 
 def _loss(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     gates: Float[Tensor, "layer head"],
     alpha: Float[Tensor, "layer head"],

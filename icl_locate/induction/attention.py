@@ -5,18 +5,18 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.reprs import short_repr
 from icl_locate.errors import PromptError
 from icl_locate.hooks import watch_attention
 from icl_locate.induction.random_tokens import opening_tokens
 from icl_locate.induction.sequences import Sequences
+from icl_locate.models.bridge import Model
 from icl_locate.models.loading import check_model
 
 
 def to_previous_token(
-    model: TransformerBridge, tokens: Int[Tensor, "sequence pos"], length: int, batch_size: int
+    model: Model, tokens: Int[Tensor, "sequence pos"], length: int, batch_size: int
 ) -> Float[Tensor, "layer head"]:
     """The attention to the token before, mean over the last ``length - 1`` rows and sequences."""
     rows = torch.arange(tokens.shape[1] - length + 1, tokens.shape[1])
@@ -94,7 +94,7 @@ def matching_cells(
 
 
 def attention_to(
-    model: TransformerBridge,
+    model: Model,
     tokens: Int[Tensor, "sequence pos"],
     rows: Int[Tensor, "cell"],
     columns: Int[Tensor, "cell"],

@@ -5,7 +5,6 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.signatures import checked
 from icl_locate.engine.forward import require_numbers
@@ -15,6 +14,7 @@ from icl_locate.errors import PromptError
 from icl_locate.hooks import watch_attention
 from icl_locate.induction.random_tokens import TokenIds
 from icl_locate.induction.sequences import Sequences, TokenRows
+from icl_locate.models.bridge import Model
 
 _READ_AT_ONCE = 256  # rows whose logits over the whole vocabulary exist at once
 
@@ -22,7 +22,7 @@ _READ_AT_ONCE = 256  # rows whose logits over the whole vocabulary exist at once
 @checked(PromptError)
 @torch.no_grad()
 def copying_scores(
-    model: TransformerBridge,
+    model: Model,
     *,
     length: int | None = None,
     n_sequences: int = 5,
@@ -56,7 +56,7 @@ def copying_scores(
 
 
 def copied_share(
-    model: TransformerBridge, tokens: Int[Tensor, "sequence pos"], length: int, batch_size: int
+    model: Model, tokens: Int[Tensor, "sequence pos"], length: int, batch_size: int
 ) -> Float[Tensor, "layer head"]:
     """The copying score on sequences whose last ``length`` tokens count."""
     n_layers = int(model.cfg.n_layers)
@@ -70,7 +70,7 @@ def copied_share(
 
 
 def _run(
-    model: TransformerBridge, tokens: Int[Tensor, "batch pos"], length: int
+    model: Model, tokens: Int[Tensor, "batch pos"], length: int
 ) -> tuple[dict[int, Tensor], dict[int, Tensor], Any]:
     """Each layer's values, the random token that each row attends to, the last block's output."""
     values: dict[int, Tensor] = {}
@@ -99,7 +99,7 @@ def _run(
 
 
 def _shares(
-    model: TransformerBridge,
+    model: Model,
     layer: int,
     values: Float[Tensor, "batch row kv_head d_head"],
     attended: Int[Tensor, "batch head row"],
@@ -116,7 +116,7 @@ def _shares(
     text, head, place = used.nonzero(as_tuple=True)
     written = by_head.new_zeros(len(text), n_heads, d_head)
     written[torch.arange(len(text)), head] = by_head[text, place, head]
-    project = model.blocks[layer].attn.o
+    project: Any = model.blocks[layer].attn.o
     flat = written.flatten(1)[:, None]
     residual = project(flat) - project(torch.zeros_like(flat[:1]))
     shares = torch.cat(
@@ -135,7 +135,7 @@ def _shares(
 
 
 def _share_of_attended(
-    model: TransformerBridge,
+    model: Model,
     output: Any,
     words: Int[Tensor, "row word"],
     attended: Int[Tensor, "row"],

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
 from icl_locate.checks.arguments import check_choice
@@ -22,6 +21,7 @@ from icl_locate.induction.random_tokens import TokenIds
 from icl_locate.induction.sequences import Sequences, TokenRows
 from icl_locate.interventions.ablation import METHODS, HeadAblation, HeadReference, Method
 from icl_locate.interventions.layers import as_pairs, check_heads
+from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.saved import Saved
@@ -101,7 +101,7 @@ class HeadEffects(
 
 @checked(PromptError, heads=anything, method=anything)
 def head_effects(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     heads: Collection[Sequence[int]] | None = None,
     *,
@@ -158,7 +158,7 @@ def head_effects(
 
 @checked(PromptError)
 def repeated_prompts(
-    model: TransformerBridge,
+    model: Model,
     *,
     length: int | None = None,
     n_sequences: int = 8,

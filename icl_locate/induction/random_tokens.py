@@ -6,12 +6,12 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Segment
 from icl_locate.checks.arguments import check_count, check_items, refuse
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import PromptError
+from icl_locate.models.bridge import Model
 from icl_locate.models.loading import check_model
 from icl_locate.prompts.tokens import Prompts, build_prompts, check_tokenizer
 from icl_locate.tasks.task import Task
@@ -33,7 +33,7 @@ _NO_TEXT = re.compile(
 )
 
 
-def usable_tokens(model: TransformerBridge) -> Int[Tensor, "token"]:
+def usable_tokens(model: Model) -> Int[Tensor, "token"]:
     """The tokens that random sequences are made of: those that an ordinary text holds.
 
     Left out are the first and last 4 % of all ids, since vocabularies are ordered by frequency,
@@ -67,7 +67,7 @@ def _may_stand_in_text(name: str) -> bool:
 
 
 @checked(PromptError)
-def task_tokens(model: TransformerBridge, task: Task) -> Int[Tensor, "token"]:
+def task_tokens(model: Model, task: Task) -> Int[Tensor, "token"]:
     """The distinct tokens of a task's own texts: its sources, its targets, and what announces them.
 
     For ``tokens=`` of the functions that score heads: what a model does on tokens that it knows.
@@ -83,7 +83,7 @@ def task_tokens(model: TransformerBridge, task: Task) -> Int[Tensor, "token"]:
     return torch.tensor(sorted(shown - special), dtype=torch.long)
 
 
-def _plain_prompts(model: TransformerBridge, task: Task) -> Prompts:
+def _plain_prompts(model: Model, task: Task) -> Prompts:
     """Every source of a task in a prompt of its own."""
     everything = list(dict.fromkeys([*task.train, *task.test]))
     if not everything:
@@ -92,7 +92,7 @@ def _plain_prompts(model: TransformerBridge, task: Task) -> Prompts:
     return build_prompts(model, everything, n_shots=0, template=template, prepend_bos=False)
 
 
-def check_tokens(model: TransformerBridge, tokens: TokenIds) -> Int[Tensor, "token"]:
+def check_tokens(model: Model, tokens: TokenIds) -> Int[Tensor, "token"]:
     """Tokens that a user chose, each once, in order.
 
     Raises:
@@ -105,7 +105,7 @@ def check_tokens(model: TransformerBridge, tokens: TokenIds) -> Int[Tensor, "tok
 
 
 def check_sequences(
-    model: TransformerBridge, sequences: Int[Tensor, "sequence pos"] | Sequence[Sequence[int]]
+    model: Model, sequences: Int[Tensor, "sequence pos"] | Sequence[Sequence[int]]
 ) -> Int[Tensor, "sequence pos"]:
     """Sequences of tokens that a user chose, cut to the shortest.
 
@@ -124,7 +124,7 @@ def check_sequences(
     return torch.tensor([row[:shortest] for row in rows], dtype=torch.long)
 
 
-def _check_ids(model: TransformerBridge, name: str, tokens: TokenIds) -> list[int]:
+def _check_ids(model: Model, name: str, tokens: TokenIds) -> list[int]:
     most = int(model.cfg.d_vocab) - 1
     items = check_items(name, tokens, "a list of token ids", error=PromptError)
     return [
@@ -133,7 +133,7 @@ def _check_ids(model: TransformerBridge, name: str, tokens: TokenIds) -> list[in
     ]
 
 
-def opening_tokens(model: TransformerBridge) -> list[int]:
+def opening_tokens(model: Model) -> list[int]:
     """The special tokens that the model's tokenizer puts before a text: BOS, or nothing.
 
     That it names a BOS does not mean that it prepends it: TransformerLens names one for all.
@@ -146,7 +146,7 @@ def opening_tokens(model: TransformerBridge) -> list[int]:
 
 
 def random_tokens(
-    model: TransformerBridge,
+    model: Model,
     n_texts: int,
     length: int,
     *,

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.arguments import check_items, check_text, refuse
 from icl_locate.checks.signatures import anything, checked, whole
@@ -14,6 +13,7 @@ from icl_locate.errors import PromptError
 from icl_locate.hooks import replace_inputs, watch_attention
 from icl_locate.induction.random_tokens import random_tokens
 from icl_locate.interventions.ablation import HeadReference
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts, check_tokenizer, check_vocabulary
 from icl_locate.studies.recipe import describe_model
 
@@ -23,7 +23,7 @@ Corpus = Prompts | str | Sequence[str] | Int[Tensor, "text pos"]
 @checked(PromptError, corpus=anything, length=whole(1))
 @torch.no_grad()
 def head_reference(
-    model: TransformerBridge,
+    model: Model,
     corpus: Corpus | None = None,
     *,
     n_texts: int = 32,
@@ -117,7 +117,7 @@ class _Sums:
 
 
 def _sum_up(
-    model: TransformerBridge,
+    model: Model,
     tokens: Int[Tensor, "text pos"],
     real: Bool[Tensor, "text pos"],
     n_samples: int,
@@ -145,7 +145,7 @@ def _means(sums: dict[int, Tensor], counts: Float[Tensor, "pos"]) -> Float[Tenso
 
 
 def _outputs_of(
-    model: TransformerBridge, inputs: Float[Tensor, "layer pos d_model"]
+    model: Model, inputs: Float[Tensor, "layer pos d_model"]
 ) -> Float[Tensor, "layer row head d_head"]:
     """What each layer's heads give out on such inputs."""
     found: dict[int, Tensor] = {}
@@ -163,7 +163,7 @@ def _outputs_of(
 
 
 def _tokenise(
-    model: TransformerBridge, corpus: Corpus
+    model: Model, corpus: Corpus
 ) -> tuple[Int[Tensor, "text pos"], Bool[Tensor, "text pos"]]:
     """A corpus as left-padded tokens on the CPU, and which of them are real."""
     if isinstance(corpus, Prompts) and len(corpus):

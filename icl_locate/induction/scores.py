@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.arguments import check_counts
 from icl_locate.checks.contents import check_recipe, check_table, settle
@@ -19,6 +18,7 @@ from icl_locate.induction.copying import copied_share
 from icl_locate.induction.effects import HeadEffects
 from icl_locate.induction.random_tokens import TokenIds
 from icl_locate.induction.sequences import Sequences, TokenRows
+from icl_locate.models.bridge import Model
 from icl_locate.records.saved import Saved
 from icl_locate.studies.recipe import describe_model
 
@@ -115,7 +115,7 @@ class HeadScores(
 @checked(PromptError)
 @torch.no_grad()
 def head_scores(
-    model: TransformerBridge,
+    model: Model,
     *,
     lengths: int | Sequence[int] | None = None,
     n_copies: int | None = None,
@@ -171,7 +171,7 @@ def head_scores(
 @checked(PromptError)
 @torch.no_grad()
 def prefix_matching_scores(
-    model: TransformerBridge,
+    model: Model,
     *,
     lengths: int | Sequence[int] | None = None,
     n_copies: int | None = None,
@@ -220,7 +220,7 @@ def prefix_matching_scores(
 @checked(PromptError)
 @torch.no_grad()
 def previous_token_scores(
-    model: TransformerBridge,
+    model: Model,
     *,
     length: int | None = None,
     n_sequences: int = 5,

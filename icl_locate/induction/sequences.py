@@ -7,7 +7,6 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.arguments import check_count, check_items, refuse
 from icl_locate.checks.reprs import short_repr
@@ -20,6 +19,7 @@ from icl_locate.induction.random_tokens import (
     random_tokens,
     usable_tokens,
 )
+from icl_locate.models.bridge import Model
 from icl_locate.models.loading import check_model
 
 LENGTHS = (50, 37, 29)
@@ -68,7 +68,7 @@ class Sequences:
         given: sequences of the user's own, of which each length takes the first tokens.
     """
 
-    model: TransformerBridge
+    model: Model
     lengths: tuple[int, ...]
     n_copies: int
     n_sequences: int
@@ -80,7 +80,7 @@ class Sequences:
     @classmethod
     def fit(
         cls,
-        model: TransformerBridge,
+        model: Model,
         lengths: int | Sequence[int] | None = None,
         *,
         n_lengths: int = 3,
@@ -189,7 +189,7 @@ class _Room:
     @classmethod
     def of(
         cls,
-        model: TransformerBridge,
+        model: Model,
         pool: Int[Tensor, "token"],
         given: Int[Tensor, "sequence pos"] | None,
         source: Source,

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.arguments import check_shares
 from icl_locate.checks.signatures import anything, checked
@@ -29,6 +28,7 @@ from icl_locate.interventions.heads import HeadSet
 from icl_locate.interventions.layers import as_pairs
 from icl_locate.metrics import Metric, TextScore, score_totals
 from icl_locate.metrics.base import check_columns
+from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
@@ -45,7 +45,7 @@ Selections = dict[tuple[float, ...], HeadSet]
 
 @checked(TaskError, heads=anything, fractions=anything, shots=anything, metric=anything)
 def ablation_study(
-    model: TransformerBridge,
+    model: Model,
     task: Task,
     heads: Heads | None = None,
     controls: int = 3,
@@ -106,7 +106,7 @@ def ablation_study(
 class _Runs:
     """The prompts of a study, and every intervention on them."""
 
-    model: TransformerBridge
+    model: Model
     setting: Setting
     shots: tuple[int, ...]
     batch_size: int
@@ -179,9 +179,7 @@ class _Runs:
         return np.stack(tables).reshape(len(acts), len(shown), *tables[0].shape)
 
 
-def _measure_reference(
-    model: TransformerBridge, setting: Setting, batch_size: int
-) -> HeadReference:
+def _measure_reference(model: Model, setting: Setting, batch_size: int) -> HeadReference:
     """Means of the heads on prompts of the study's kind, with other queries."""
     known = {query.source for query in setting.queries}
     others = [example for example in setting.task.train if example.source not in known]
@@ -208,7 +206,7 @@ def _check_interventions(interventions: Sequence[str]) -> None:
 
 
 def _score(
-    model: TransformerBridge, heads: Heads | None
+    model: Model, heads: Heads | None
 ) -> tuple[Float[Tensor, "layer head"] | np.ndarray | Collection[Sequence[int]], Any]:
     """The heads' scores, or the heads themselves; and how they were scored, where that is known."""
     if isinstance(heads, HeadScores):
@@ -221,7 +219,7 @@ def _score(
 
 
 def _select(
-    model: TransformerBridge,
+    model: Model,
     heads: Float[Tensor, "layer head"] | np.ndarray | Collection[Sequence[int]],
     fractions: float | Iterable[float],
 ) -> Selections:

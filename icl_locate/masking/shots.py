@@ -4,13 +4,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from transformer_lens.model_bridge import TransformerBridge
-
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import TaskError
 from icl_locate.masking.plan import choose_conditions
 from icl_locate.masking.result import SweepResult
 from icl_locate.masking.sweeps import sweep
+from icl_locate.models.bridge import Model
 from icl_locate.models.loading import check_model, load_model
 from icl_locate.studies.setting import check_shots
 from icl_locate.tasks.loading import load_task
@@ -21,7 +20,7 @@ PAPER_SHOTS = (1, 3, 5, 7, 9)
 
 @checked(TaskError, model=anything, task=anything, shots=anything)
 def sweep_shots(
-    model: TransformerBridge | str | Path,
+    model: Model | str | Path,
     task: Task | str | Path,
     shots: int | Iterable[int] = PAPER_SHOTS,
     **options: Any,

@@ -8,7 +8,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from tqdm.auto import tqdm
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.arguments import check_counts
 from icl_locate.checks.signatures import anything, checked
@@ -22,6 +21,7 @@ from icl_locate.masking.result import SweepResult
 from icl_locate.masking.sia2024 import sia2024_bos
 from icl_locate.metrics import Metric, TextScore, score_totals
 from icl_locate.metrics.base import check_columns
+from icl_locate.models.bridge import Model
 from icl_locate.models.loading import check_model, load_model
 from icl_locate.prompts.template import Choice
 from icl_locate.studies.recipe import describe_intervention
@@ -39,7 +39,7 @@ from icl_locate.tasks.task import Task
     layers=anything,
 )
 def sweep(
-    model: TransformerBridge | str | Path,
+    model: Model | str | Path,
     task: Task | str | Path,
     *,
     conditions: str | Condition | Iterable[str | Condition] | None = None,

@@ -17,13 +17,14 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from icl_locate.checks.arguments import check_count, refuse
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ModelError
+from icl_locate.models.bridge import Model
 from icl_locate.models.loading import loading_error, resolve_dtype
 from icl_locate.models.names import find_model
 from icl_locate.models.trust import NO_CODE
 
 _PER_WEIGHT = 2  # a multiplication and an addition
 
-_known: "weakref.WeakKeyDictionary[TransformerBridge, ModelCosts]" = weakref.WeakKeyDictionary()
+_known: "weakref.WeakKeyDictionary[Model, ModelCosts]" = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class ModelCosts:
     @checked(ModelError)
     def of(
         cls,
-        model: str | Path | TransformerBridge | Any,
+        model: str | Path | Model | Any,
         *,
         revision: str | None = None,
         at_most: bool = False,

@@ -15,16 +15,17 @@ from itertools import chain
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
-from transformer_lens.model_bridge import TransformerBridge
+
+from icl_locate.models.bridge import Model
 
 _BITS = {1: torch.int8, 2: torch.int16}
 _BLOCK = 2**16  # words that share a table of keys; with it they fit a processor's cache
 _AT_ONCE = {"cpu": 2**18, "cuda": 2**23}  # words in one operation: on a GPU each call has its price
 
-_held: "weakref.WeakKeyDictionary[TransformerBridge, list[str]]" = weakref.WeakKeyDictionary()
+_held: "weakref.WeakKeyDictionary[Model, list[str]]" = weakref.WeakKeyDictionary()
 
 
-def fingerprint(model: TransformerBridge) -> str:
+def fingerprint(model: Model) -> str:
     """A checksum of all weights and buffers: equal for equal ones, in one dtype, on any device."""
     held = _held.get(model)
     if held is None:
@@ -35,7 +36,7 @@ def fingerprint(model: TransformerBridge) -> str:
 
 
 @contextmanager
-def hold_weights(model: TransformerBridge) -> Iterator[None]:
+def hold_weights(model: Model) -> Iterator[None]:
     """Let `fingerprint` look at the weights once for all that runs inside, and changes none.
 
     For loops over cells and batches; outside, every call looks anew.

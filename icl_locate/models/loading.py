@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from icl_locate.checks.arguments import check_path, show
 from icl_locate.checks.signatures import KINDS, anything, checked
 from icl_locate.errors import ModelError
+from icl_locate.models.bridge import Model
 from icl_locate.models.names import EMBEDDED as EMBEDDED
 from icl_locate.models.names import embedded_directory as embedded_directory
 from icl_locate.models.names import find_model
@@ -21,12 +22,12 @@ from icl_locate.models.trust import NO_CODE, check_weights, says_code
 
 @checked(ModelError, model=anything)
 def load_model(
-    model: str | Path | TransformerBridge | None = None,
+    model: str | Path | Model | None = None,
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str = torch.float32,
     revision: str | None = None,
-) -> TransformerBridge:
+) -> Model:
     """Load a model as a TransformerBridge with eager attention, in evaluation mode.
 
     Args:
@@ -42,7 +43,7 @@ def load_model(
     """
     if isinstance(model, TransformerBridge):
         model.eval()
-        return model
+        return cast(Model, model)
     if model is not None and not isinstance(model, (str, Path)):
         raise ModelError(_not_a_bridge(model))
     name = EMBEDDED if model is None else str(check_path("model", model, error=ModelError))
@@ -57,10 +58,10 @@ def load_model(
     except Exception as error:  # a damaged directory makes its readers raise anything
         raise loading_error(name, error) from error
     bridge.eval()
-    return bridge
+    return cast(Model, bridge)
 
 
-def check_model(model: Any) -> TransformerBridge:
+def check_model(model: Any) -> Model:
     """A model that can be run: a TransformerBridge, every module of it in evaluation mode.
 
     Raises:
@@ -74,7 +75,7 @@ def check_model(model: Any) -> TransformerBridge:
             "the model is in training mode, or a part of it is, so that dropout would make its "
             "numbers random: call model.eval() first (transformers' Trainer leaves a model so)"
         )
-    return model
+    return cast(Model, model)
 
 
 def _is_training(model: TransformerBridge) -> bool:

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate._types import Part, Segment
 from icl_locate.checks.arguments import check_count
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import PromptError
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.encoding import spell
 from icl_locate.prompts.tokens import Prompts, check_tokenizer
 
@@ -23,7 +23,7 @@ _LINE_WIDTH = 76
 
 
 @checked(PromptError)
-def prompt_segments(model: TransformerBridge, prompts: Prompts, index: int = 0) -> go.Figure:
+def prompt_segments(model: Model, prompts: Prompts, index: int = 0) -> go.Figure:
     """One prompt's tokens in reading order, coloured by segment; hover shows part, shot and id.
 
     Tokens of `Prompts.from_tokens` without a tokenizer are shown as their ids.

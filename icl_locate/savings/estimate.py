@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.arguments import check_count
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import PromptError
+from icl_locate.models.bridge import Model
 from icl_locate.models.costs import ModelCosts
 
 
@@ -72,7 +72,7 @@ def paper_share(n_layers: int, from_layer: int, n_shots: int) -> float:
 
 @checked(PromptError)
 def estimate_savings(
-    model: str | Path | TransformerBridge | ModelCosts | Any,
+    model: str | Path | Model | ModelCosts | Any,
     from_layer: int,
     *,
     n_shots: int = 5,

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy import ndarray
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.checks.arguments import check_count, check_items
 from icl_locate.checks.signatures import anything, checked
@@ -14,6 +13,7 @@ from icl_locate.engine.generation import generate
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.metrics import Metric, TextScore, require_answers, score_totals
 from icl_locate.metrics.base import check_columns, item_statistics
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.savings.result import MeasuredSavings
@@ -25,7 +25,7 @@ from icl_locate.tasks.task import Task
 
 @checked(TaskError, layers=anything, metric=anything)
 def measure_savings(
-    model: TransformerBridge,
+    model: Model,
     task: Task,
     layers: Sequence[int] | None = None,
     *,
@@ -73,7 +73,7 @@ def measure_savings(
 
 
 def _measure(
-    model: TransformerBridge,
+    model: Model,
     setting: Setting,
     starts: Sequence[int],
     repeats: int,
@@ -111,7 +111,7 @@ def _measure(
 
 
 def _answer(
-    model: TransformerBridge,
+    model: Model,
     prompts: Prompts,
     setting: Setting,
     starts: Sequence[int],

@@ -5,13 +5,13 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
-from transformer_lens.model_bridge import TransformerBridge
 from transformers.cache_utils import DynamicCache
 
 from icl_locate.engine.dropping import drop_context
 from icl_locate.engine.forward import keep_logits
 from icl_locate.hooks import hold
 from icl_locate.hooks.padding import runs_of
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.savings.memory import peak_bytes
 
@@ -20,7 +20,7 @@ from icl_locate.savings.memory import peak_bytes
 class Runs:
     """Generation of so many tokens, with the context dropped from one layer on."""
 
-    model: TransformerBridge
+    model: Model
     prompts: Prompts
     start: int
     n_new: int

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from typing import Any
 
 from torch import Tensor
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.interventions.base import Intervention
+from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import fingerprint
 from icl_locate.models.loading import EMBEDDED, embedded_directory
 from icl_locate.prompts.tokens import Prompts
@@ -20,7 +20,7 @@ from icl_locate.prompts.tokens import Prompts
 _PACKAGES = ("icl_locate", "torch", "transformers", "transformer_lens", "sacrebleu")
 
 
-def describe_model(model: TransformerBridge) -> dict[str, Any]:
+def describe_model(model: Model) -> dict[str, Any]:
     """The model as it is now, its tokenizer, and the versions of what ran it."""
     return {
         **describe_weights(

@@ -5,8 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from transformer_lens.model_bridge import TransformerBridge
-
 from icl_locate._types import Segment
 from icl_locate.checks.arguments import check_counts, check_items, check_seeds
 from icl_locate.checks.signatures import anything, checked
@@ -25,6 +23,7 @@ from icl_locate.metrics import (
     judged,
 )
 from icl_locate.metrics.base import runs_programs
+from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice, Example
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.recipe import describe_model, prompts_digest
@@ -117,7 +116,7 @@ class Setting:
     @checked(PromptError)
     def prompts(
         self,
-        model: TransformerBridge,
+        model: Model,
         seed: int,
         *,
         instruction: bool | None = None,
@@ -152,7 +151,7 @@ class Setting:
     @checked(TaskError, runs=anything)
     def run(
         self,
-        model: TransformerBridge,
+        model: Model,
         prompts: Prompts,
         runs: Iterable[Intervention],
         *,
@@ -187,7 +186,7 @@ class Setting:
         )
 
     @checked(TaskError)
-    def recipe(self, model: TransformerBridge, prompts: Iterable[Prompts]) -> dict[str, Any]:
+    def recipe(self, model: Model, prompts: Iterable[Prompts]) -> dict[str, Any]:
         """Where the numbers come from, complete before anything runs.
 
         Args:

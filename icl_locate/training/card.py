@@ -6,11 +6,11 @@ from pathlib import Path
 
 import tyro
 from safetensors.torch import load_file
-from transformer_lens.model_bridge import TransformerBridge
 
 from icl_locate.embedded.languages import LANGUAGES, N_FORMS, ORDERS, PYTHON, SOURCE_WORDS
 from icl_locate.engine.decoding import generate
 from icl_locate.metrics import METRICS
+from icl_locate.models.bridge import Model
 from icl_locate.models.loading import load_model
 from icl_locate.prompts.tokens import build_prompts
 from icl_locate.tasks.pseudo import pseudo_task
@@ -26,7 +26,7 @@ SETTINGS = {
 
 
 def measure(
-    model: TransformerBridge, n_shots: int, *, instruction: bool, language: str, n_queries: int
+    model: Model, n_shots: int, *, instruction: bool, language: str, n_queries: int
 ) -> float:
     """Token accuracy of greedy answers on held-out sentences of one language, from 0 to 1."""
     task = pseudo_task(f"pseudo-translation/{language}")
