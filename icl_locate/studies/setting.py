@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from icl_locate._types import Segment
-from icl_locate.checks.arguments import check_counts, check_items, check_seeds
-from icl_locate.checks.signatures import anything, checked
+from icl_locate.checks.arguments import LAST_SEED, check_counts, check_items, check_seeds
+from icl_locate.checks.signatures import anything, checked, whole
 from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.grid import Engine, run_grid
 from icl_locate.engine.hooked import Cell
@@ -113,7 +113,7 @@ class Setting:
         """The metric itself where its name is not enough to have it again."""
         return None if is_known(self.metric.name) else self.metric
 
-    @checked(PromptError)
+    @checked(PromptError, seed=whole(-LAST_SEED, LAST_SEED))
     def prompts(
         self,
         model: Model,
