@@ -47,7 +47,9 @@ class HeadEffects(
         method: how each was ablated.
         clean: each target's log-probability in the whole model (natural, summed over tokens).
         losses: how much of it is lost with each head ablated; below 0 if that helps.
-        provenance: model, prompts' hash and template, reference, versions.
+        provenance: model, fingerprint and versions as every result has them; ``n_prompts``,
+            ``prompts_sha256``, ``template``, ``method``, ``reference`` (its own provenance) and
+            ``seed``. The prompts are given, and nothing is generated: no task, metric or shots.
     """
 
     heads: tuple[tuple[int, int], ...]

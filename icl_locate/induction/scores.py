@@ -51,9 +51,10 @@ class HeadScores(
             near 1 where the attention itself is near 0.
         previous_token: attention paid to the token before, on tokens that do not repeat.
         copying: as `copying_scores` says.
-        provenance: model, versions, and the sequences: ``n_copies``, ``n_sequences``, ``seed``;
-            ``drawn_from`` is "vocabulary", "tokens" or "sequences", ``n_tokens`` how many different
-            tokens there were to draw from.
+        provenance: model, fingerprint and versions as every result has them; and the sequences:
+            ``n_copies``, ``n_sequences``, ``seed``; ``drawn_from`` is "vocabulary", "tokens" or
+            "sequences", ``n_tokens`` how many different tokens there were to draw from. No task is
+            asked: no prompts, metric or shots.
     """
 
     lengths: tuple[int, ...]

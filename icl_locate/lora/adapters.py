@@ -55,7 +55,7 @@ class Teacher:
         return self.setting.task.template_for(instruction=False)
 
     def recipe(self, name: str) -> dict[str, Any]:
-        """Where the numbers come from.
+        """Where the numbers come from, complete before anything runs.
 
         Args:
             name: of the model.

@@ -39,7 +39,8 @@ class LoraResult(
         n_epochs: that were trained.
         untuned: the metric without any adapter.
         metric: its name.
-        provenance: model, task, configuration, projections' names, versions.
+        provenance: model, task, configuration, projections' names, versions. ``fingerprint`` is of
+            the model as transformers has it: other experiments' are of its bridge, and differ.
         custom_metric: the metric itself if it is none of the package's; not saved.
     """
 

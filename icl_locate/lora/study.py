@@ -85,9 +85,10 @@ def _tune(
 ) -> LoraResult:
     """Every layer by itself, with every seed."""
     setting, metric = teacher.setting, teacher.setting.metric
+    recipe = teacher.recipe(name)
     names = output_projections(teacher.base)
     wanted = _choose_layers(layers, len(names))
-    recipe = teacher.recipe(name) | {"projections": names, "layers": list(wanted)}
+    recipe |= {"projections": names, "layers": list(wanted)}
     untuned = float(metric.score(teacher.answer(teacher.base).sum(axis=0)))
     total = len(wanted) * len(setting.seeds)
     states, tables = [], []

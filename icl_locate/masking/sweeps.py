@@ -161,7 +161,11 @@ class _Runs:
         """Run everything, group by group."""
         plan, setting = self.plan, self.plan.setting
         shown = build_all(plan)
-        recipe = setting.recipe(plan.model, [some.prompts for some in shown.values()])
+        recipe = {
+            **setting.recipe(plan.model, [some.prompts for some in shown.values()]),
+            **_describe(plan),
+            "engine": self.engine,
+        }
         grid: dict[tuple[str, int, int], Cell] = {}
         total = len(plan.conditions) * len(plan.starts) * len(setting.seeds)
         with tqdm(total=total, unit="cell", desc=setting.task.name, disable=not progress) as bar:
@@ -170,8 +174,7 @@ class _Runs:
                 cells = self._run(some, conditions, bar.update)
                 places = [(c.name, start, seed) for c in conditions for start in plan.starts]
                 grid |= dict(zip(places, cells, strict=True))
-        more = {**_describe(plan), "engine": self.engine, **setting.outcome()}
-        return _collect(plan, grid, recipe | more)
+        return _collect(plan, grid, recipe | setting.outcome())
 
     def _run(
         self, shown: Shown, conditions: Sequence[Condition], on_progress: Callable[[int], object]
