@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.errors import MaskError
+from icl_locate.interventions.conditions import get_condition
 from icl_locate.interventions.hidden import hidden_cells
 from icl_locate.interventions.masks import LayerMask, check_segments, resolve
 
@@ -158,6 +159,6 @@ def test_conditions():
     assert [c.instruction for c in icl.PAPER_CONDITIONS] == [False] + [True] * 5
     assert not any(Segment.BOS in c.hide for c in icl.PAPER_CONDITIONS[:5])
     with pytest.raises(MaskError, match="unknown condition 'exmples'"):
-        icl.conditions.get_condition("exmples")
+        get_condition("exmples")
     with pytest.raises(MaskError, match="hides instructions that its prompt does not hold"):
         icl.Condition("x", {Segment.INSTRUCTIONS}, instruction=False)

@@ -16,6 +16,7 @@ from icl_locate import Part, Segment
 from icl_locate.embedded.tokenizer import build_tokenizer
 from icl_locate.errors import PromptError
 from icl_locate.prompts.alignment import align
+from icl_locate.prompts.template import choose_examples
 from icl_locate.tasks.task import DEFAULT_TEMPLATE
 
 GPT2 = Path(__file__).parents[2] / "shared" / "data" / "gpt2_tokenizer"
@@ -270,10 +271,10 @@ def test_the_template_that_was_given_is_the_one_that_is_used():
 
 def test_disjoint_examples_share_no_word_with_the_query():
     bank = [icl.Example(text, "t") for text in ("ab ef", "ef cd", "abcd ef", "a b", "ef gh")]
-    drawn = icl.prompts.choose_examples(icl.Example("ab cd", "t"), bank, 3, choice="disjoint")
+    drawn = choose_examples(icl.Example("ab cd", "t"), bank, 3, choice="disjoint")
     assert {example.source for example in drawn} == {"abcd ef", "a b", "ef gh"}
     for choice in ("random", "balanced", "disjoint"):
-        assert icl.prompts.choose_examples(bank[0], [], 0, choice=choice) == []
+        assert choose_examples(bank[0], [], 0, choice=choice) == []
 
 
 def test_bos_can_be_forced_or_left_out():
@@ -335,18 +336,18 @@ def test_a_prompt_and_its_target_fill_the_context_to_the_last_token():
 def test_examples_are_seeded_and_never_the_query():
     bank = [icl.Example(f"w{i}", str(i % 3)) for i in range(12)]
     for seed in range(20):
-        drawn = icl.prompts.choose_examples(bank[4], bank, 11, seed=seed)
+        drawn = choose_examples(bank[4], bank, 11, seed=seed)
         assert bank[4] not in drawn and len(set(drawn)) == 11
-    first = icl.prompts.choose_examples(bank[0], bank, 5, seed=1)
-    assert first == icl.prompts.choose_examples(bank[0], bank, 5, seed=1)
-    assert first != icl.prompts.choose_examples(bank[0], bank, 5, seed=2)
+    first = choose_examples(bank[0], bank, 5, seed=1)
+    assert first == choose_examples(bank[0], bank, 5, seed=1)
+    assert first != choose_examples(bank[0], bank, 5, seed=2)
 
 
 @given(st.integers(0, 12), st.integers(0, 99))
 def test_balanced_choice_gives_each_target_its_share(n_shots, seed):
     bank = [icl.Example(f"w{i}", "abc"[i % 3]) for i in range(18)]
     query = icl.Example("q", "a")
-    drawn = icl.prompts.choose_examples(query, bank, n_shots, seed=seed, choice="balanced")
+    drawn = choose_examples(query, bank, n_shots, seed=seed, choice="balanced")
     counts = [sum(example.target == target for example in drawn) for target in "abc"]
     assert sum(counts) == n_shots and len(set(drawn)) == n_shots
     assert min(counts) >= n_shots // 3
@@ -357,13 +358,10 @@ def test_each_query_is_shown_examples_of_its_own(choice):
     """One draw for all queries would make every item's luck the same."""
     bank = [icl.Example(f"w{i}", "abc"[i % 3]) for i in range(60)]
     queries = [icl.Example(f"q{i}", "abc"[i % 3]) for i in range(20)]
-    drawn = [
-        tuple(icl.prompts.choose_examples(query, bank, 6, seed=3, choice=choice))
-        for query in queries
-    ]
+    drawn = [tuple(choose_examples(query, bank, 6, seed=3, choice=choice)) for query in queries]
     assert len({frozenset(shown) for shown in drawn}) == len(queries)
     assert len(set().union(*drawn)) > 40, "the whole bank is drawn from"
-    again = icl.prompts.choose_examples(queries[7], bank, 6, seed=3, choice=choice)
+    again = choose_examples(queries[7], bank, 6, seed=3, choice=choice)
     assert tuple(again) == drawn[7], "in whatever company the query stands"
     if choice != "random":  # each target's examples are drawn, too, not only their order
         for target in "abc":
@@ -389,10 +387,10 @@ def test_no_example_has_the_querys_source_whatever_its_target(choice):
     ]
     for seed in range(30):
         query = icl.Example("the query", "b")
-        drawn = icl.prompts.choose_examples(query, bank, 6, seed=seed, choice=choice)
+        drawn = choose_examples(query, bank, 6, seed=seed, choice=choice)
         assert {example.source for example in drawn} == {f"w{i}" for i in range(6)}
     with pytest.raises(PromptError, match="only 6 of the 12 examples differ from the query"):
-        icl.prompts.choose_examples(query, bank, 7, choice=choice)
+        choose_examples(query, bank, 7, choice=choice)
 
 
 @pytest.mark.parametrize("choice", ["balanced", "disjoint"])
@@ -402,9 +400,7 @@ def test_balanced_examples_are_shuffled(choice):
     orders = [
         "".join(
             e.target
-            for e in icl.prompts.choose_examples(
-                icl.Example(f"q{i}", "a"), bank, 6, seed=i % 2, choice=choice
-            )
+            for e in choose_examples(icl.Example(f"q{i}", "a"), bank, 6, seed=i % 2, choice=choice)
         )
         for i in range(120)
     ]
@@ -418,9 +414,7 @@ def test_what_shares_leave_over_is_drawn_from_every_target():
     bank = [icl.Example(f"w{i}", "abc"[i % 3]) for i in range(9)]
     extra = set()
     for seed in range(30):
-        drawn = icl.prompts.choose_examples(
-            icl.Example("q", "a"), bank, 4, seed=seed, choice="balanced"
-        )
+        drawn = choose_examples(icl.Example("q", "a"), bank, 4, seed=seed, choice="balanced")
         targets = [example.target for example in drawn]
         assert set(targets) == set("abc")
         extra.add(max(targets, key=targets.count))
