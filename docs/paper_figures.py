@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import icl_locate as icl
-from icl_locate.interventions.conditions import SKIPPED_ATTENTION
 from icl_locate.records.files import check_output
 from icl_locate.report.page import write_png
 from icl_locate.report.sweep import importance_table, text_table
@@ -46,7 +45,7 @@ def main(output: Path) -> None:
         if name == "translation":
             figure = icl.plots.failure_curves(results[5], rates)
             write_png(figure, output / "paper_translation_failures.png", height=1300)
-        conditions = [*SKIPPED_ATTENTION, *icl.PAPER_CONDITIONS[:2]]
+        conditions = [*icl.SKIPPED_ATTENTION, *icl.PAPER_CONDITIONS[:2]]
         single = icl.sweep(model, task, scope="only", conditions=conditions, **options)
         print(f"\n{name}, single layers\n{importance_table(icl.layer_importance(single))}")
         write_png(icl.plots.importance_curves(single), output / f"paper_{name}_single_layers.png")

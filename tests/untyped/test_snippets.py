@@ -1,7 +1,8 @@
-"""What README and docs/start.md tell newcomers to type runs as it is printed there.
+"""What README and the pages tell their readers to type runs as it is printed there.
 
-Only sizes are made small, and only by what is given: short task files, a tiny model in a directory
-named "gpt2". No types are checked here while it runs, as nobody's are who reads those pages.
+The modules that CONTRIBUTING prints have a test of their own. Only sizes are made small, and where it
+goes only by what is given: short task files, a tiny model in a directory named "gpt2". No types are
+checked here while it runs, as nobody's are who reads those pages.
 """
 
 import importlib.util
@@ -9,17 +10,25 @@ import json
 import re
 import subprocess
 from pathlib import Path
+from textwrap import dedent
 
 import plotly.graph_objects as go
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import icl_locate as icl
 from icl_locate.cli import main
+from icl_locate.cli.command import _parse as parse
 from icl_locate.tasks import pseudo
 
 ROOT = Path(__file__).parents[2]
 README, START = ROOT / "README.md", ROOT / "docs" / "start.md"
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+OWN_TESTS = {README, START, ROOT / "CONTRIBUTING.md"}
+OTHERS = [
+    page for page in PAGES if page not in OWN_TESTS and "\n```python\n" in page.read_text("utf-8")
+]
 CAPITALS = {
     "Cuba": "Havana",
     "France": "Paris",
@@ -83,6 +92,62 @@ def run_python(page, shown, *changes):
     exec(compile(code, str(page), "exec"), session)  # noqa: S102
     assert len(shown) == 1
     return session
+
+
+GIVEN = {
+    "experiments": """
+        small = {"n_shots": 1, "n_queries": 3, "seeds": 0}
+        result = icl.sweep(model, "mine.jsonl", metric="exact_match", **small)
+    """,
+    "heads": "",
+    "induction": "texts = ['Cuba is an island', 'Peru is not']",
+    "masks": """
+        task = icl.load_task("mine.jsonl")
+        prompts = icl.build_prompts(model, task.test[:2], examples=task.train, n_shots=2)
+        mask = icl.ContextMask("examples", icl.from_layer(1))
+    """,
+    "savings": "",
+}
+"""What a page's code takes for granted, by the page's name: its readers have it already."""
+SMALL = {
+    "icl.load_model()": 'icl.load_model("gpt2")',
+    '"meta-llama/Llama-3.1-8B", 14': '"gpt2", 1',
+    "n_queries=32": "n_queries=2",
+    "n_queries=64": "n_queries=4",
+}
+"""What stands on the pages, and what is run in its place."""
+
+
+@pytest.mark.parametrize("page", OTHERS, ids=lambda page: page.stem)
+def test_python_of_the_other_pages(page, newcomer):
+    session = {"icl": icl, "model": icl.load_model("gpt2")}
+    exec(dedent(GIVEN[page.stem]), session)  # noqa: S102
+    code = "\n".join(blocks(page, "python"))
+    for printed, small in SMALL.items():
+        code = code.replace(printed, small)
+    exec(compile(code, str(page), "exec"), session)  # noqa: S102
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_what_is_named_is_public(page):
+    """A dotted name is one that a public module lists, and a method of it at most."""
+    named = re.findall(r"(?<!-m )\bicl_locate\.([a-z_]+)\.(\w+)", page.read_text("utf-8"))
+    if page.stem == "api":
+        assert len(named) > 60
+    for module, name in named:
+        assert module in {*icl.__all__, "errors"}, f"icl_locate.{module}.{name} is no public path"
+        assert name in getattr(icl, module).__all__, f"icl_locate.{module} lists no {name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_are_commands(page, tmp_path, monkeypatch):
+    """Each of them is understood, with every option."""
+    monkeypatch.chdir(tmp_path)
+    for text in blocks(page, "toml"):
+        (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    for command in shell_commands(page):
+        config = parse(command)
+        config.check()
 
 
 def test_python_as_printed(newcomer, monkeypatch):
