@@ -13,7 +13,7 @@ from icl_locate.records.sealed import read_rest
 
 SETTINGS = "settings"  # of a result's provenance: the command and the options that it was run with
 _SHOWN_ONLY = {"output", "overwrite", "quiet", "dry_run", "run_code", "confidence"}
-_MODULES = {"metric"}  # options that may name what a module of the user's holds
+_MODULES = {"metric", "alongside"}  # options that may name what a module of the user's holds
 
 
 def check_earlier(config: Any, *paths: Path, model: Any = None) -> None:

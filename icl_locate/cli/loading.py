@@ -30,3 +30,22 @@ def load_chosen_model(config: Model, *results: Path) -> Any:
     )
     check_earlier(config, *results, model=model)
     return model
+
+
+def read_costs(config: Model) -> tuple[Any, Any]:
+    """What a token costs in the model, and its tokenizer, without its weights."""
+    from transformers import AutoTokenizer
+
+    from icl_locate.models.costs import ModelCosts
+    from icl_locate.models.loading import loading_error
+    from icl_locate.models.names import find_model
+    from icl_locate.models.trust import NO_CODE
+
+    costs = ModelCosts.of(config.model, revision=config.revision, at_most=True)
+    where = find_model(config.model, config.revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=config.revision, **NO_CODE)
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as TransformerLens does
+    except Exception as error:  # a damaged directory makes its readers raise anything
+        raise loading_error(str(where), error) from error
+    return costs, tokenizer

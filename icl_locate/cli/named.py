@@ -20,7 +20,7 @@ def is_named(text: str) -> bool:
 
 
 def import_named(option: str, text: str) -> Any:
-    """What a module calls by a name.
+    """What a module calls by a name; of a class, one that is made without arguments.
 
     Args:
         option: that it was given for, such as "--metric".
@@ -30,14 +30,20 @@ def import_named(option: str, text: str) -> Any:
     """
     place, name = _split(option, text)
     module = _import(option, text, place)
-    try:
-        return getattr(module, name)
-    except AttributeError:
+    if not hasattr(module, name):
         own = [key for key, value in vars(module).items() if _is_own(key, value, place)]
         raise IclLocateError(
             f"{option} is {text!r}, but {module.__file__ or place} has no {name!r}: it has "
             f"{', '.join(own) or 'nothing of its own'}"
-        ) from None
+        )
+    found = getattr(module, name)
+    try:
+        return found() if isinstance(found, type) else found
+    except Exception as error:
+        raise IclLocateError(
+            f"{option} is {text!r}, a class that cannot be made without arguments "
+            f"({type(error).__name__}: {error}): name an instance of it"
+        ) from error
 
 
 def file_of(text: str) -> Path | None:

@@ -56,8 +56,6 @@ def choose_metric(config: Task, task: Any) -> Any:
     given: Any = config.metric or task.metric
     if is_named(given):
         given = import_named("--metric", given)
-        if isinstance(given, type):
-            given = _make("--metric", str(config.metric), given)
     metric = get_metric(given)
     if metric.name == "pass@1" and not config.allows_code:
         raise IclLocateError(
@@ -65,17 +63,6 @@ def choose_metric(config: Task, task: Any) -> Any:
             "run in the sandbox), or choose another --metric"
         )
     return metric
-
-
-def _make(option: str, text: str, kind: type) -> Any:
-    """An instance of a class that was named in place of one."""
-    try:
-        return kind()
-    except Exception as error:
-        raise IclLocateError(
-            f"{option} is {text!r}, a class that cannot be made without arguments "
-            f"({type(error).__name__}: {error}): name an instance of it"
-        ) from error
 
 
 def _check_values(config: Output) -> None:

@@ -8,7 +8,8 @@ from icl_locate.cli import options
 from icl_locate.cli.conditions_file import read_conditions
 from icl_locate.cli.earlier import check_earlier
 from icl_locate.cli.first_prompt import print_first_prompt
-from icl_locate.cli.loading import load_chosen_model
+from icl_locate.cli.loading import load_chosen_model, read_costs
+from icl_locate.cli.named import import_named
 from icl_locate.cli.presets import PRESETS
 from icl_locate.cli.start import choose_metric
 from icl_locate.cli.writing import WRITTEN, write_result, write_shots
@@ -52,6 +53,10 @@ class SweepConfig(
     layers: tuple[int, ...] = ()
     """Start layers that run, such as 0 8 16 24; 0 and the end of the model always do. Default: all
     of them."""
+
+    alongside: str | None = None
+    """MODULE:NAME, an intervention of your own in MODULE.py, or several joined by |, that acts in
+    every cell beside what is hidden there, such as an ablation of heads. Default: none."""
 
     scope: str = "from"
     """Where a mask that starts at a layer acts: from (it on), only (there), or window:W."""
@@ -110,12 +115,22 @@ class SweepConfig(
         from icl_locate.interventions.layers import masked_layers
 
         masked_layers(self.scope, 0, 1)
+        self.acting()
         for condition in self.conditions:
             get_condition(condition)
         if self.conditions_file is not None:
             if self.conditions:
                 raise IclLocateError("give either --conditions or --conditions-file, not both")
             read_conditions(self.conditions_file)
+
+    def acting(self) -> Any:
+        """What acts alongside, or ``None``."""
+        from icl_locate.interventions.base import check_intervention
+
+        if self.alongside is None:
+            return None
+        found = import_named("--alongside", self.alongside)
+        return check_intervention("--alongside", found, IclLocateError)
 
 
 def run_sweep(config: SweepConfig) -> None:
@@ -185,6 +200,7 @@ def _asked(config: SweepConfig, task: Any) -> dict[str, Any]:
         "layers": config.layers or None,
         "scope": config.scope,
         "compat": config.compat,
+        "alongside": config.acting(),
         "engine": config.engine,
     }
 
@@ -234,7 +250,7 @@ def _announce(config: SweepConfig, task: Any, asked: dict[str, Any], shots: list
     from icl_locate.metrics import generates
     from icl_locate.models.loading import resolve_device
 
-    costs, tokenizer = _read_costs(config)
+    costs, tokenizer = read_costs(config)
     conditions = [get_condition(condition) for condition in asked["conditions"]]
     n_queries, metric, length = asked["n_queries"], asked["metric"], asked["max_new_tokens"]
     print(f"model       {config.model}: {costs.n_layers} layers, d={costs.d_model}")
@@ -257,26 +273,7 @@ def _announce(config: SweepConfig, task: Any, asked: dict[str, Any], shots: list
             generates=generates(metric),
             layers=asked["layers"],
             scope=config.scope,
-            engine=config.engine,
+            engine=config.engine if asked["alongside"] is None else "hooks",
             choice=config.choice or task.choice,
         )
         print(f"{n_shots} shots: {estimate.describe(speed)}")
-
-
-def _read_costs(config: SweepConfig) -> tuple[Any, Any]:
-    """What a token costs in the model, and its tokenizer, without its weights."""
-    from transformers import AutoTokenizer
-
-    from icl_locate.models.costs import ModelCosts
-    from icl_locate.models.loading import loading_error
-    from icl_locate.models.names import find_model
-    from icl_locate.models.trust import NO_CODE
-
-    costs = ModelCosts.of(config.model, revision=config.revision, at_most=True)
-    where = find_model(config.model, config.revision)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=config.revision, **NO_CODE)
-        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token  # as TransformerLens does
-    except Exception as error:  # a damaged directory makes its readers raise anything
-        raise loading_error(str(where), error) from error
-    return costs, tokenizer

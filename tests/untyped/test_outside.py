@@ -202,6 +202,38 @@ def test_the_command_takes_conditions_of_ones_own(mine):
     assert icl.SweepResult.load(mine / "out" / "result").conditions == ("examples and query",)
 
 
+def test_the_command_has_an_intervention_of_ones_own_act_alongside(mine, capsys, embedded):
+    asked = ["sweep", "--conditions", "examples", "--metric", "log_prob", "--layers", "0", "8"]
+    asked += ["--alongside", "my_interventions:NO_MLP_1", "--output", "out", *OPTIONS]
+    assert cli.main(asked) == 0, capsys.readouterr()
+    result = icl.SweepResult.load(mine / "out" / "result")
+    task = icl.load_task("pseudo-translation")
+    prompts = icl.studies.Setting.of(task, **SMALL).prompts(embedded, 1, instruction=False)
+    without = sys.modules["my_interventions"].SkipMLP(1)
+    for place, start in enumerate(result.layers):
+        mask = icl.ContextMask("examples", icl.from_layer(start)) | without
+        wanted = icl.score_targets(embedded, prompts, mask)
+        assert torch.allclose(result.item_scores[0, place, 1].float(), wanted, atol=1e-3)
+    assert len(result.provenance["settings"]["alongside_sha256"]) == 64
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ("my_metrics:first_word", "--alongside is <function first_word"),
+        ("my_interventions:SkipMLP", "a class that cannot be made without arguments (TypeError"),
+        (
+            "my_interventions:NO_MLP_9",
+            "no 'NO_MLP_9': it has SkipMLP, nothing, skip_mlps, NO_MLP_1",
+        ),
+        ("NO_MLP_1", "--alongside is 'NO_MLP_1': expected MODULE:NAME"),
+    ],
+)
+def test_what_acts_alongside_is_an_intervention(named, message, mine, capsys):
+    assert cli.main(["sweep", "--alongside", named, *OPTIONS]) == 2
+    assert message in capsys.readouterr().err
+
+
 WRONG = {
     "nothing:score": "but there is no module 'nothing' in",
     "my_metrics:recall": "my_metrics.py has no 'recall': it has first_word, WordF1",

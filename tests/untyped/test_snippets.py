@@ -1,14 +1,15 @@
 """What README and the pages tell their readers to type runs as it is printed there.
 
-The modules that CONTRIBUTING prints have a test of their own. Only sizes are made small, and where it
-goes only by what is given: short task files, a tiny model in a directory named "gpt2". No types are
-checked here while it runs, as nobody's are who reads those pages.
+The modules that CONTRIBUTING prints have a test of their own. Only sizes are made small, and where
+it goes only by what is given: short task files, a tiny model in a directory named "gpt2". No types
+are checked here while it runs, as nobody's are who reads those pages.
 """
 
 import importlib.util
 import json
 import re
 import subprocess
+import sys
 from pathlib import Path
 from textwrap import dedent
 
@@ -143,11 +144,17 @@ def test_what_is_named_is_public(page):
 def test_commands_are_commands(page, tmp_path, monkeypatch):
     """Each of them is understood, with every option."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     for text in blocks(page, "toml"):
         (tmp_path / "mine.toml").write_text(text, encoding="utf-8")
+    for text in blocks(page, "python"):
+        for name in re.findall(r"\A# (\w+)\.py\n", text):
+            (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
     for command in shell_commands(page):
         config = parse(command)
         config.check()
+    for path in tmp_path.glob("*.py"):
+        sys.modules.pop(path.stem, None)
 
 
 def test_python_as_printed(newcomer, monkeypatch):
