@@ -62,3 +62,17 @@ def test_the_places_that_a_page_names_exist(page):
     assert len(named) > 2
     for place in named:
         assert (ROOT / place).exists() or (ROOT / "icl_locate" / place).exists(), place
+
+
+def test_where_modules_went_is_true():
+    """The changelog's table: what is new there is found, what is old is not."""
+    text = (ROOT / "CHANGELOG.md").read_text("utf-8")
+    rows = re.findall(r"^  \| (`.*`) \| (`.*) \|$", text, re.M)[1:]
+    old, new = (
+        [name for row in rows for name in re.findall(r"`([\w.]+)`", row[side])] for side in (0, 1)
+    )
+    assert len(old) > 25 and len(new) > 20
+    for name in new:
+        assert (ROOT / "icl_locate" / f"{name.replace('.', '/')}.py").is_file(), name
+    for name in old:
+        assert not (ROOT / "icl_locate" / f"{name.replace('.', '/')}.py").exists(), name
