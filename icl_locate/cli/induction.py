@@ -124,17 +124,12 @@ def run_induction(config: InductionConfig) -> None:
 
 
 def _prompts(config: InductionConfig, model: Any, task: Any) -> Any:
-    import icl_locate as icl
+    """The prompts on which single heads are ablated: the study's, with most shots."""
+    from icl_locate.studies.setting import Setting
 
-    return icl.build_prompts(
-        model,
-        task.test[: min(config.n_queries, len(task.test))],
-        examples=task.train,
-        n_shots=max(config.shots),
-        template=task.template,
-        seed=config.seeds[0],
-        choice=task.choice,
-    )
+    n_queries = min(config.n_queries, len(task.test))
+    setting = Setting.of(task, n_queries=n_queries, n_shots=max(config.shots), metric="log_prob")
+    return setting.prompts(model, config.seeds[0])
 
 
 def _write_study(config: InductionConfig, result: Any) -> list[Path]:
