@@ -20,6 +20,7 @@ from icl_locate import Segment, induction, metrics
 from icl_locate.engine.grid import choose_engine, run_grid
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks import ablate_heads, scale_heads
+from icl_locate.hooks.positions import RowCount
 from icl_locate.interventions.base import Composition
 from icl_locate.interventions.masks import MaskUnion
 
@@ -414,6 +415,13 @@ def test_what_fits_neither_model_nor_prompts_is_refused():
     ):
         with pytest.raises(MaskError, match=message), icl.intervene(model, prompts, part | mask):
             pass
+    site = icl.Site(model, prompts, RowCount(None, "an intervention"))
+    before = len(model.hook_dict["blocks.0.mlp.hook_out"].fwd_hooks)
+    some = [("blocks.0.mlp.hook_out", print), ("blocks.0.mlp.nowhere", print)]
+    message = "^hooks name a point that this LlamaForCausalLM lacks: .*blocks.0.mlp.nowhere"
+    with pytest.raises(MaskError, match=message), site.hooked(some):
+        pass
+    assert len(model.hook_dict["blocks.0.mlp.hook_out"].fwd_hooks) == before
     with (
         pytest.raises(MaskError, match="hides EXAMPLES, but prompt 0"),
         icl.intervene(model, bare, ScaleMLP(0, 2.0) | mask),

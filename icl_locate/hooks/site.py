@@ -1,7 +1,7 @@
 """Where interventions act: a model, and the prompts that it is run on."""
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from jaxtyping import Int8
@@ -34,13 +34,24 @@ class Site:
     rows: RowCount
 
     @checked(MaskError)
-    def hooked(self, hooks: Iterable[NamedHook]) -> AbstractContextManager[object]:
+    @contextmanager
+    def hooked(self, hooks: Iterable[NamedHook]) -> Iterator[None]:
         """A context that puts hooks on the model: pairs of a point and ``f(value, hook)``.
 
         Points are named as ``model.hook_dict`` does; what ``f`` returns takes the value's place.
+
+        Raises:
+            MaskError: if the model has no such point.
         """
-        found: AbstractContextManager[object] = self.model.hooks(fwd_hooks=owned(hooks))
-        return found
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.model.hooks(fwd_hooks=owned(hooks)))
+            except KeyError as error:
+                raise MaskError(
+                    f"hooks name a point that this {self.model.cfg.architecture} lacks: "
+                    f"{error.args[0]} model.hook_dict holds those that there are"
+                ) from error
+            yield
 
     def segments(self) -> Int8[Tensor, "batch row_pos"]:
         """The segments of the running call's rows; what follows the prompts is GENERATED.
