@@ -1,5 +1,6 @@
 """The command line, as a user runs it."""
 
+import csv
 import dataclasses
 import inspect
 import json
@@ -7,16 +8,21 @@ import os
 import re
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import tiny
+import torch
+from saved_kinds import sweep_result
 from timing import children_seconds
 
 import icl_locate as icl
 from icl_locate import cli
 from icl_locate.cli import main
 from icl_locate.cli.command import COMMANDS
+from icl_locate.cli.writing import write_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -165,6 +171,77 @@ def test_sweep_writes_what_it_says(tmp_path, capsys):
     assert (output / "layer_curves.png").exists() or "no PNG" in printed
     rows = (output / "scores.csv").read_text().splitlines()
     assert rows[0] == "condition,layer,seed,score" and len(rows) == 1 + tiny.N_LAYERS + 1
+
+
+ODD = [
+    "", "NA", "été, 日本 𝄞", 'say "so"', " a\nb\n", "a\rb", "a\r\nb", "\u2028", "=1+1", "None", "'",
+]  # fmt: skip
+
+
+def odd_result(texts):
+    """A result with these answers, and sources and targets like them."""
+    n = len(texts)
+    table = torch.stack([torch.arange(n).double() / n, torch.ones(n)], dim=-1)
+    table = table.double().expand(1, 2, 1, n, 2).clone()
+    return sweep_result(
+        conditions=("c",), layers=(0, 1), seeds=(0,), statistics=table,
+        item_scores=table[..., 0], scores=table[..., 0].mean(-1), texts=[[[texts], [texts[::-1]]]],
+        sources=tuple(f"s{text}" for text in texts), targets=tuple(f"t{text}" for text in texts),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("texts", [ODD, [text.replace("\r", "\n") for text in ODD]])
+@pytest.mark.parametrize("reader", ["csv", "pandas"])
+def test_answers_survive_the_table(texts, reader, tmp_path):
+    """Carriage returns, too, which a model may write, and which end a row where they stand bare."""
+    path, result = tmp_path / "answers.csv", odd_result(texts)
+    assert write_table(result.to_dataframe(), path, {"model": "é"}) == [
+        path, tmp_path / "answers.recipe.json"
+    ]  # fmt: skip
+    if reader == "pandas":
+        frame = pd.read_csv(path, keep_default_na=False)
+        rows = frame.to_dict("records")
+    else:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    assert [row["answer"] for row in rows] == [*texts, *texts[::-1]]
+    assert [row["source"] for row in rows] == [f"s{text}" for text in texts] * 2
+    assert [row["target"] for row in rows] == [f"t{text}" for text in texts] * 2
+    assert [float(row["item_score"]) for row in rows] == result.item_scores.flatten().tolist()
+    assert [int(row["layer"]) for row in rows] == [0] * len(texts) + [1] * len(texts)
+    assert json.loads((tmp_path / "answers.recipe.json").read_text("utf-8")) == {"model": "é"}
+
+
+def test_tables_are_plain_where_nothing_asks_for_more(tmp_path):
+    write_table(odd_result(["a", "b"]).to_dataframe("cell"), tmp_path / "scores.csv", {})
+    assert (tmp_path / "scores.csv").read_bytes() == (
+        b"condition,layer,seed,score\nc,0,0,0.25\nc,1,0,0.25\n"
+    )
+
+
+@pytest.mark.parametrize("metric", ["token_accuracy", "log_prob"])
+def test_a_sweep_writes_its_answers(metric, tmp_path):
+    model = tiny.save(tiny.build("llama"), tmp_path / "model")
+    task, output = tmp_path / "mine.jsonl", tmp_path / "out"
+    lines = [{"source": f"sort {w}, é", "target": "zimo"} for w in ("thin", "one", "zero")]
+    task.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    words = f"sweep {task} --model {model} --output {output} --n-shots 1 --seeds 0 1 --quiet"
+    assert main([*words.split(), "--metric", metric, "--max-new-tokens", "3"]) == 0
+    result = icl.SweepResult.load(output / "result")
+    with (output / "answers.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == result.item_scores.numel()
+    places = list(product(*(range(size) for size in result.item_scores.shape)))
+    for row, (c, layer, s, item) in zip(rows, places, strict=True):
+        assert row["condition"] == result.conditions[c]
+        assert (int(row["layer"]), int(row["seed"])) == (result.layers[layer], result.seeds[s])
+        assert int(row["item"]) == item and row["source"] == result.sources[item]
+        assert row["answer"] == (result.texts[c][layer][s][item] if result.texts else "")
+        assert float(row["item_score"]) == result.item_scores[c, layer, s, item].item()
+        assert float(row["score"]) == result.scores[c, layer, s].item()
+    assert any(row["answer"] for row in rows) == (metric == "token_accuracy")
+    recipe = json.loads((output / "answers.recipe.json").read_text("utf-8"))
+    assert recipe == json.loads(json.dumps(dict(result.provenance)))
 
 
 @pytest.mark.parametrize(

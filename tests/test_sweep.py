@@ -3,9 +3,11 @@
 import json
 from dataclasses import replace
 from importlib.metadata import version
+from itertools import product
 
 import pytest
 import tiny
+import torch
 
 import icl_locate as icl
 from icl_locate import Segment
@@ -105,6 +107,64 @@ def test_tables(result):
     data = result.to_xarray()
     assert data["score"].sel(condition="query", layer=2, seed=5) == result.scores[3, 2, 1]
     assert data.attrs["metric"] == "token_accuracy"
+
+
+@pytest.fixture
+def told_apart(result):
+    """The result with another score for every item, so that no two places look alike."""
+    values = torch.arange(result.item_scores.numel()).double().view(result.item_scores.shape)
+    table = torch.stack([values, torch.ones_like(values)], dim=-1)
+    return replace(result, statistics=table, item_scores=values, scores=values.mean(-1))
+
+
+def test_a_row_is_an_answer(told_apart):
+    """Every value stands where its labels say, in order."""
+    result = told_apart
+    frame = result.to_dataframe()
+    columns = ["condition", "layer", "seed", "item", "source", "target", "answer", "item_score"]
+    assert list(frame.columns) == [*columns, "score"]
+    places = product(*(range(size) for size in result.item_scores.shape))
+    expected = [
+        (
+            result.conditions[c], result.layers[layer], result.seeds[s], item,
+            TASK.test[item].source, TASK.test[item].target, result.texts[c][layer][s][item],
+            result.item_scores[c, layer, s, item].item(), result.scores[c, layer, s].item(),
+        )
+        for c, layer, s, item in places
+    ]  # fmt: skip
+    assert list(frame.itertuples(index=False, name=None)) == expected
+    assert frame["answer"].nunique() > 3, "the answers differ, or places could not be told apart"
+    means = frame.groupby(["condition", "layer", "seed"], sort=False)["item_score"].mean()
+    assert means.tolist() == pytest.approx(result.scores.flatten().tolist())
+
+
+def test_the_dataset_has_answers_under_their_queries(told_apart):
+    result = told_apart
+    data = result.to_xarray()
+    assert data["answer"].dims == ("condition", "layer", "seed", "item")
+    assert data["source"].dims == data["target"].dims == ("item",)
+    assert data["source"].values.tolist() == [query.source for query in TASK.test[:3]]
+    assert data["target"].values.tolist() == [query.target for query in TASK.test[:3]]
+    cell = data.sel(condition="query", layer=2, seed=5)
+    assert cell["answer"].values.tolist() == result.texts[3][2][1]
+    assert cell["item_score"].values.tolist() == result.item_scores[3, 2, 1].tolist()
+    (found,) = cell["answer"].values[(cell["target"] == TASK.test[1].target).values]
+    assert found == result.texts[3][2][1][1]
+    assert data["ceiling"].sel(condition="query", seed=5) == result.scores[3, -1, 1]
+    assert data["floor"].sel(condition="query", seed=5) == result.scores[3, 0, 1]
+
+
+@pytest.mark.parametrize("texts", ["as they come", "none"])
+def test_where_nothing_is_generated_answers_are_empty(texts):
+    options = OPTIONS | {"metric": "log_prob", "conditions": "examples", "seeds": 5}
+    swept = icl.sweep(tiny.boot("llama"), TASK, **options)
+    if texts == "none":
+        swept = replace(swept, texts=[])
+    frame, data = swept.to_dataframe(), swept.to_xarray()
+    assert frame["answer"].tolist() == [""] * 3 * (tiny.N_LAYERS + 1)
+    assert frame["item_score"].tolist() == swept.item_scores.flatten().tolist()
+    assert data["answer"].shape == swept.item_scores.shape
+    assert set(data["answer"].values.flatten().tolist()) == {""}
 
 
 def test_provenance_is_a_recipe(result):

@@ -1,5 +1,6 @@
 """What the commands write: results, tables, pages and pictures."""
 
+import csv
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +18,12 @@ WRITTEN = (
 
 def write_table(table: Any, path: Path, recipe: Mapping[str, Any]) -> list[Path]:
     """Write a table as CSV, and beside it NAME.recipe.json, which says where it comes from."""
+    rows = table.to_csv(index=False, lineterminator="\n")
+    if "\r" in rows:  # which Python leaves bare, and readers take for the end of a row
+        rows = table.to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     text = json.dumps(dict(recipe), indent=1, ensure_ascii=False, default=str)
     return [
-        replace_file(path, [table.to_csv(index=False).encode()]),
+        replace_file(path, [rows.encode()]),
         replace_file(path.with_suffix(".recipe.json"), [text.encode()]),
     ]
 
