@@ -11,8 +11,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 import icl_locate as icl
 from icl_locate import Segment
-from icl_locate.engine.shared import score_many
-from icl_locate.engine.shared_decoding import generate_many
+from icl_locate.engine.shared.decoding import generate_many
+from icl_locate.engine.shared.scoring import score_many
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.interventions.ablation import HeadAblation
 from icl_locate.interventions.conditions import SKIPPED_ATTENTION

@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers.cache_utils import DynamicCache
 
 import icl_locate as icl
-from icl_locate.engine import grid, shared_decoding
+from icl_locate.engine import budget, choice, grid
+from icl_locate.engine.shared import decoding as shared_decoding
 from icl_locate.errors import ModelError
 from icl_locate.masking.estimate import estimate_sweep
 from icl_locate.models.costs import ModelCosts
@@ -55,7 +56,7 @@ def bridge(plain):
 
 def operations(model, engine, metric, n_new, **sizes):
     """What a sweep's engine really multiplies."""
-    grid.choose_engine(model, "shared")  # its first look at a model is no part of it
+    choice.choose_engine(model, "shared")  # its first look at a model is no part of it
     with FlopCounterMode(display=False) as counter:
         icl.sweep(
             model, TASK, conditions=CONDITIONS, engine=engine, metric=metric, seeds=[0],
@@ -189,4 +190,4 @@ def test_sizes_that_cannot_be_told_leave_a_budget_of_one_prompt(monkeypatch):
     with pytest.raises(ModelError, match=r"num_attention_heads of odd is \[4, 4, 2\]: expected"):
         ModelCosts.of(model)
     with pytest.warns(UserWarning, match="prompts run one by one"):
-        assert grid.default_budget(model, prompts_of(model), 123) == 123
+        assert budget.default_budget(model, prompts_of(model), 123) == 123

@@ -17,7 +17,8 @@ import torch
 
 import icl_locate as icl
 from icl_locate import Segment, induction, metrics
-from icl_locate.engine.grid import choose_engine, run_grid
+from icl_locate.engine.choice import choose_engine
+from icl_locate.engine.grid import run_grid
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks import ablate_heads, scale_heads
 from icl_locate.hooks.positions import RowCount

@@ -371,8 +371,8 @@ def test_bad_rules():
 
 
 def test_the_shared_engine_refuses_edges():
-    from icl_locate.engine.shared import score_many
-    from icl_locate.engine.streams import NotSharedError
+    from icl_locate.engine.shared.scoring import score_many
+    from icl_locate.engine.shared.streams import NotSharedError
 
     model = tiny.boot("llama")
     prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=1)

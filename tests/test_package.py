@@ -89,7 +89,7 @@ def test_no_module_outgrows_its_noun():
 
 
 WAITING = {
-    "engine/shared_decoding.py: _generate",
+    "engine/shared/decoding.py: _generate",
     "masking/sweeps.py: sweep",
     "prompts/batch.py: from_tokens",
 }

@@ -165,7 +165,7 @@ def test_label_scores_equal_a_loop_over_tokens(architecture, letters):
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neo", "gemma2"])
 def test_both_engines_choose_the_same_labels(architecture, letters):
     from icl_locate.engine.labels import score_labels_many
-    from icl_locate.engine.shared import can_drop
+    from icl_locate.engine.shared.scoring import can_drop
 
     model = tiny.boot(architecture)
     prompts = icl.build_prompts(

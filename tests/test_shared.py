@@ -13,17 +13,14 @@ from test_laws import make_prompts, masks, prompts_strategy
 
 import icl_locate as icl
 from icl_locate import Segment
-from icl_locate.engine import grid, readout
-from icl_locate.engine.grid import (
-    choose_engine,
-    run_grid,
-    run_in_chunks,
-    tokens_in_flight,
-)
+from icl_locate.engine import choice, readout
+from icl_locate.engine.budget import run_in_chunks, tokens_in_flight
+from icl_locate.engine.choice import choose_engine
+from icl_locate.engine.grid import run_grid
 from icl_locate.engine.scoring import append_targets
-from icl_locate.engine.shared import can_drop, score_many
-from icl_locate.engine.shared_decoding import generate_many
-from icl_locate.engine.streams import Rows, plan_streams
+from icl_locate.engine.shared.decoding import generate_many
+from icl_locate.engine.shared.scoring import can_drop, score_many
+from icl_locate.engine.shared.streams import Rows, plan_streams
 from icl_locate.errors import ModelError, NumericalError, PromptError
 from icl_locate.metrics import METRICS
 from icl_locate.models.costs import ModelCosts
@@ -246,7 +243,7 @@ def test_hooks_on_the_model_are_never_dropped():
 
 def test_disagreement_falls_back_and_says_so(monkeypatch):
     model = tiny.boot_fresh("llama")
-    monkeypatch.setattr(grid, "score_many", lambda *a, **o: score_many(*a, **o) + 1.0)
+    monkeypatch.setattr(choice, "score_many", lambda *a, **o: score_many(*a, **o) + 1.0)
     with pytest.warns(UserWarning, match="differs from the hooks engine by 1.0e"):
         assert choose_engine(model, "auto") == "hooks"
     with pytest.raises(ModelError, match="cannot run here: on this Llama.*use engine='hooks'"):

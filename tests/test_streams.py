@@ -5,8 +5,8 @@ import torch
 
 import icl_locate as icl
 from icl_locate import Segment
-from icl_locate.engine.shared_decoding import _portions
-from icl_locate.engine.streams import CutMask, Rows, plan_streams
+from icl_locate.engine.shared.decoding import portions
+from icl_locate.engine.shared.streams import CutMask, Rows, plan_streams
 
 SEGMENTS = torch.tensor([[0, 0, 1, 2, 3, 3, 4, 4], [1, 2, 2, 3, 3, 4, 4, 4]], dtype=torch.int8)
 LAST = torch.arange(8).expand(2, 8) == 7
@@ -92,7 +92,8 @@ def test_masks_are_decoded_in_portions_whose_keys_fit():
     masks = [icl.ContextMask(EXAMPLES, icl.from_layer(i)) for i in range(tiny.N_LAYERS + 1)]
     masks += [icl.ContextMask({Segment.BOS, *EXAMPLES}, mask.layers) for mask in masks]
     starts = [mask for mask in masks if mask.layers != icl.from_layer(tiny.N_LAYERS)]
-    found = _portions(model, prompts, [*masks[:1], *masks], n_new)
+    sizes = {name: int(getattr(model.cfg, name)) for name in ("n_layers", "n_heads", "d_model")}
+    found = portions(prompts, [*masks[:1], *masks], n_new, **sizes)
     assert [mask for some in found for mask in some] == [*masks[:1], *masks], "in their order"
     costs = [len({mask for mask in portion if mask in starts}) for portion in found]
     assert costs == [room] * (6 // room) + [6 % room] * (6 % room > 0)

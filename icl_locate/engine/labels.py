@@ -11,7 +11,7 @@ from icl_locate.checks.signatures import checked
 from icl_locate.engine.forward import keep_logits, masked, require_numbers
 from icl_locate.engine.progress import Tell, part, silent
 from icl_locate.engine.scoring import score_targets
-from icl_locate.engine.shared import score_many
+from icl_locate.engine.shared.scoring import score_many
 from icl_locate.errors import PromptError
 from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.masks import Mask

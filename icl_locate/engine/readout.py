@@ -8,8 +8,8 @@ from icl_locate.engine.decoding import generate
 from icl_locate.engine.labels import score_labels, score_labels_many
 from icl_locate.engine.progress import Tell
 from icl_locate.engine.scoring import score_targets
-from icl_locate.engine.shared import can_drop, score_many
-from icl_locate.engine.shared_decoding import generate_many
+from icl_locate.engine.shared.decoding import generate_many
+from icl_locate.engine.shared.scoring import can_drop, score_many
 from icl_locate.errors import TaskError
 from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.masks import Mask

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from icl_locate.checks.signatures import checked
 from icl_locate.engine.forward import require_numbers
-from icl_locate.engine.replay import BlockCall, replaced_blocks, with_first
-from icl_locate.engine.shared import read_out
+from icl_locate.engine.shared.replay import BlockCall, replaced_blocks, with_first
+from icl_locate.engine.shared.scoring import read_out
 from icl_locate.errors import PromptError
 from icl_locate.hooks import watch_attention
 from icl_locate.induction.random_tokens import TokenIds

@@ -18,10 +18,10 @@ from transformers import PreTrainedTokenizerBase
 from icl_locate._types import Segment
 from icl_locate.checks.arguments import refuse
 from icl_locate.checks.signatures import checked, number
-from icl_locate.engine.grid import Engine
+from icl_locate.engine.choice import Engine
 from icl_locate.engine.scoring import append_targets
-from icl_locate.engine.shared_decoding import portions
-from icl_locate.engine.streams import Stream, plan_streams
+from icl_locate.engine.shared.decoding import portions
+from icl_locate.engine.shared.streams import Stream, plan_streams
 from icl_locate.errors import ModelError, PromptError, TaskError
 from icl_locate.interventions.conditions import Condition
 from icl_locate.interventions.layers import as_starts, masked_layers

@@ -6,7 +6,7 @@ from typing import Any
 
 from icl_locate._types import Segment
 from icl_locate.checks.arguments import check_items
-from icl_locate.engine.grid import ENGINES
+from icl_locate.engine.choice import ENGINES
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.conditions import PAPER_CONDITIONS, Condition, get_condition

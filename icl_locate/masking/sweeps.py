@@ -11,7 +11,8 @@ from tqdm.auto import tqdm
 
 from icl_locate.checks.arguments import check_counts
 from icl_locate.checks.signatures import anything, checked
-from icl_locate.engine.grid import Engine, choose_engine, run_grid
+from icl_locate.engine.choice import Engine, choose_engine
+from icl_locate.engine.grid import run_grid
 from icl_locate.engine.hooked import Cell, join_cells
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.interventions.base import Intervention

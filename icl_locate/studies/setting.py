@@ -8,8 +8,9 @@ from typing import Any
 from icl_locate._types import Segment
 from icl_locate.checks.arguments import LAST_SEED, check_counts, check_items, check_seeds
 from icl_locate.checks.signatures import anything, checked, whole
+from icl_locate.engine.choice import Engine
 from icl_locate.engine.decoding import check_generation
-from icl_locate.engine.grid import Engine, run_grid
+from icl_locate.engine.grid import run_grid
 from icl_locate.engine.hooked import Cell
 from icl_locate.errors import MaskError, PromptError, TaskError
 from icl_locate.interventions.base import Intervention, check_intervention

@@ -8,7 +8,7 @@ from torch import Tensor
 
 import icl_locate as icl
 from icl_locate import Segment
-from icl_locate.engine.streams import Stream, plan_streams
+from icl_locate.engine.shared.streams import Stream, plan_streams
 
 
 def layer_flops(shape: Shape, n_rows: int, n_keys: int) -> float:

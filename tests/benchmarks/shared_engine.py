@@ -31,9 +31,9 @@ from random_llama import (
 from torch import Tensor
 
 import icl_locate as icl
-from icl_locate.engine.grid import tokens_in_flight
-from icl_locate.engine.shared import score_many
-from icl_locate.engine.shared_decoding import generate_many
+from icl_locate.engine.budget import tokens_in_flight
+from icl_locate.engine.shared.decoding import generate_many
+from icl_locate.engine.shared.scoring import score_many
 from icl_locate.plots import DASHES, PALETTE
 from icl_locate.records.files import check_output, replace_file
 from icl_locate.savings.memory import peak_bytes

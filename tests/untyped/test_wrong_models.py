@@ -6,7 +6,7 @@ import tiny
 import icl_locate as icl
 from icl_locate import gates, induction, savings
 from icl_locate.context_heads import HeadStudy
-from icl_locate.engine.grid import choose_engine
+from icl_locate.engine.choice import choose_engine
 from icl_locate.errors import ModelError, TaskError
 from icl_locate.hooks import ablate_heads, find_route, replace_inputs, scale_heads, watch_attention
 from icl_locate.induction.random_tokens import random_tokens

@@ -16,7 +16,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from icl_locate._types import Segment
 from icl_locate.engine.forward import keep_logits, require_numbers
 from icl_locate.engine.progress import Tell, silent
-from icl_locate.engine.replay import (
+from icl_locate.engine.scoring import append_targets
+from icl_locate.engine.shared.replay import (
     BlockCall,
     cache_with,
     first,
@@ -24,8 +25,7 @@ from icl_locate.engine.replay import (
     replaced_blocks,
     with_first,
 )
-from icl_locate.engine.scoring import append_targets
-from icl_locate.engine.streams import CutMask, Rows, Stream, plan_streams
+from icl_locate.engine.shared.streams import CutMask, Rows, Stream, plan_streams
 from icl_locate.hooks.routes import attention_bias
 from icl_locate.interventions.masks import Mask
 from icl_locate.models.bridge import Model

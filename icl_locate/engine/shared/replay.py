@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from icl_locate.engine.streams import CutMask, NotSharedError
+from icl_locate.engine.shared.streams import CutMask, NotSharedError
 from icl_locate.hooks.holding import hold, own
 from icl_locate.hooks.routes import built_in_mask, hooks_of_empty_rows
 from icl_locate.models.bridge import Model

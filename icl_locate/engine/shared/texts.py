@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from icl_locate.engine.replay import BlockCall, cache_with, first
-from icl_locate.engine.streams import CutMask, Rows, Stream
+from icl_locate.engine.shared.replay import BlockCall, cache_with, first
+from icl_locate.engine.shared.streams import CutMask, Rows, Stream
 
 
 class LayerTexts:

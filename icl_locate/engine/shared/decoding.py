@@ -4,18 +4,21 @@ A cell is one run of one prompt; cells are numbered run by run, and a run's by p
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from icl_locate.engine.decoding import Answers, check_room, resolve_stops
 from icl_locate.engine.forward import keep_logits, require_numbers
 from icl_locate.engine.progress import Tell, part, silent
-from icl_locate.engine.replay import BlockCall, replaced_blocks, with_first
-from icl_locate.engine.shared import SharedPass, read_out, run_index
-from icl_locate.engine.streams import Rows, plan_streams
-from icl_locate.engine.texts import begin_texts
+from icl_locate.engine.shared.replay import BlockCall, replaced_blocks, with_first
+from icl_locate.engine.shared.scoring import SharedPass, read_out, run_index
+from icl_locate.engine.shared.streams import Rows, plan_streams
+from icl_locate.engine.shared.texts import LayerTexts, begin_texts
 from icl_locate.interventions.masks import Mask
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
@@ -101,9 +104,7 @@ def _generate(
     drop: bool,
 ) -> list[list[str]]:
     device, n_layers = model.cfg.device, int(model.cfg.n_layers)
-    segments = prompts.segments.to(device)
-    attention_mask = prompts.attention_mask.long().to(device)
-    n_prompts, width = segments.shape
+    segments, n_prompts = prompts.segments.to(device), len(prompts)
     readout = torch.zeros_like(segments, dtype=torch.bool)
     readout[:, -1] = True
     streams, places = plan_streams(
@@ -111,29 +112,54 @@ def _generate(
     )
     prefill, decoding = part(tell, 0.0, _PREFILL), part(tell, _PREFILL, 1.0)
     shared = SharedPass(n_layers, streams, Rows.where(readout), keeps_caches=True, tell=prefill)
-    cache = DynamicCache()
-    with replaced_blocks(model, shared):
-        model(
-            prompts.tokens.to(device),
-            attention_mask=attention_mask,
-            past_key_values=cache,
-            use_cache=True,
-            **keep_logits(model, 1),
-        )
-    logits = read_out(model, shared.readout)
+    cache = _prefill(model, prompts, shared)
     layers = [
         begin_texts(layer, cache, shared.active[layer], streams, max_new_tokens, by_prompt=drop)
         for layer in range(n_layers)
     ]
+    logits = read_out(model, shared.readout)
+    answers = Answers(model, len(logits), stops, as_text=prompts.as_text)
+    _decode(model, prompts, shared, layers, logits, answers, max_new_tokens, decoding)
+    found = answers.texts()
+    by_run = [found[i : i + n_prompts] for i in range(0, len(found), n_prompts)]
+    return [by_run[run_index(streams, place)] for place in places]
+
+
+def _prefill(model: Model, prompts: Prompts, shared: SharedPass) -> DynamicCache:
+    """Run the prompts once, and all masked rows with them; returns the clean run's cache."""
+    cache = DynamicCache()
+    with replaced_blocks(model, shared):
+        model(
+            prompts.tokens.to(model.cfg.device),
+            attention_mask=prompts.attention_mask.long().to(model.cfg.device),
+            past_key_values=cache,
+            use_cache=True,
+            **keep_logits(model, 1),
+        )
+    return cache
+
+
+def _decode(
+    model: Model,
+    prompts: Prompts,
+    shared: SharedPass,
+    layers: Sequence[LayerTexts],
+    logits: Float[Tensor, "cell one d_vocab"],
+    answers: Answers,
+    max_new_tokens: int,
+    tell: Tell,
+) -> None:
+    """Let all cells write, token by token, as one batch of those that are not done."""
+    device, (n_prompts, width) = model.cfg.device, prompts.tokens.shape
+    attention_mask = prompts.attention_mask.long().to(device)
     n_texts = len(logits)
-    answers = Answers(model, n_texts, stops, as_text=prompts.as_text)
     alive = torch.arange(n_texts, device=device)
     written = alive % n_prompts  # a number for each alive cell's prompt and text so far
     for n_generated in range(1, max_new_tokens + 1):
         step = require_numbers(logits[:, -1]).argmax(dim=-1)
         done = answers.extend(step, alive.tolist()).to(device)
         stays = ~done[alive]
-        decoding(max(1 - int(stays.sum()) / n_texts, n_generated / max_new_tokens))
+        tell(max(1 - int(stays.sum()) / n_texts, n_generated / max_new_tokens))
         if n_generated == max_new_tokens or not stays.any():
             break
         alive, step = alive[stays], step[stays]
@@ -142,20 +168,19 @@ def _generate(
         for texts in layers:
             texts.keep(stays, written, alive % n_prompts)
         seen = torch.nn.functional.pad(attention_mask[alive % n_prompts], (0, n_generated), value=1)
-
-        def run(call: BlockCall) -> Any:
-            return with_first(shared.readout, layers[call.layer](call))
-
-        with replaced_blocks(model, run):
+        length = width + n_generated - 1
+        with replaced_blocks(model, partial(_step, shared, layers)):
             logits = model(
                 step[:, None],
                 attention_mask=seen,
-                past_key_values=_length_only(len(alive), width + n_generated - 1, n_layers, device),
+                past_key_values=_length_only(len(alive), length, len(layers), device),
                 use_cache=True,
             )
-    found = answers.texts()
-    by_run = [found[i : i + n_prompts] for i in range(0, len(found), n_prompts)]
-    return [by_run[run_index(streams, place)] for place in places]
+
+
+def _step(shared: SharedPass, layers: Sequence[LayerTexts], call: BlockCall) -> Any:
+    """One block's newest rows, over each cell's own keys."""
+    return with_first(shared.readout, layers[call.layer](call))
 
 
 def _length_only(
