@@ -555,7 +555,7 @@ def test_a_sweep_takes_conditions_that_do_more_than_hide():
     found = icl.sweep(model, task, conditions=[plain, louder], **options)
     assert found.provenance["engine"] == "hooks"
     described = found.provenance["conditions"]
-    assert "own" not in described[0] and "factor=3.0" in described[1]["own"]
+    assert "own" not in described[0] and described[1]["own"]["factor"] == 3.0
     for layer in range(tiny.N_LAYERS + 1):
         prompts = icl.build_prompts(
             model, QUERIES, examples=BANK, n_shots=2, template=task.template, seed=0

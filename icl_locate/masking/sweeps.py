@@ -25,7 +25,7 @@ from icl_locate.metrics.base import check_columns
 from icl_locate.models.bridge import Model
 from icl_locate.models.loading import check_model, load_model
 from icl_locate.prompts.template import Choice
-from icl_locate.studies.recipe import describe_intervention
+from icl_locate.studies.recipe import describe_intervention, describe_value
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
@@ -241,7 +241,7 @@ def _describe(plan: Plan) -> dict[str, Any]:
                 "instruction": c.instruction,
                 "keep_self": c.keep_self,
                 "without_bias": c.without_bias,
-                **({} if type(c) is Condition else {"own": repr(c)}),
+                **({} if type(c) is Condition else {"own": describe_value(c)}),
             }
             for c in plan.conditions
         ],

@@ -55,11 +55,11 @@ def describe_intervention(intervention: Intervention) -> list[dict[str, Any]]:
     >>> [(part["kind"], part["hide"], part["layers"]["start"]) for part in parts]
     [('ContextMask', ['QUERY'], 2)]
     """
-    parts = [_plain(part) for part in intervention.parts]
+    parts = [describe_value(part) for part in intervention.parts]
     return sorted(parts, key=lambda part: json.dumps(part, sort_keys=True))
 
 
-def _plain(value: Any) -> Any:
+def describe_value(value: Any) -> Any:
     """A value as JSON holds it, whatever order its sets have; tensors by their digest."""
     if isinstance(value, Enum):
         return value.name
@@ -69,14 +69,14 @@ def _plain(value: Any) -> Any:
         data = value.detach().cpu().double().contiguous().numpy().tobytes()
         return {"shape": list(value.shape), "sha256": hashlib.sha256(data).hexdigest()}
     if is_dataclass(value):
-        held = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        held = {field.name: describe_value(getattr(value, field.name)) for field in fields(value)}
         return {"kind": type(value).__name__, **held}
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): describe_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [describe_value(item) for item in value]
     if isinstance(value, AbstractSet):
-        return sorted(map(_plain, value), key=str)
+        return sorted(map(describe_value, value), key=str)
     return getattr(value, "__qualname__", None) or repr(value)
 
 
