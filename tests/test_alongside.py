@@ -1,5 +1,10 @@
 """Sweeps with something done in every cell, beside the masks: against single runs, one by one."""
 
+import json
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -7,7 +12,7 @@ from tiny import boot
 
 import icl_locate as icl
 from icl_locate.errors import ModelError
-from icl_locate.studies.recipe import describe_intervention
+from icl_locate.studies.recipe import describe_intervention, describe_value
 
 TASK = icl.load_task("pseudo-translation")
 OPTIONS = {
@@ -102,3 +107,34 @@ def test_equal_interventions_and_no_others_are_described_alike():
     ]  # fmt: skip
     described = [str(describe_intervention(each)) for each in different]
     assert len(set(described)) == len(described)
+
+
+@dataclass(frozen=True)
+class Fill(icl.Intervention):
+    """A kind whose field JSON has no number for."""
+
+    value: float = float("-inf")
+
+
+def adder(amount):
+    return lambda value, hook: value + amount
+
+
+def test_values_that_differ_are_described_apart_and_equal_ones_alike():
+    """Whatever a recipe may have to hold: JSON takes it, and takes it the same way twice."""
+    numbers = np.arange(5000)
+    values = [
+        Fill(), Fill(1.0), numbers, numbers + (numbers == 2500), numbers.astype(float),
+        torch.tensor([1.0]), torch.tensor([1]), torch.tensor([[1.0]]), np.float64(2.5),
+        float("nan"),
+        adder(1), adder(2), partial(adder, 1), partial(adder, 2), lambda: 1, lambda: 2, len, max,
+        {"a": {2, 1}}, {"a": {2, 3}}, icl.Segment.QUERY, None, True, "True",
+    ]  # fmt: skip
+    described = [json.dumps(describe_value(value), allow_nan=False) for value in values]
+    assert len(set(described)) == len(values), described
+    assert described == [json.dumps(describe_value(value)) for value in values]
+    assert describe_value(adder(1)) == describe_value(adder(1))
+    assert describe_value({3, 11, 2}) == describe_value({11, 2, 3})
+    assert describe_value(object()) == describe_value(object()), "of it only the class is known"
+    looped = []
+    assert describe_value(lambda: looped) != describe_value(lambda: None)

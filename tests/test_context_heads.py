@@ -156,3 +156,14 @@ def test_bad_studies(circuit):
     ):
         with pytest.raises(TaskError, match=message):
             icl.HeadStudy(circuit, planted.TASK, **options)
+
+
+def test_each_run_of_a_study_tells_the_weights_that_it_ran_with():
+    model, task = tiny.boot_fresh("llama"), icl.load_task("pseudo-translation")
+    study = icl.HeadStudy(model, "pseudo-translation", n_shots=1, n_queries=2)
+    before = study.nested([(0, 0)])
+    with torch.no_grad():
+        next(model.original_model.parameters()).mul_(0.5)
+    after = study.nested([(0, 0)])
+    assert before.provenance["fingerprint"] != after.provenance["fingerprint"]
+    assert after.provenance["task"] == task.name, "a task may be named"

@@ -315,3 +315,14 @@ def test_commands_take_them_for_results_of_an_earlier_version(copies):
     with pytest.raises(IclLocateError, match="in the way, and no result of this version"):
         check_earlier(SweepConfig(output=copies), path)
     check_earlier(replace(SweepConfig(output=copies), overwrite=True), path)
+
+
+def test_what_a_class_alone_reads_is_not_called_damaged(tmp_path):
+    """Whoever reads any file, or goes on from a checkpoint, says that it is of the first format."""
+    from icl_locate.records.checkpoint import load_checkpoint
+    from icl_locate.records.sealed import read_rest
+
+    path = next(Path(__file__).with_name("former").glob("*.safetensors"))
+    for read in (read_rest, lambda it: load_checkpoint(it, "icl_locate.GateCheckpoint/2", {})):
+        with pytest.raises(ResultError, match="is of the first format, which had a .json beside"):
+            read(path)

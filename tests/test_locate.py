@@ -204,3 +204,9 @@ def test_a_custom_metric_that_is_not_here():
     with pytest.raises(ResultError, match="'mine' is not part of icl_locate"):
         icl.locate(result)
     assert mean_statistics([1.0, 2.0]).tolist() == [[1.0, 1.0], [2.0, 1.0]]
+
+
+def test_nothing_is_recovered_at_the_floor_itself():
+    found = icl.locate(result_of([[0, 0, 1, 1]], noise=0.01), threshold=1e-10)[0]
+    assert found.layer > 0 and found.after == found.layer - 1
+    assert 0 < found.interval[0] <= found.interval[1]

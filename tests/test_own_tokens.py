@@ -13,6 +13,7 @@ import icl_locate as icl
 from icl_locate import Part, Segment
 from icl_locate.errors import MaskError, PromptError, TaskError
 from icl_locate.induction import ablation_study, task_tokens
+from icl_locate.models import ModelCosts
 from icl_locate.prompts.encoding import spell
 
 TASK = replace(icl.load_task("pseudo-translation"), metric="token_accuracy")
@@ -424,3 +425,17 @@ def test_shots_are_those_of_the_prompts():
 def test_a_figure_shows_token_ids():
     figure = icl.plots.prompt_segments(wordless("llama"), own(), 1)
     assert [note.text for note in figure.layout.annotations] == ["8", "9", "8"]
+
+
+def test_the_estimate_of_given_prompts_counts_one_seed():
+    """They draw nothing, so that a sweep runs them with one seed, whatever was asked for."""
+    model = tiny.boot("llama")
+    text = icl.load_task("pseudo-translation")
+    prompts = icl.build_prompts(model, text.test[:2], examples=text.train, n_shots=1)
+    task, costs = icl.Task.from_prompts(prompts), ModelCosts.of(model)
+    conditions = [icl.Condition("examples", {icl.Segment.EXAMPLES}, instruction=False)]
+    found = icl.estimate_sweep(
+        model.tokenizer, costs, task, conditions, n_queries=2, n_seeds=3, generates=False
+    )
+    ran = icl.sweep(model, task, conditions=conditions, seeds=[0, 1, 2], metric="log_prob")
+    assert found.n_cells == ran.scores.numel() == tiny.N_LAYERS + 1 and found.n_prompts == 2

@@ -175,3 +175,14 @@ def test_a_custom_metric_may_have_the_options_but_not_the_name_of_anothers():
     ):
         with pytest.raises(TaskError, match=f"the custom metric is called {name!r} like one of"):
             metrics.get_metric(metric)
+
+
+def test_a_saved_result_of_numbers_still_has_no_answers_that_fail(tmp_path):
+    """What its metric reads is known from the file, where the metric itself is not."""
+    task = icl.load_task("pseudo-translation")
+    options = {"n_shots": 1, "n_queries": 2, "seeds": 0, "conditions": ["examples"]}
+    found = icl.sweep(tiny.boot("llama"), task, metric=MeanProbability(), **options)
+    loaded = icl.SweepResult.load(found.save(tmp_path / "run"))
+    for result in (found, loaded):
+        with pytest.raises(ResultError, match="the result holds no answers"):
+            icl.failure_rates(result)

@@ -52,15 +52,16 @@ def choose_metric(config: Task, task: Any) -> Any:
         IclLocateError: if there is none such; if it runs programs, and that was not asked for.
     """
     from icl_locate.metrics import get_metric
+    from icl_locate.metrics.base import runs_programs
 
     given: Any = config.metric or task.metric
     if is_named(given):
         given = import_named("--metric", given)
     metric = get_metric(given)
-    if metric.name == "pass@1" and not config.allows_code:
+    if runs_programs(metric) and not config.allows_code:
         raise IclLocateError(
-            "pass@1 runs the programs that the model writes: add --run-code if you want that (they "
-            "run in the sandbox), or choose another --metric"
+            f"{metric.name} runs the programs that the model writes: add --run-code if you want "
+            "that (pass@1 runs them in the sandbox), or choose another --metric"
         )
     return metric
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -234,7 +235,7 @@ class HeadSetCurve(
         )
         self._check()
 
-    @property
+    @cached_property
     def interval(self) -> Float[Tensor, "bound size"]:
         """Of the means over seeds, 95 % by paired bootstrap; row 0 low, row 1 high."""
         return self.score_interval()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -33,11 +34,11 @@ Head = tuple[int, int]
 class HeadStudy:
     """A model, a task and a condition whose context is hidden from some heads."""
 
-    @checked(TaskError, condition=anything, metric=anything)
+    @checked(TaskError, task=anything, condition=anything, metric=anything)
     def __init__(
         self,
         model: Model,
-        task: Task,
+        task: Task | str | Path,
         condition: str | Condition = "examples",
         *,
         rows: Rows | str = "all",
@@ -86,13 +87,6 @@ class HeadStudy:
         self._engine = choose_engine(model, engine)
         self._batch_size, self._progress = batch_size, progress
         self._prompts = [self._build(seed) for seed in self._setting.seeds]
-        self._recipe = {
-            **self._setting.recipe(model, self._prompts),
-            "hide": sorted(segment.name for segment in self._condition.hide),
-            "instruction": self._condition.instruction,
-            "rows": str(rows),
-            "engine": self._engine,
-        }
 
     @checked(MaskError)
     def sweep(self, mode: Mode | str = "hidden") -> HeadSweepResult:
@@ -102,7 +96,7 @@ class HeadStudy:
             MaskError: if the mode is unknown.
             NumericalError: if the model gives NaN.
         """
-        every = self._every()
+        every, recipe = self._every(), self._recipe()
         by_layer = [
             [self._hidden({(layer, head)}, mode) for head in range(self._n_heads)]
             for layer in range(self._n_layers)
@@ -118,7 +112,7 @@ class HeadStudy:
             ceiling=scores[-2],
             floor=scores[-1],
             metric=self._metric.name,
-            provenance=self._provenance(),
+            provenance=recipe | self._setting.outcome(),
             custom_metric=self._setting.custom_metric,
         )
 
@@ -146,7 +140,8 @@ class HeadStudy:
             raise MaskError(f"sizes are {list(sizes)}: expected 0 to {len(order)} heads")
         chosen = tuple(sorted({0, *sizes}))
         sets = [self._hidden(set(order.heads[:size]), mode) for size in chosen]
-        return self._curve(str(mode), order, chosen, self._run([[one] for one in sets]))
+        recipe = self._recipe()
+        return self._curve(str(mode), order, chosen, self._run([[one] for one in sets]), recipe)
 
     @checked(MaskError, candidates=anything)
     def greedy(
@@ -171,7 +166,7 @@ class HeadStudy:
         if not 1 <= n_heads <= len(left):
             raise MaskError(f"n_heads is {n_heads}: expected 1 to {len(left)} candidates")
         sign = -1 if mode == "hidden" else 1
-        chosen: list[Head] = []
+        chosen, recipe = list[Head](), self._recipe()
         tables = [self._run([[self._hidden(set(), mode)]])[0]]
         for _ in tqdm(range(n_heads), unit="head", disable=not self._progress):
             sets = [[self._hidden({*chosen, head}, mode)] for head in left]
@@ -181,10 +176,15 @@ class HeadStudy:
             tables.append(found[best])
             chosen.append(left.pop(best))
         order = HeadSet(tuple(chosen), self._n_layers, self._n_heads)
-        return self._curve(str(mode), order, tuple(range(n_heads + 1)), np.stack(tables))
+        return self._curve(str(mode), order, tuple(range(n_heads + 1)), np.stack(tables), recipe)
 
     def _curve(
-        self, mode: str, heads: HeadSet, sizes: tuple[int, ...], statistics: ndarray
+        self,
+        mode: str,
+        heads: HeadSet,
+        sizes: tuple[int, ...],
+        statistics: ndarray,
+        recipe: dict[str, Any],
     ) -> HeadSetCurve:
         ends = score_totals(self._metric, self._run([[frozenset(), self._every()]]).sum(axis=-2))
         return HeadSetCurve(
@@ -197,7 +197,7 @@ class HeadStudy:
             ceiling=float(ends[0].mean()),
             floor=float(ends[1].mean()),
             metric=self._metric.name,
-            provenance=self._provenance(),
+            provenance=recipe | self._setting.outcome(),
             custom_metric=self._setting.custom_metric,
         )
 
@@ -247,5 +247,12 @@ class HeadStudy:
         check_segments(self._mask(frozenset()), prompts.segments)
         return prompts
 
-    def _provenance(self) -> dict[str, Any]:
-        return self._recipe | self._setting.outcome()
+    def _recipe(self) -> dict[str, Any]:
+        """Where numbers that are about to be measured come from; the model as it is now."""
+        return {
+            **self._setting.recipe(self._model, self._prompts),
+            "hide": sorted(segment.name for segment in self._condition.hide),
+            "instruction": self._condition.instruction,
+            "rows": str(self._rows),
+            "engine": self._engine,
+        }

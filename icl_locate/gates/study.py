@@ -28,10 +28,10 @@ from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
 
-@checked(TaskError, metric=anything)
+@checked(TaskError, task=anything, metric=anything)
 def train_gates(
     model: Model,
-    task: Task,
+    task: Task | str | Path,
     config: GateConfig | None = None,
     *,
     n_shots: int = 5,

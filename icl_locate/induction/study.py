@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -43,10 +44,12 @@ Heads = HeadScores | Float[Tensor, "layer head"] | np.ndarray | Collection[Seque
 Selections = dict[tuple[float, ...], HeadSet]
 
 
-@checked(TaskError, heads=anything, fractions=anything, shots=anything, metric=anything)
+@checked(
+    TaskError, task=anything, heads=anything, fractions=anything, shots=anything, metric=anything
+)
 def ablation_study(
     model: Model,
-    task: Task,
+    task: Task | str | Path,
     heads: Heads | None = None,
     controls: int = 3,
     fractions: float | Iterable[float] = (0.01, 0.03),

@@ -63,6 +63,8 @@ class Teacher:
         return {
             **describe_weights(name, self.base, self.tokenizer),
             **self.setting.asked(),
+            "instruction": False,
+            "bos": any(self.tokenizer.bos_token_id in row[:1] for row in self._prompts),
             "architecture": type(self.base).__name__,
             "fingerprint": self._fingerprint,
             "pairs_sha256": self._pairs,

@@ -23,10 +23,10 @@ from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
 
-@checked(TaskError, layers=anything, metric=anything)
+@checked(TaskError, task=anything, layers=anything, metric=anything)
 def lora_by_layer(
     model: str | Path | None,
-    task: Task,
+    task: Task | str | Path,
     output: str | Path,
     config: LoraConfig | str | None = None,
     *,

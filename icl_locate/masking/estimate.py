@@ -126,6 +126,7 @@ def estimate_sweep(
         refuse("conditions", conditions, "at least one Condition", TaskError)
     task.queries(n_queries)
     starts = as_starts(layers, costs.n_layers)
+    n_seeds = n_seeds if task.prompts is None else 1  # given prompts draw nothing
     sample, n_new = min(n_queries, _SAMPLE), max_new_tokens if generates else 0
     model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=costs.n_ctx))
     options: dict[str, Any] = {"n_shots": n_shots, "choice": choice, "seed": 0, "prepend_bos": None}

@@ -36,7 +36,8 @@ def failure_rates(
         ResultError: if the result holds no texts (its metric is a log-probability), the language
             is unknown, or the detector is not installed.
     """
-    if not gives_text(result.metric, result.custom_metric):
+    known = result.provenance.get("gives_text", gives_text(result.metric, result.custom_metric))
+    if not known:
         raise ResultError(
             "the result holds no answers: failures are counted on generated text, so sweep with "
             f"another metric than {result.metric}"

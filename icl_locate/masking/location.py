@@ -154,7 +154,8 @@ def recognition_layer(
     A curve whose ceiling is not above its floor recovers at the last layer only.
     """
     floor, ceiling = curves[..., :1], curves[..., -1:]
-    wanted = floor + (threshold - _TIE) * (ceiling - floor)
+    share = max(threshold - _TIE, _TIE)  # nothing is recovered at the floor itself
+    wanted = floor + share * (ceiling - floor)
     recovered = (curves >= wanted) & (ceiling > floor)
     recovered[..., -1] = True
     below = ~recovered[..., ::-1]

@@ -107,6 +107,12 @@ def read_header(file: BinaryIO, path: Path) -> bytes:
 def _find_digest(header: bytes, path: Path, form: str | None) -> tuple[int, int]:
     """Where the digest stands in the header of a file of this form."""
     found = _STAMP.search(header)
+    if found is None and b'"json_sha256":' in header:
+        raise ResultError(
+            f"{path} is of the first format, which had a .json beside it: the load() of a result's "
+            "class reads it, if it is one; training goes on from no such file: remove it to begin "
+            "anew"
+        )
     if found is None:
         damaged(path, f"it has no stamp of {KEY}")
     if form is not None and found[1].decode() != form:

@@ -1,6 +1,7 @@
 """What dropping the context saves, measured beside what it costs in answers."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,10 +24,10 @@ from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
 
-@checked(TaskError, layers=anything, metric=anything)
+@checked(TaskError, task=anything, layers=anything, metric=anything)
 def measure_savings(
     model: Model,
-    task: Task,
+    task: Task | str | Path,
     layers: Sequence[int] | None = None,
     *,
     n_shots: int = 5,

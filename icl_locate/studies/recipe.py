@@ -1,14 +1,21 @@
 """What a saved number carries: where it came from."""
 
-import hashlib
+import inspect
 import json
+import math
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import partial
+from hashlib import sha256
 from importlib.metadata import version
+from types import CodeType
 from typing import Any
 
+import numpy as np
+import torch
+from numpy import generic, ndarray
 from torch import Tensor
 
 from icl_locate.interventions.base import Intervention
@@ -46,7 +53,9 @@ def describe_weights(name: str, model: Any, tokenizer: Any) -> dict[str, Any]:
 
 
 def describe_intervention(intervention: Intervention) -> list[dict[str, Any]]:
-    """The parts of an intervention, so that equal ones, and no others, are described alike.
+    """The parts of an intervention: equal ones are described alike, others apart.
+
+    As far as they tell: of an object whose class has nothing to say of it only the class is known.
 
     >>> from icl_locate._types import Segment
     >>> from icl_locate.interventions.layers import only_layer
@@ -60,24 +69,71 @@ def describe_intervention(intervention: Intervention) -> list[dict[str, Any]]:
 
 
 def describe_value(value: Any) -> Any:
-    """A value as JSON holds it, whatever order its sets have; tensors by their digest."""
+    """A value as JSON holds it: sets in one order, arrays by digests, functions by their code.
+
+    >>> describe_value({3, 1, 2}), describe_value(float("-inf")), describe_value(len)
+    ([1, 2, 3], '-inf', {'function': 'builtins.len'})
+    """
     if isinstance(value, Enum):
         return value.name
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, Tensor):
-        data = value.detach().cpu().double().contiguous().numpy().tobytes()
-        return {"shape": list(value.shape), "sha256": hashlib.sha256(data).hexdigest()}
-    if is_dataclass(value):
-        held = {field.name: describe_value(getattr(value, field.name)) for field in fields(value)}
-        return {"kind": type(value).__name__, **held}
+    if isinstance(value, (Tensor, ndarray, generic)):
+        return _describe_array(value)
     if isinstance(value, Mapping):
         return {str(key): describe_value(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [describe_value(item) for item in value]
-    if isinstance(value, AbstractSet):
-        return sorted(map(describe_value, value), key=str)
-    return getattr(value, "__qualname__", None) or repr(value)
+    if isinstance(value, AbstractSet) and not is_dataclass(value):
+        return sorted(map(describe_value, value), key=lambda item: json.dumps(item, sort_keys=True))
+    if isinstance(value, partial):
+        return {"partial": describe_value([value.func, value.args, value.keywords])}
+    if callable(value) and hasattr(value, "__qualname__"):
+        return _describe_function(value)
+    return _describe_object(value)
+
+
+def _describe_object(value: object) -> dict[str, Any]:
+    """A dataclass by its fields; any other object by what its class has it say, if it does."""
+    kind = {"kind": type(value).__qualname__}
+    if is_dataclass(value):
+        return kind | {
+            field.name: describe_value(getattr(value, field.name)) for field in fields(value)
+        }
+    says = repr(value)
+    return kind if " at 0x" in says else kind | {"sha256": digest([says])}
+
+
+def _describe_array(value: Any) -> Any:
+    """Shape, type and digest of numbers; a single number as it is."""
+    if isinstance(value, generic):
+        return describe_value(value.item())
+    if isinstance(value, Tensor):
+        raw = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
+        kind = str(value.dtype).removeprefix("torch.")
+    else:
+        raw, kind = np.ascontiguousarray(value), str(value.dtype)
+    return {"shape": list(value.shape), "dtype": kind, "sha256": sha256(raw.tobytes()).hexdigest()}
+
+
+def _describe_function(value: Any) -> dict[str, Any]:
+    """A function or class by its name; a function of Python's by its code and closure, too."""
+    found: dict[str, Any] = {"function": f"{value.__module__}.{value.__qualname__}"}
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        found["sha256"] = digest([_code_of(code)])
+        kept = inspect.getclosurevars(value).nonlocals
+        if kept:
+            found["closure"] = describe_value(kept)
+    return found
+
+
+def _code_of(code: CodeType) -> str:
+    """Instructions, names and constants; without the addresses that a nested code's text shows."""
+    constants = [_code_of(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return str((code.co_code.hex(), code.co_names, constants))
 
 
 def versions(*more: str) -> dict[str, str]:
@@ -92,4 +148,4 @@ def prompts_digest(prompts: Iterable[Prompts]) -> str:
 
 def digest(texts: Iterable[str]) -> str:
     """A hash of texts in their order."""
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    return sha256("\0".join(texts).encode()).hexdigest()

@@ -22,6 +22,7 @@ from icl_locate.metrics import (
     is_known,
     is_mean,
     judged,
+    readout_of,
 )
 from icl_locate.metrics.base import runs_programs
 from icl_locate.models.bridge import Model
@@ -214,6 +215,7 @@ class Setting:
             "max_new_tokens": self.max_new_tokens,
             "signature": self.metric.signature,
             "metric_is_mean": is_mean(self.metric),
+            "gives_text": readout_of(self.metric).gives_text,
         }
 
     def outcome(self) -> dict[str, Any]:

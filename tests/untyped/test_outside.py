@@ -247,6 +247,7 @@ WRONG = {
     "shapes:width": "metric is 3: expected a name, a Metric or a function",
     "shapes:bleu": "the custom metric is called 'bleu' like one of icl_locate's own: rename it",
     "icl_locate.metrics:PassRate": "pass@1 runs the programs that the model writes: add --run-code",
+    "shapes:judge": "judged runs the programs that the model writes: add --run-code",
 }
 
 
@@ -257,6 +258,7 @@ def test_what_is_named_wrongly_is_refused_in_words(named, mine, capsys):
     (mine / "lacks.py").write_text("import lacking")
     (mine / "shapes.py").write_text(
         "class Wide:\n    def __init__(self, width): ...\nwidth = 3\ndef bleu(a, t): return 1.0\n"
+        "import icl_locate.metrics\njudge = icl_locate.metrics.PassRate(name='judged')\n"
     )
     assert cli.main(["sweep", "--metric", named, *OPTIONS]) == 2
     said = capsys.readouterr().err
