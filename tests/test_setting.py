@@ -222,6 +222,7 @@ def test_the_recipe_says_all_of_it(model):
             "max_new_tokens": 50,
             "signature": setting.metric.signature,
             "metric_is_mean": False,
+            "gives_text": True,
         }
     )
     assert set(recipe) - set(setting.asked()) == {
