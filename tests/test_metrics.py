@@ -14,6 +14,8 @@ from icl_locate.metrics import (
     exact_match,
     first_sentence,
     get_metric,
+    is_mean,
+    score_totals,
     token_accuracy,
 )
 
@@ -124,3 +126,17 @@ def test_unknown_metrics():
         get_metric("blue")
     with pytest.raises(TaskError, match="icl_locate.score_targets"):
         METRICS["log_prob"].statistics(["a"], ["b"])
+
+
+def test_means_of_many_totals_are_those_of_each_by_itself():
+    """All at once to the last bit; totals that count nothing are refused as they were."""
+    generator = np.random.default_rng(0)
+    totals = np.stack([generator.normal(size=(5, 7)), generator.integers(1, 9, (5, 7))], axis=-1)
+    metric = METRICS["exact_match"]
+    assert is_mean(metric)
+    single = [[metric.score(row) for row in rows] for rows in totals]
+    assert np.array_equal(score_totals(metric, totals), np.array(single))
+    assert score_totals(metric, totals[0, 0]).shape == ()
+    totals[3, 3] = 0
+    with np.errstate(invalid="ignore"), pytest.raises(TaskError, match=r"scored \[0.0, 0.0\]"):
+        score_totals(metric, totals)

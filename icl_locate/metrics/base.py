@@ -240,6 +240,8 @@ def score_totals(metric: Metric, totals: Float[ndarray, "*cell stat"]) -> Float[
         refuse("metric", metric, "a Metric", TaskError)
     if not hasattr(totals, "reshape") or not np.ndim(totals):
         refuse("totals", totals, "an array of sums of statistics", TaskError)
+    if is_mean(metric) and totals.shape[-1] == 2 and (totals[..., 1] > 0).all():
+        return np.asarray(totals[..., 0] / totals[..., 1], dtype=np.float64)  # as `mean_of` does
     flat = totals.reshape(-1, totals.shape[-1])
     scores = [metric.score(row) for row in flat]
     for row, score in zip(flat, scores, strict=True):
