@@ -1,5 +1,7 @@
 """Generation that drops the context: the answers of a mask, at the cost of what is left."""
 
+from contextlib import ExitStack
+
 import pytest
 import tiny
 import torch
@@ -9,6 +11,7 @@ import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.engine.dropping import CONTEXT
 from icl_locate.errors import MaskError, ModelError
+from icl_locate.hooks.positions import RowCount
 
 BANK = [
     icl.Example("sort reverse double", "dode zimo goza"),
@@ -214,6 +217,75 @@ def test_bad_dropping():
         icl.drop_context(neo, prompts_for(neo), 1),
     ):
         pass
+
+
+def logits(model, prompts, *contexts):
+    with ExitStack() as stack, torch.no_grad():
+        for context in contexts:
+            stack.enter_context(context)
+        return model(prompts.tokens, attention_mask=prompts.attention_mask.long())[:, -1]
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_what_counts_on_rows_acts_below_the_layers_that_drop_them(architecture):
+    model = tiny.boot(architecture)
+    prompts = prompts_for(model)
+    hide, start = icl.ContextMask(CONTEXT, icl.from_layer(1)), 1
+    means = icl.induction.head_reference(model, n_texts=4, length=20, seed=2)
+    edges = icl.EdgeMask(lambda p, n: torch.ones(len(p.segments), n, p.segments.shape[1]) > 0, {0})
+    for below in (icl.ContextMask({Segment.QUERY}, {0}), edges,
+                  icl.HeadAblation({(0, 1)}, "mean_z", means), icl.HeadAblation({(2, 1)}),
+                  icl.HeadScale({(2, 1): 0.5})):  # fmt: skip
+        ours = logits(
+            model, prompts, icl.drop_context(model, prompts, start),
+            icl.intervene(model, prompts, below),
+        )  # fmt: skip
+        theirs = logits(model, prompts, icl.intervene(model, prompts, hide | below))
+        assert torch.allclose(ours, theirs, atol=1e-4)
+        assert not torch.allclose(ours, logits(model, prompts, icl.intervene(model, prompts, hide)))
+    handed = icl.attention_hooks if architecture == "llama" else None
+    for above in (icl.ContextMask({Segment.QUERY}, {2}),
+                  icl.HeadAblation({(2, 1)}, "mean_z", means),
+                  icl.HeadAblation({(1, 0)}, "resample", means)):  # fmt: skip
+        with (
+            icl.drop_context(model, prompts, start),
+            pytest.raises(MaskError, match="drop_context shows the layers from 1 on only some"),
+        ):
+            logits(model, prompts, icl.intervene(model, prompts, above))
+        if handed is not None and isinstance(above, icl.ContextMask):
+            hooks = handed(model, prompts, above)
+            with (
+                icl.drop_context(model, prompts, start),
+                pytest.raises(MaskError, match="drop_context shows the layers from 1 on only some"),
+            ):
+                logits(model, prompts, model.hooks(fwd_hooks=hooks))
+    logits(model, prompts, icl.intervene(model, prompts, above))  # and then everywhere again
+
+
+def test_a_mask_on_the_steps_alone_is_refused_and_so_is_dropping_twice():
+    model = tiny.boot("llama")
+    prompts, cache = prompts_for(model), DynamicCache()
+    mask = icl.ContextMask({Segment.QUERY}, {1})
+    seen = torch.nn.functional.pad(prompts.attention_mask.long(), (0, 1), value=1)
+    with icl.drop_context(model, prompts, 1), torch.no_grad():
+        model(
+            prompts.tokens, attention_mask=prompts.attention_mask.long(), past_key_values=cache,
+            use_cache=True,
+        )  # fmt: skip
+        with (
+            pytest.raises(MaskError, match="only some"),
+            icl.mask_attention(model, prompts, mask),
+        ):
+            model(prompts.tokens[:, :1], attention_mask=seen, past_key_values=cache, use_cache=True)
+        site = icl.Site(model, prompts, RowCount(prompts.attention_mask, "mine", model=model))
+        with pytest.raises(MaskError, match="^mine counts on every row"):
+            site.segments()
+        with (
+            pytest.raises(ModelError, match="a drop_context is open around it"),
+            icl.drop_context(model, prompts, 2),
+        ):
+            pass
+    assert site.segments().shape[0] == len(prompts), "afterwards nothing is dropped"
 
 
 def test_text_streams_as_it_settles(embedded):

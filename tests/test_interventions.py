@@ -14,6 +14,7 @@ import oracle
 import pytest
 import tiny
 import torch
+from transformers.cache_utils import DynamicCache, StaticCache
 
 import icl_locate as icl
 from icl_locate import Segment, induction, metrics
@@ -282,6 +283,34 @@ def test_everything_at_once_holds_through_generation(architecture, padded):
         forced = predict(tokens[:width] + target, segments + [5] * len(target))
         wanted = sum(float(forced[width - 1 + k, token]) for k, token in enumerate(target))
         assert abs(float(scores[i]) - wanted) < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["segments", "heads", "edges", "generated"])
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "opt"])
+def test_masks_hold_with_a_cache_of_one_size(architecture, kind):
+    """Its keys stand before those that are yet to come; a growing cache is what they equal."""
+    model = tiny.boot(architecture)
+    template = icl.PromptTemplate(instruction="sort thin:")
+    prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=2, template=template)
+    masks = {
+        "segments": icl.ContextMask({Segment.EXAMPLES}, icl.from_layer(1), keep_self=True),
+        "heads": icl.ContextMask({Segment.INSTRUCTIONS}, heads={(1, 0), (2, 1)}, rows="after"),
+        "edges": icl.EdgeMask(two_back, {0, 2}),
+        "generated": icl.ContextMask({Segment.QUERY}, {1}, hide_generated=1),
+    }
+    following = torch.randint(3, 40, (3, 3), generator=torch.Generator().manual_seed(0))
+    width = prompts.tokens.shape[1]
+    fixed = StaticCache(config=model.original_model.config, max_cache_len=width + 8)
+    found = []
+    for held in (DynamicCache(), fixed):
+        seen = prompts.attention_mask.long()
+        with icl.intervene(model, prompts, masks[kind]), torch.no_grad():
+            for step in (prompts.tokens, *following.split(1, dim=1)):
+                options = {"past_key_values": held, "use_cache": True}
+                logits = model(step, attention_mask=seen, **options)
+                found.append(logits[:, -1])
+                seen = torch.nn.functional.pad(seen, (0, 1), value=1)
+    torch.testing.assert_close(torch.stack(found[4:]), torch.stack(found[:4]), atol=1e-4, rtol=0)
 
 
 def test_interventions_are_values_that_compose_in_any_order():

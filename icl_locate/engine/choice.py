@@ -14,6 +14,7 @@ from icl_locate.engine.shared.scoring import can_drop, score_many
 from icl_locate.engine.shared.streams import NotSharedError
 from icl_locate.errors import ModelError
 from icl_locate.hooks import find_route, hold
+from icl_locate.hooks.positions import drops_rows
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.layers import from_layer
@@ -74,6 +75,8 @@ def why_not_shared(model: Model) -> str:
 def _why_not_shared(model: Model) -> str:
     if len({parameter.device for parameter in model.original_model.parameters()}) > 1:
         return "the model is spread over several devices"
+    if drops_rows(model):
+        return "a drop_context is open around it"
     if any(_foreign_hooks(point) for point in model.hook_dict.values()):
         return "the model holds hooks of yours, which see only the hooks engine's runs"
     if model not in _disagreement:

@@ -20,7 +20,7 @@ from icl_locate.engine.shared.streams import CutMask, Rows
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks import hold
 from icl_locate.hooks.padding import runs_of
-from icl_locate.hooks.positions import RowCount
+from icl_locate.hooks.positions import RowCount, rows_dropped
 from icl_locate.interventions.hidden import extend_segments
 from icl_locate.interventions.segments import as_segments
 from icl_locate.models.bridge import Model
@@ -46,7 +46,9 @@ def drop_context(
     from the same layer on; the cost is not (Sia et al. 2024, section 5).
 
     Everything inside must run on ``prompts.tokens`` with ``prompts.attention_mask``, with a cache
-    or without. Logits at dropped positions mean nothing.
+    or without. Logits at dropped positions mean nothing. Interventions that ask which rows they see
+    (masks, ablations by means or samples) act below ``from_layer`` alone: from it on they are
+    refused.
 
     Args:
         from_layer: 0 to ``n_layers``, which drops nothing.
@@ -74,7 +76,7 @@ def drop_context(
     rows = RowCount(prompts.attention_mask, "drop_context", runs_of(prompts))
     segments = prompts.segments.to(model.cfg.device)
     dropper = ContextDropper(n_layers, segments, from_layer, drop, rows)
-    with hold(model, rows.note), replaced_blocks(model, dropper):
+    with hold(model, rows.note), replaced_blocks(model, dropper), rows_dropped(model, from_layer):
         yield dropper
 
 

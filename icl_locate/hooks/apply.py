@@ -177,7 +177,7 @@ def _put(
     with hold(model), ExitStack() as stack:
         _look_first(model)
         check = None if prompts is None else runs_of(prompts)
-        rows = RowCount(None if prompts is None else prompts.attention_mask, act, check)
+        rows = RowCount(None if prompts is None else prompts.attention_mask, act, check, model)
         site = Site(model, prompts, rows)
         contexts = [apply(site, parts) for apply, parts in _by_application(intervention)]
         stack.enter_context(hold(model, rows.note))

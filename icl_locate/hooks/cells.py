@@ -45,7 +45,8 @@ class CellTracker:
         """The hidden cells of one attention call at a layer, whose masks' heads are 1 if all alike.
 
         Raises:
-            MaskError: if the model runs on another batch, or on fewer tokens than the prompts have.
+            MaskError: if the model runs on another batch, or on fewer tokens than the prompts have;
+                inside a `drop_context` that drops rows there.
         """
         total = self._rows.reach(n_queries, n_keys, layer)
         self._rows.require(batch)
@@ -68,7 +69,9 @@ class CellTracker:
             words = torch.nn.functional.pad(self._prompts.words, (0, n_new), value=-1)
         positions = Positions(segments, tokens, words)
         hidden = hidden_by_head(masks, positions, n_queries, self._n_heads)
-        return hidden[..., total - n_keys :]
+        if n_keys <= total:
+            return hidden[..., total - n_keys :]
+        return torch.nn.functional.pad(hidden, (0, n_keys - total))  # a cache of one size has room
 
     def named_hooks(self) -> list[NamedHook]:
         """The hook that watches the tokens go in, where a mask asks for them."""

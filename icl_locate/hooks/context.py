@@ -45,7 +45,8 @@ def attention_hooks(model: Model, prompts: Prompts, mask: Mask) -> list[NamedHoo
             f"this {model.cfg.architecture} discards edits of hook_attn_scores: use "
             "icl_locate.mask_attention(model, prompts, mask), which edits its attention mask"
         )
-    tracker = _track(model, prompts, mask)
+    rows = RowCount(prompts.attention_mask, "a mask", model=model)
+    tracker = _track(model, prompts, mask, rows)
     edits = [ScoresEdit(tracker, layer) for layer in tracker.layers]
     hooks = [*PaddingCheck(prompts).named_hooks(), *tracker.named_hooks()]
     return owned([*hooks, *(hook for edit in edits for hook in edit.named_hooks())])
@@ -72,7 +73,7 @@ def _names_heads(mask: Mask) -> bool:
     return any(part.heads for part in parts_of(mask))
 
 
-def _track(model: Model, prompts: Prompts, mask: Mask, rows: RowCount | None = None) -> CellTracker:
+def _track(model: Model, prompts: Prompts, mask: Mask, rows: RowCount) -> CellTracker:
     check_segments(mask, prompts.segments)
     n_heads = int(model.cfg.n_heads)
     layers = resolve(mask, int(model.cfg.n_layers), n_heads)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.holding import NamedHook
-from icl_locate.hooks.positions import RowCount
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.hooks.site import Site
 from icl_locate.interventions.ablation import HeadAblation
@@ -22,6 +21,7 @@ from icl_locate.models.fingerprint import fingerprint
 
 _editable: "weakref.WeakSet[Model]" = weakref.WeakSet()
 StandIn = Callable[[Tensor], Float[Tensor, "#batch #pos #head #d_head"]]
+Places = Callable[[], Int[Tensor, "#batch pos"]]
 Table = Float[Tensor, "layer head"]
 Chosen = Bool[Tensor, "layer head"]
 
@@ -89,33 +89,34 @@ def _stand_in(ablation: HeadAblation, layer: int, heads: list[int], site: Site) 
     reference = ablation.reference
     if ablation.method == "zero" or reference is None:
         return _zeros
+    places = partial(site.rows.places, layer)
     if ablation.method == "resample":
         samples = reference.samples[layer][:, :, heads]
         names = () if site.prompts is None else tuple(site.prompts.texts)
         draw = partial(_draw, ablation.seed, names)
-        return partial(_resampled, site.rows, samples, reference.sample_lengths, draw)
+        return partial(_resampled, places, samples, reference.sample_lengths, draw)
     means = reference.mean_z if ablation.method == "mean_z" else reference.mean_input_z
-    return partial(_means, site.rows, means[layer][:, heads])
+    return partial(_means, places, means[layer][:, heads])
 
 
 def _zeros(z: Tensor) -> Tensor:
     return z.new_zeros(1, 1, 1, 1)
 
 
-def _means(rows: RowCount, table: Float[Tensor, "row head d_head"], z: Tensor) -> Tensor:
-    return table[rows.places().clamp(max=len(table) - 1)].to(z.device)
+def _means(places: Places, table: Float[Tensor, "row head d_head"], z: Tensor) -> Tensor:
+    return table[places().clamp(max=len(table) - 1)].to(z.device)
 
 
 def _resampled(
-    rows: RowCount,
+    places: Places,
     samples: Float[Tensor, "sample pos head d_head"],
     lengths: Int[Tensor, "sample"],
     draw: Callable[[int, int], Int[Tensor, "row"]],
     z: Tensor,
 ) -> Tensor:
     drawn = draw(len(z), len(lengths))
-    places = rows.places() % lengths[drawn][:, None]
-    return samples[drawn[:, None], places].to(z.device)
+    within = places() % lengths[drawn][:, None]
+    return samples[drawn[:, None], within].to(z.device)
 
 
 def _draw(seed: int, names: Sequence[str], n_rows: int, n_samples: int) -> Int[Tensor, "row"]:

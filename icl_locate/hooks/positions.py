@@ -1,5 +1,8 @@
 """Where the rows of the running call stand in their texts: the one count of positions."""
 
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,6 +11,24 @@ from torch import Tensor
 
 from icl_locate.errors import MaskError
 from icl_locate.hooks.holding import RunCheck
+from icl_locate.models.bridge import Model
+
+_dropping: "weakref.WeakKeyDictionary[Model, int]" = weakref.WeakKeyDictionary()
+
+
+@contextmanager
+def rows_dropped(model: Model, from_layer: int) -> Iterator[None]:
+    """Say that layers from one on are shown only some of the rows, inside a ``with``."""
+    _dropping[model] = from_layer
+    try:
+        yield
+    finally:
+        del _dropping[model]
+
+
+def drops_rows(model: Model) -> bool:
+    """Whether some of the model's layers are shown only some of the rows now."""
+    return model in _dropping
 
 
 class RowCount:
@@ -23,15 +44,20 @@ class RowCount:
     """
 
     def __init__(
-        self, real: Bool[Tensor, "batch pos"] | None, act: str, check: RunCheck | None = None
+        self,
+        real: Bool[Tensor, "batch pos"] | None,
+        act: str,
+        check: RunCheck | None = None,
+        model: Model | None = None,
     ) -> None:
         """Begin with no run.
 
         Args:
             act: what a message says that runs are under, such as "a mask".
             check: also looks at each run that is told of.
+            model: whose rows are counted; ``None`` where none of them can be dropped.
         """
-        self.real, self._act, self._check = real, act, check
+        self.real, self._act, self._check, self._model = real, act, check, model
         self.start = self.end = 0
         self.told = self._padded = False
         self._ends: dict[int, int] = {}
@@ -58,7 +84,11 @@ class RowCount:
         """How many positions there are, at a layer that is shown so many rows and keys.
 
         The last key is always the last position, whatever was dropped in front.
+
+        Raises:
+            MaskError: inside a `drop_context` that drops rows there.
         """
+        self.require_rows(layer)
         if not self.told:
             whole = n_rows == n_keys
             end = n_rows if whole else max(n_keys, self._ends.get(layer, 0) + n_rows)
@@ -82,12 +112,32 @@ class RowCount:
                 "prompts that you run"
             )
 
-    def places(self) -> Int[Tensor, "#batch pos"]:
-        """Each row's place in its text, from 0; padding's is 0.
+    def require_rows(self, layer: int | None = None) -> None:
+        """Refuse a layer that is shown only some of the rows; ``None`` if it may be any.
 
         Raises:
-            MaskError: if there is padding, and no prompts that say where.
+            MaskError: inside a `drop_context` that drops rows there.
         """
+        start = None if self._model is None else _dropping.get(self._model)
+        if start is None or (layer is not None and layer < start):
+            return
+        raise MaskError(
+            f"{self._act} counts on every row, but drop_context shows the layers from {start} on "
+            "only some: act on layers below it alone, or hide the context by a ContextMask instead "
+            "of dropping it"
+        )
+
+    def places(self, layer: int | None = None) -> Int[Tensor, "#batch pos"]:
+        """Each row's place in its text, from 0; padding's is 0.
+
+        Args:
+            layer: where the rows are; ``None`` if that may be anywhere.
+
+        Raises:
+            MaskError: if there is padding, and no prompts that say where; inside a `drop_context`
+                that drops rows there.
+        """
+        self.require_rows(layer)
         if self._padded:
             raise MaskError(
                 "padded prompts were run, but the heads' stand-ins were made for rows without "

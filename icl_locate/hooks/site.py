@@ -57,9 +57,11 @@ class Site:
         """The segments of the running call's rows; what follows the prompts is GENERATED.
 
         Raises:
-            MaskError: if there are no prompts.
+            MaskError: if there are no prompts; inside a `drop_context`, which shows some layers
+                only some of the rows.
         """
         if self.prompts is None:
             raise MaskError("no prompts were given, so rows have no segments: give prompts=prompts")
+        self.rows.require_rows()
         segments = self.prompts.segments.to(self.model.cfg.device)
         return extend_segments(segments, self.rows.end)[:, self.rows.start :]
