@@ -14,14 +14,17 @@ import oracle
 import pytest
 import tiny
 import torch
+import transformers as hf
 from transformers.cache_utils import DynamicCache, StaticCache
 
 import icl_locate as icl
 from icl_locate import Segment, induction, metrics
 from icl_locate.engine.choice import choose_engine
 from icl_locate.engine.grid import run_grid
+from icl_locate.engine.hooked import run_cell
 from icl_locate.errors import MaskError, ModelError
-from icl_locate.hooks import ablate_heads, scale_heads
+from icl_locate.hooks import ablate_heads, hold, scale_heads
+from icl_locate.hooks.outputs import check_outputs
 from icl_locate.hooks.positions import RowCount
 from icl_locate.interventions.base import Composition
 from icl_locate.interventions.masks import MaskUnion
@@ -516,6 +519,151 @@ def test_a_model_whose_heads_cannot_be_edited_still_takes_masks(monkeypatch):
         icl.intervene(model, prompts, mask | kinds("llama")["zero"]),
     ):
         pass
+
+
+@dataclass(frozen=True)
+class LoudMask(icl.ContextMask):
+    """A mask whose own application does something else: it scales an MLP."""
+
+
+@icl.register_intervention(LoudMask)
+def put_loud_masks(site, parts):
+    return put_scales_of_mlps(site, [ScaleMLP(1, 3.0)])
+
+
+def test_a_kind_made_from_a_mask_acts_as_its_own_application_says():
+    model, prompts = tiny.boot("llama"), prompts_for("llama")
+    loud, idle = LoudMask({Segment.EXAMPLES}), LoudMask(frozenset())
+    wanted = icl.score_targets(model, prompts, ScaleMLP(1, 3.0))
+    clean = icl.ContextMask(frozenset())
+    options = {"max_new_tokens": 3, "batch_size": 3}
+    for run in (loud, idle, loud | idle):
+        for engine in ("auto", "hooks"):
+            runs = [clean, run]
+            cells = run_grid(model, prompts, runs, metrics.LOG_PROB, engine=engine, **options)
+            torch.testing.assert_close(torch.tensor(cells[1].statistics[:, 0]).float(), wanted)
+    with pytest.raises(ModelError, match="a run holds a LoudMask"):
+        run_grid(model, prompts, [loud], metrics.LOG_PROB, engine="shared", **options)
+    with pytest.raises(MaskError, match="^the mask holds a LoudMask, which its own application"):
+        icl.attention_hooks(model, prompts, loud | clean)
+
+    class Quiet(icl.ContextMask):
+        """A mask of one's own without an application of its own is a mask."""
+
+    assert choose_engine(model, "auto", [Quiet({Segment.EXAMPLES})]) == "shared"
+
+
+def test_runs_that_do_the_same_run_once(monkeypatch):
+    model, prompts = tiny.boot("llama"), prompts_for("llama")
+    ran, told = [], []
+
+    def count(model, prompts, run, *args, **kwargs):
+        ran.append(run)
+        return run_cell(model, prompts, run, *args, **kwargs)
+
+    monkeypatch.setattr("icl_locate.engine.grid.run_cell", count)
+    beside, mask = icl.HeadAblation({(1, 0)}), icl.ContextMask({Segment.EXAMPLES}, {1})
+    hidden = (Segment.QUERY, Segment.EXAMPLES)
+    nothing = [icl.ContextMask({segment}, icl.from_layer(3)) for segment in hidden]
+    runs = [mask | beside, nothing[0] | beside, nothing[1] | beside, beside, mask | nothing[0],
+            mask, MaskUnion(frozenset(nothing)), beside | mask, nothing[0],
+            beside | beside]  # fmt: skip
+    options = {"engine": "hooks", "max_new_tokens": 3, "batch_size": 3}
+    cells = run_grid(model, prompts, runs, metrics.LOG_PROB, on_progress=told.append, **options)
+    assert ran == [runs[0], runs[1], runs[4], runs[6]] and told == [1] * len(runs)
+    for run, cell in zip(runs, cells, strict=True):
+        wanted = icl.score_targets(model, prompts, run)
+        torch.testing.assert_close(torch.tensor(cell.statistics[:, 0]).float(), wanted)
+    for wrong, message in (
+        (icl.ContextMask({Segment.QUERY}, icl.window(4, 1)), "out of range"),
+        (icl.ContextMask(frozenset(), heads={(0, 9)}), "out of range"),
+    ):
+        with pytest.raises(MaskError, match=message):
+            run_grid(model, prompts, [beside, beside | wrong], metrics.LOG_PROB, **options)
+    bare = icl.build_prompts(model, QUERIES, n_shots=0)
+    with pytest.raises(MaskError, match="hides EXAMPLES, but prompt 0"):
+        run_grid(model, bare, [beside, beside | nothing[1]], metrics.LOG_PROB, **options)
+
+
+def test_a_model_without_heads_outputs_says_so_each_time():
+    config = hf.T5Config(
+        vocab_size=tiny.VOCABULARY, d_model=32, d_ff=64, d_kv=8, num_layers=2, num_heads=4
+    )
+    model, prompts = tiny.bridge(hf.T5ForConditionalGeneration(config)), prompts_for("llama")
+    tried = []
+    for _ in range(2):
+        for part in (icl.HeadAblation({(0, 1)}), icl.HeadScale({(0, 1): 0.5})):
+            with (
+                pytest.raises(ModelError, match="heads cannot be replaced") as raised,
+                icl.intervene(model, prompts, part),
+            ):
+                pass
+            tried.append(str(raised.value))
+    assert len(set(tried)) == 1
+
+
+def test_that_heads_can_be_edited_is_not_denied_for_a_context_that_was_open():
+    model, prompts = tiny.boot_fresh("llama"), prompts_for("llama")
+    with hold(model, runs_of_no_prompts), pytest.raises(MaskError, match="^not now"):
+        check_outputs(model)
+    with icl.intervene(model, prompts, icl.HeadAblation({(0, 1)})):
+        pass
+
+
+def runs_of_no_prompts(tokens, given, n_cached):
+    raise MaskError("not now")
+
+
+def test_an_application_that_gives_no_context_is_named():
+    @dataclass(frozen=True)
+    class Forgetful(icl.Intervention):
+        pass
+
+    @icl.register_intervention(Forgetful)
+    def put_forgetful(site, parts):
+        site.hooked([])
+
+    model, prompts = tiny.boot("llama"), prompts_for("llama")
+    message = "^the application registered for Forgetful gave None: expected a context manager"
+    with (
+        pytest.raises(MaskError, match=message),
+        icl.intervene(model, prompts, kinds("llama")["zero"] | Forgetful()),
+    ):
+        pass
+
+
+def test_frozen_kinds_that_hold_lists_are_refused():
+    @dataclass(frozen=True)
+    class Listed(icl.Intervention):
+        layers: object
+
+    message = "^mask holds a Listed, which is not hashable .*: 'list'.* lists in it tuples"
+    with pytest.raises(MaskError, match=message):
+        kinds("llama")["zero"] | Listed([1, 2])
+    with pytest.raises(MaskError, match="members holds a Listed"):
+        Composition((Listed({}),))
+    assert Listed((1, 2)) | Listed((1, 2)) == Composition((Listed((1, 2)),))
+
+
+def test_gates_that_are_learned_stand_once():
+    model, prompts = tiny.boot("llama"), prompts_for("llama")
+    gates = torch.ones(tiny.N_LAYERS, tiny.N_HEADS, requires_grad=True)
+    same = torch.ones(tiny.N_LAYERS, tiny.N_HEADS, requires_grad=True)
+    fixed = icl.HeadScale(same.detach().clone())
+    message = r"^head \(layer 0, head 0\) is scaled by gates that are learned and by other factors"
+    for clash in (icl.HeadScale(gates) | icl.HeadScale(same), fixed | icl.HeadScale(gates),
+                  icl.HeadScale(gates) | icl.HeadScale({(0, 0): 1.0})):  # fmt: skip
+        with pytest.raises(MaskError, match=message), icl.intervene(model, prompts, clash):
+            pass
+    for _ in range(2):
+        with icl.intervene(model, prompts, icl.HeadScale(gates) | icl.HeadScale(gates)):
+            logits = model(prompts.tokens, attention_mask=prompts.attention_mask.long())
+            logits[:, -1].sum().backward()
+        with torch.no_grad():
+            gates -= 0.1 * gates.grad
+    assert gates.grad.abs().min() > 0
+    both = fixed | icl.HeadScale({(0, 0): 1.0})
+    logits_under(model, prompts, icl.intervene(model, prompts, both))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from icl_locate.engine.shared.scoring import can_drop, score_many
 from icl_locate.engine.shared.streams import NotSharedError
 from icl_locate.errors import ModelError
 from icl_locate.hooks import find_route, hold
+from icl_locate.hooks.context import hides_cells
 from icl_locate.hooks.positions import drops_rows
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.interventions.base import Intervention
@@ -57,7 +58,7 @@ def choose_engine(
 def other_than_masks(runs: Sequence[Intervention]) -> str | None:
     """Why some runs are none for the shared engine: the first kind that is no context mask."""
     for part in (part for run in runs for part in run.parts):
-        if not isinstance(part, ContextMask):
+        if not (isinstance(part, ContextMask) and hides_cells(part)):
             return f"it runs context masks, but a run holds a {type(part).__name__}"
     return None
 

@@ -8,8 +8,9 @@ from icl_locate.engine.choice import Engine, choose_engine, other_than_masks
 from icl_locate.engine.hooked import Cell, run_cell
 from icl_locate.engine.progress import CellCount
 from icl_locate.engine.readout import Run, read_many
-from icl_locate.interventions.base import Intervention
-from icl_locate.interventions.masks import Mask, as_mask, resolve
+from icl_locate.hooks.context import hides_cells
+from icl_locate.interventions.base import Intervention, check_intervention
+from icl_locate.interventions.masks import as_mask, check_segments, resolve
 from icl_locate.metrics import Metric, readout_of
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
@@ -72,17 +73,30 @@ def _run_hooked(
     batch_size: int,
     on_progress: Callable[[int], object],
 ) -> list[Cell]:
-    """One hooked run for each cell; masks that hide nothing share one."""
-    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    """One hooked run for each cell; runs that do the same share one."""
+    found: dict[frozenset[Intervention], Cell] = {}
     cells: list[Cell] = []
-    clean: Cell | None = None
     for run in runs:
-        acts = not isinstance(run, Mask) or bool(resolve(run, n_layers, n_heads))
-        cell = clean
-        if acts or cell is None:
+        acting = _acting(model, prompts, run)
+        if acting not in found:
             options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-            cell = run_cell(model, prompts, run, metric, **options)
-        clean = clean if acts else cell
-        cells.append(cell)
+            found[acting] = run_cell(model, prompts, run, metric, **options)
+        cells.append(found[acting])
         on_progress(1)
     return cells
+
+
+def _acting(model: Model, prompts: Prompts, run: Intervention) -> frozenset[Intervention]:
+    """The parts of a run without the masks that hide nothing, which are checked here.
+
+    Raises:
+        MaskError: if one of these fits neither the model nor the prompts.
+    """
+    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    acting: list[Intervention] = []
+    for part in check_intervention("a run", run).parts:
+        if not hides_cells(part) or resolve(as_mask(part), n_layers, n_heads):
+            acting.append(part)
+        else:
+            check_segments(part, prompts.segments)
+    return frozenset(acting)

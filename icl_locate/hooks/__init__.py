@@ -4,13 +4,13 @@ from icl_locate.hooks.apply import (
     ablate_heads,
     intervene,
     mask_attention,
-    register_intervention,
     scale_heads,
 )
 from icl_locate.hooks.context import attention_hooks
 from icl_locate.hooks.heads import replace_inputs, watch_attention
 from icl_locate.hooks.holding import hold
 from icl_locate.hooks.probe import Route, find_route
+from icl_locate.hooks.registry import register_intervention
 from icl_locate.hooks.site import Site
 
 __all__ = [

@@ -1,14 +1,12 @@
-"""Interventions on a model: a registry by type of how each kind is put on it."""
+"""Interventions on a model, as contexts: of any kinds at once, or of one kind alone."""
 
 import weakref
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from typing import Any, TypeVar
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_locate.checks.arguments import refuse
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.context import put_masks
@@ -17,6 +15,7 @@ from icl_locate.hooks.outputs import check_outputs, put_ablations, put_scales
 from icl_locate.hooks.padding import runs_of
 from icl_locate.hooks.positions import RowCount
 from icl_locate.hooks.probe import find_route
+from icl_locate.hooks.registry import APPLICATIONS, by_application, put_on
 from icl_locate.hooks.site import Site
 from icl_locate.interventions.ablation import HeadAblation, HeadReference, Method
 from icl_locate.interventions.base import Intervention
@@ -26,62 +25,15 @@ from icl_locate.interventions.scale import HeadScale
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
-Application = Callable[[Site, Sequence[Any]], AbstractContextManager[object]]
-"""Gives the context in which some interventions of one kind act at a site."""
-A = TypeVar("A", bound=Application)
-
-_APPLICATIONS: dict[type[Intervention], Application] = {
-    ContextMask: put_masks,
-    EdgeMask: put_masks,
-    HeadAblation: put_ablations,
-    HeadScale: put_scales,
-}
-"""In the order in which they act at one point of the model: what is scaled is what stands in."""
-_OURS = frozenset(_APPLICATIONS)
-
+APPLICATIONS.update(
+    {
+        ContextMask: put_masks,
+        EdgeMask: put_masks,
+        HeadAblation: put_ablations,
+        HeadScale: put_scales,
+    }
+)
 _looked_at: "weakref.WeakSet[Model]" = weakref.WeakSet()
-
-
-def register_intervention(kind: type[Intervention]) -> Callable[[A], A]:
-    """Say how a kind of intervention is put on a model: a decorator of its application.
-
-    The application takes a `Site` (the model, its prompts, where the running rows stand) and all
-    interventions of the kind that act there, each once; it checks them, and gives a context manager
-    in which they act. From then on the kind joins others by ``|``, and runs wherever a mask does:
-    `intervene`, `score_targets`, `score_labels`, `generate`, and the hooks engine's grids.
-
-    >>> from dataclasses import dataclass
-    >>> from functools import partial
-    >>> @dataclass(frozen=True)
-    ... class ScaleMLP(Intervention):
-    ...     layer: int
-    ...     factor: float
-    >>> def scale(factor, value, hook):
-    ...     return factor * value
-    >>> @register_intervention(ScaleMLP)
-    ... def scale_mlps(site, parts):
-    ...     at = "blocks.{}.mlp.hook_out".format
-    ...     return site.hooked([(at(part.layer), partial(scale, part.factor)) for part in parts])
-
-    Raises:
-        MaskError: if it is no class of interventions, or one of icl_locate's own.
-    """
-    _check_kind(kind)
-    if kind in _OURS:
-        raise MaskError(f"kind is {kind.__name__}, which icl_locate applies itself: subclass it")
-
-    def register(application: A) -> A:
-        if not callable(application):
-            refuse("application", application, "a function of (site, interventions)", MaskError)
-        _APPLICATIONS[kind] = application
-        return application
-
-    return register
-
-
-def _check_kind(kind: Any) -> None:
-    if kind is Intervention or not (isinstance(kind, type) and issubclass(kind, Intervention)):
-        refuse("kind", kind, "a class made from icl_locate.Intervention", MaskError)
 
 
 @checked(MaskError)
@@ -179,33 +131,11 @@ def _put(
         check = None if prompts is None else runs_of(prompts)
         rows = RowCount(None if prompts is None else prompts.attention_mask, act, check, model)
         site = Site(model, prompts, rows)
-        contexts = [apply(site, parts) for apply, parts in _by_application(intervention)]
+        contexts = [put_on(site, apply, some) for apply, some in by_application(intervention)]
         stack.enter_context(hold(model, rows.note))
         for context in contexts:
             stack.enter_context(context)
         yield
-
-
-def _by_application(
-    intervention: Intervention,
-) -> list[tuple[Application, list[Intervention]]]:
-    """The parts of a composition with what applies them, in the order in which they act."""
-    order = list(dict.fromkeys(_APPLICATIONS.values()))
-    found: dict[int, list[Intervention]] = {}
-    for part in intervention.parts:
-        found.setdefault(order.index(_application_of(part)), []).append(part)
-    return [(order[number], found[number]) for number in sorted(found)]
-
-
-def _application_of(part: Intervention) -> Application:
-    for kind in type(part).__mro__:
-        if kind in _APPLICATIONS:
-            return _APPLICATIONS[kind]
-    name = type(part).__name__
-    raise MaskError(
-        f"nobody said how a {name} is put on a model: register its application with "
-        f"@icl_locate.register_intervention({name})"
-    )
 
 
 def _look_first(model: Model) -> None:

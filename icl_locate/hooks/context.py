@@ -10,8 +10,10 @@ from icl_locate.hooks.holding import NamedHook, owned
 from icl_locate.hooks.padding import PaddingCheck
 from icl_locate.hooks.positions import RowCount
 from icl_locate.hooks.probe import Route, apply_route, find_route
+from icl_locate.hooks.registry import application_of
 from icl_locate.hooks.routes import ScoresEdit
 from icl_locate.hooks.site import Site
+from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.edges import Positions
 from icl_locate.interventions.masks import (
     ContextMask,
@@ -40,6 +42,10 @@ def attention_hooks(model: Model, prompts: Prompts, mask: Mask) -> list[NamedHoo
         ModelError: on an architecture that discards such edits; use `mask_attention` there.
         MaskError: if the mask fits neither the model nor the prompts.
     """
+    other = next((part for part in mask.parts if not hides_cells(part)), None)
+    if other is not None:
+        name = type(other).__name__
+        raise MaskError(f"the mask holds a {name}, which its own application puts: use intervene")
     if find_route(model, per_head=_names_heads(mask)) is not Route.SCORES:
         raise ModelError(
             f"this {model.cfg.architecture} discards edits of hook_attn_scores: use "
@@ -67,6 +73,11 @@ def put_masks(
         raise MaskError("masks act on segments: give the prompts that the model is run on")
     tracker = _track(site.model, site.prompts, mask, site.rows)
     return apply_route(site.model, tracker, route)
+
+
+def hides_cells(part: Intervention) -> bool:
+    """Whether a part is a mask, and put on a model as one: a kind of one's own may not be."""
+    return isinstance(part, (ContextMask, EdgeMask)) and application_of(part) is put_masks
 
 
 def _names_heads(mask: Mask) -> bool:

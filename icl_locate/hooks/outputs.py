@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from icl_locate.errors import MaskError, ModelError
+from icl_locate.errors import IclLocateError, MaskError, ModelError
 from icl_locate.hooks.holding import NamedHook
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.hooks.site import Site
@@ -19,7 +19,7 @@ from icl_locate.interventions.scale import HeadScale
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import fingerprint
 
-_editable: "weakref.WeakSet[Model]" = weakref.WeakSet()
+_why_not: "weakref.WeakKeyDictionary[Model, str]" = weakref.WeakKeyDictionary()
 StandIn = Callable[[Tensor], Float[Tensor, "#batch #pos #head #d_head"]]
 Places = Callable[[], Int[Tensor, "#batch pos"]]
 Table = Float[Tensor, "layer head"]
@@ -130,7 +130,8 @@ def put_scales(site: Site, parts: Sequence[HeadScale]) -> AbstractContextManager
 
     Raises:
         ModelError: if replacing heads' outputs has no effect on this model.
-        MaskError: heads that the model does not have, or that are given several factors.
+        MaskError: heads that the model does not have, or that are given several factors, or
+            several tensors of them of which one is learned.
     """
     n_layers, n_heads = int(site.model.cfg.n_layers), int(site.model.cfg.n_heads)
     taken = torch.zeros(n_layers, n_heads, dtype=torch.bool)
@@ -138,6 +139,7 @@ def put_scales(site: Site, parts: Sequence[HeadScale]) -> AbstractContextManager
     for part in parts:
         table, named = part.table(n_layers, n_heads)
         for other, theirs in scales:
+            _refuse_two_learned(other, table, theirs & named)
             differ = theirs & named & (other.detach().cpu() != table.detach().cpu())
             if differ.any():
                 layer, head = differ.nonzero()[0].tolist()
@@ -155,6 +157,19 @@ def put_scales(site: Site, parts: Sequence[HeadScale]) -> AbstractContextManager
     ]
     check_outputs(site.model)
     return site.hooked(hooks)
+
+
+def _refuse_two_learned(one: Table, other: Table, both: Chosen) -> None:
+    """Refuse equal factors that the next step makes unequal, of which but one would get gradients.
+
+    The same tensor twice is once.
+    """
+    if one is not other and both.any() and (one.requires_grad or other.requires_grad):
+        layer, head = both.nonzero()[0].tolist()
+        raise MaskError(
+            f"head (layer {layer}, head {head}) is scaled by gates that are learned and by other "
+            "factors: give each head one tensor of gates, their product"
+        )
 
 
 def _scale(
@@ -175,22 +190,31 @@ def check_outputs(model: Model) -> None:
     Raises:
         ModelError: if every head at zero leaves the logits of random tokens as they are.
     """
-    if model in _editable:
-        return
-    tokens = probe_prompts(model).tokens[:1].to(model.cfg.device)
-    real = torch.ones_like(tokens)
-
-    def silence(z: Tensor, hook: object) -> Tensor:  # noqa: ARG001
-        return torch.zeros_like(z)
-
-    hooks = [(f"blocks.{layer}.attn.hook_z", silence) for layer in range(int(model.cfg.n_layers))]
-    with torch.no_grad():
-        clean = model(tokens, attention_mask=real)
-        with model.hooks(fwd_hooks=hooks):
-            silent = model(tokens, attention_mask=real)
-    if torch.equal(clean, silent):
+    if model not in _why_not:
+        _why_not[model] = _try_silence(model)
+    if _why_not[model]:
         raise ModelError(
-            f"the outputs of this {model.cfg.architecture}'s heads cannot be replaced: with every "
-            "head at zero nothing changed"
+            f"the outputs of this {model.cfg.architecture}'s heads cannot be replaced: "
+            f"{_why_not[model]}"
         )
-    _editable.add(model)
+
+
+def _try_silence(model: Model) -> str:
+    """Why edits of heads' outputs do nothing; empty if they do something."""
+    hooks = [(f"blocks.{layer}.attn.hook_z", _silence) for layer in range(int(model.cfg.n_layers))]
+    try:
+        tokens = probe_prompts(model).tokens[:1].to(model.cfg.device)
+        real = torch.ones_like(tokens)
+        with torch.no_grad():
+            clean = model(tokens, attention_mask=real)
+            with model.hooks(fwd_hooks=hooks):
+                silent = model(tokens, attention_mask=real)
+    except (IclLocateError, torch.OutOfMemoryError):  # says nothing of the model
+        raise
+    except (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"[:120]
+    return "with every head at zero nothing changed" if torch.equal(clean, silent) else ""
+
+
+def _silence(z: Tensor, hook: object) -> Tensor:  # noqa: ARG001
+    return torch.zeros_like(z)

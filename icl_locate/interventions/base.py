@@ -1,6 +1,5 @@
 """What every intervention is: a value that says what is done to a model, and that composes."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,17 +67,15 @@ def check_intervention(name: str, value: Any, error: ErrorKind = MaskError) -> I
     """
     if not isinstance(value, Intervention):
         refuse(name, value, _EXPECTED, error)
-    unhashable = next((part for part in _parts_of(value) if part.__hash__ is None), None)
-    if unhashable is not None:
-        raise error(
-            f"{name} holds a {type(unhashable).__name__}, which is not hashable, so that twice "
-            "would not be once: make it a frozen dataclass"
-        )
+    for part in value.parts:
+        try:
+            hash(part)
+        except TypeError as why:
+            raise error(
+                f"{name} holds a {type(part).__name__}, which is not hashable ({why}), so that "
+                "twice would not be once: make it a frozen dataclass, and lists in it tuples"
+            ) from None
     return value
-
-
-def _parts_of(value: Intervention) -> Iterable[Any]:
-    return value.parts
 
 
 KINDS[Intervention] = check_intervention
