@@ -10,8 +10,10 @@ import torch
 
 import icl_locate as icl
 from icl_locate import metrics
+from icl_locate.engine.grid import run_grid
 from icl_locate.engine.readout import READERS
 from icl_locate.errors import PromptError, ResultError, TaskError
+from icl_locate.studies import Setting
 
 TASK = replace(icl.load_task("pseudo-translation"), metric="exact_match")
 TASK = replace(TASK, train=TASK.train[:8], test=TASK.test[:3])
@@ -163,6 +165,95 @@ def test_readouts_that_nobody_reads_are_refused():
     with pytest.raises(TaskError, match="^the metric's readout is 'text': expected one of"):
         icl.sweep(tiny.boot("llama"), TASK, metric=metric, **SMALL)
     assert {metrics.GeneratedText, metrics.TargetLogProb, metrics.LabelLogProbs} == set(READERS)
+
+
+class Bound(SharedLetters):
+    """A metric that binds itself to a task, as well or badly as it is told to."""
+
+    def __init__(self, gives):
+        self.gives = gives
+
+    def for_task(self, task, n_queries):
+        return self.gives
+
+
+@pytest.mark.parametrize(
+    ("gives", "message"),
+    [
+        (None, "^what for_task of the metric 'shared letters' gave is None: expected a Metric"),
+        ("exact_match", "gave is 'exact_match': expected a Metric"),
+        (type("Odd", (SharedLetters,), {"readout": "text"})(), "readout is 'text'"),
+        (type("Odd", (SharedLetters,), {"name": 3})(), "^the metric's name is 3"),
+    ],
+)
+def test_what_for_task_gives_is_a_metric(gives, message):
+    for make in (
+        lambda: metrics.for_task(Bound(gives), TASK, 2),
+        lambda: icl.sweep("nowhere", TASK, metric=Bound(gives), **SMALL),
+    ):
+        with pytest.raises(TaskError, match=message):
+            make()
+    bound = MeanProbability()
+    assert metrics.for_task(Bound(bound), TASK, 2) is bound
+
+
+class Judged(SharedLetters):
+    """A metric that says something of itself at the end."""
+
+    def __init__(self, says):
+        self.says = says
+
+    def judged(self):
+        if isinstance(self.says, Exception):
+            raise self.says
+        return self.says
+
+
+@pytest.mark.parametrize(
+    ("says", "message"),
+    [
+        (None, "^what judged.. of the metric 'shared letters' gave is None: expected a mapping of"),
+        ({3: 1}, "expected a mapping of names"),
+        ({"n": np.int64(3)}, "^'n' in what judged.. .* expected what JSON can hold"),
+        ({"n": float("nan")}, "what JSON can hold"),
+        ({"n": {1, 2}}, "what JSON can hold"),
+        ({"seen": 1, "model": "mine"}, "says 'model', which a result's recipe says of the run"),
+        (ZeroDivisionError("by zero"), "judged.. of .* failed: ZeroDivisionError: by zero; it is"),
+    ],
+)
+def test_what_a_metric_says_of_itself_is_looked_at_before_anything_runs(says, message):
+    with pytest.raises(TaskError, match=message):
+        icl.sweep("nowhere", TASK, metric=Judged(says), **SMALL)
+    metric = Judged({"seen": 1})
+    setting = Setting.of(TASK, metric=metric, n_queries=2)
+    assert setting.outcome() == {"seen": 1}
+    metric.says = says
+    with pytest.raises(TaskError, match=message):
+        setting.outcome()
+
+
+def test_no_name_of_a_recipe_is_free():
+    found = icl.sweep(tiny.boot("llama"), TASK, metric=Judged({"seen": 1}), **SMALL)
+    assert found.provenance["seen"] == 1
+    for name in set(found.provenance) - {"seen"}:
+        with pytest.raises(TaskError, match=f"says '{name}', which a result's recipe"):
+            Setting.of(TASK, metric=Judged({name: 1}), n_queries=2)
+
+
+def test_labels_are_two_or_more():
+    model, message = tiny.boot("llama"), "^the labels to choose among are .*: expected two or more"
+    prompts = icl.build_prompts(model, TASK.test, n_shots=0)
+    options = {"max_new_tokens": 1, "batch_size": 4}
+    for labels in ((), ("dode",)):
+        metric = type("Few", (SecondLetter,), {"readout": metrics.LabelLogProbs(labels)})()
+        with pytest.raises(TaskError, match=message):
+            icl.sweep("nowhere", TASK, metric=metric, **SMALL)
+        with pytest.raises(TaskError, match=message):
+            metric.readout.choose([[0.0] * len(labels)], ["a"])
+        for engine in ("shared", "hooks"):
+            runs = [icl.ContextMask({icl.Segment.QUERY})]
+            with pytest.raises(TaskError, match=message):
+                run_grid(model, prompts, runs, metric, engine=engine, **options)
 
 
 def test_a_custom_metric_may_have_the_options_but_not_the_name_of_anothers():

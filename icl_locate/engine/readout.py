@@ -58,12 +58,14 @@ class Reader:
 def read(run: Run, metric: Metric, mask: Intervention | None) -> Answers:
     """What a metric's readout gives under an intervention, by hooked runs."""
     readout = readout_of(metric)
+    readout.require()
     return _reader_of(readout).hooked(readout, run, mask)
 
 
 def read_many(run: Run, metric: Metric, masks: Sequence[Mask]) -> Sequence[Answers]:
     """What a metric's readout gives under each mask, by the shared engine."""
     readout = readout_of(metric)
+    readout.require()
     return _reader_of(readout).shared(readout, run, masks)
 
 

@@ -1,6 +1,7 @@
 """What a metric is, and the mean over items."""
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -12,11 +13,12 @@ from numpy import ndarray
 from icl_locate.checks.arguments import check_items, check_text, refuse, show
 from icl_locate.checks.signatures import check_fields
 from icl_locate.errors import IclLocateError, TaskError
-from icl_locate.metrics.readouts import Answers
+from icl_locate.metrics.readouts import Answers, readout_of
 from icl_locate.prompts.template import Example
 
 Statistics = Float[ndarray, "item stat"]
 TextScore = Callable[[str, str], float]
+_JUDGED = "a mapping of names to what JSON can hold"
 
 
 @runtime_checkable
@@ -33,7 +35,8 @@ class Metric(Protocol):
       hold a stop string are refused (True).
     - ``runs_programs``: whether it runs what models write, and so must be asked for (False).
     - ``for_task(task, n_queries)``: the metric for a task's queries (itself).
-    - ``judged()``: numbers for a result's provenance, when all is done (none).
+    - ``judged()``: numbers by name for a result's provenance, when all is done (none); asked
+      before anything runs, too, so that what no result can hold is refused then.
     """
 
     @property
@@ -113,9 +116,32 @@ class Asked(Protocol):
 
 
 def for_task(metric: Metric, task: Asked, n_queries: int) -> Metric:
-    """The metric for a task's first queries."""
-    bound: Metric = getattr(metric, "for_task", lambda task, n_queries: metric)(task, n_queries)  # noqa: ARG005
-    return bound
+    """The metric for a task's first queries.
+
+    Raises:
+        TaskError: if what the metric's own ``for_task`` gives is none, or one that no run can be
+            read for.
+    """
+    bind = getattr(metric, "for_task", None)
+    bound = metric if bind is None else bind(task, n_queries)
+    found = check_metric(bound, f"what for_task of the metric {metric.name!r} gave")
+    readout_of(found).require()
+    return found
+
+
+def check_metric(value: Any, name: str) -> Metric:
+    """The value, if it is a metric whose name, signature and readout are there.
+
+    Raises:
+        TaskError: saying what came under this name.
+    """
+    if not isinstance(value, Metric):
+        refuse(name, value, "a Metric", TaskError)
+    for part in ("name", "signature"):
+        if not check_text(f"the metric's {part}", getattr(value, part), error=TaskError).strip():
+            raise TaskError(f"the metric's {part} is empty: results and figures show it")
+    readout_of(value)
+    return value
 
 
 def is_mean(metric: Metric) -> bool:
@@ -134,8 +160,29 @@ def runs_programs(metric: Metric) -> bool:
 
 
 def judged(metric: Metric) -> dict[str, Any]:
-    """What a result's provenance says of what its metric did, if it says anything."""
-    return dict(getattr(metric, "judged", dict)())
+    """What a result's provenance says of what its metric did, if it says anything.
+
+    Raises:
+        TaskError: if the metric's own ``judged`` fails, or gives what no result can hold.
+    """
+    try:
+        found: Any = getattr(metric, "judged", dict)()
+    except IclLocateError:
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"judged() of the metric {metric.name!r} failed: {type(error).__name__}: {error}; "
+            "it is asked before anything runs, too"
+        ) from error
+    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
+        refuse(f"what judged() of the metric {metric.name!r} gave", found, _JUDGED, TaskError)
+    for name, value in found.items():
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError, RecursionError):
+            what = f"{name!r} in what judged() of the metric {metric.name!r} gave"
+            refuse(what, value, "what JSON can hold, such as a number", TaskError)
+    return dict(found)
 
 
 def pair_texts(answers: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str]]:

@@ -25,6 +25,9 @@ class Readout:
     generates: ClassVar[bool] = False
     gives_text: ClassVar[bool] = True
 
+    def require(self) -> None:
+        """Refuse what no run can be read for; asked before anything runs."""
+
 
 @dataclass(frozen=True)
 class GeneratedText(Readout):
@@ -65,6 +68,18 @@ class LabelLogProbs(Readout):
     def __post_init__(self) -> None:
         check_fields(self, TaskError)
 
+    def require(self) -> None:
+        """Refuse a choice among fewer than two labels.
+
+        Raises:
+            TaskError: saying which there are.
+        """
+        if len(self.labels) < 2:
+            raise TaskError(
+                f"the labels to choose among are {list(self.labels)}: expected two or more; "
+                "LabelAccuracy takes those of its task's examples by for_task or bound_to"
+            )
+
     @checked(TaskError, log_probs=_check_rows)
     def choose(self, log_probs: Iterable[Sequence[float]], prompts: Iterable[str]) -> list[str]:
         """The best label behind each prompt.
@@ -72,6 +87,7 @@ class LabelLogProbs(Readout):
         Equals, which a model in bfloat16 gives, are decided by a draw that depends on the prompt
         alone, so that no label gains by them.
         """
+        self.require()
         rows, texts = list(log_probs), list(prompts)
         if len(rows) != len(texts) or any(len(row) != len(self.labels) for row in rows):
             raise TaskError(

@@ -11,7 +11,7 @@ from numpy import ndarray
 from icl_locate.checks.arguments import check_text, refuse
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import ResultError, TaskError
-from icl_locate.metrics.base import MeanMetric, Metric, TextScore, is_mean
+from icl_locate.metrics.base import MeanMetric, Metric, TextScore, check_metric, is_mean
 from icl_locate.metrics.labels import LabelAccuracy
 from icl_locate.metrics.log_prob import MeanLogProb
 from icl_locate.metrics.programs import PassRate
@@ -90,10 +90,7 @@ def get_metric(metric: str | Metric | TextScore) -> Metric:
             refuse("metric", metric, "a name, a Metric or a function", TaskError)
         name = str(getattr(metric, "__name__", type(metric).__name__))
         metric = MeanMetric(name, f"{name}|custom|mean:items", metric)
-    for part in ("name", "signature"):
-        if not check_text(f"the metric's {part}", getattr(metric, part), error=TaskError).strip():
-            raise TaskError(f"the metric's {part} is empty: results and figures show it")
-    readout_of(metric)
+    check_metric(metric, "metric")
     known = METRICS.get(metric.name, metric)
     varied = type(metric) is type(known) and not isinstance(metric, MeanMetric)  # other options
     if known != metric and not varied:
