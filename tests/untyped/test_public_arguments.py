@@ -134,6 +134,6 @@ def methods_of(kind: type) -> set[str]:
         for name in vars(kind)
         if (not name.startswith("_") or name == "__getitem__")
         and name not in BY_OTHER_TESTS
-        and inspect.isroutine(getattr(kind, name))
+        and callable(getattr(kind, name))
         and set(inspect.signature(getattr(kind, name)).parameters) - {"self"}
     }
