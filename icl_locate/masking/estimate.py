@@ -124,10 +124,8 @@ def estimate_sweep(
         refuse("tokenizer", tokenizer, "a tokenizer of transformers", PromptError)
     if not conditions:
         refuse("conditions", conditions, "at least one Condition", TaskError)
-    task.queries(n_queries)
-    starts = as_starts(layers, costs.n_layers)
-    n_seeds = n_seeds if task.prompts is None else 1  # given prompts draw nothing
-    sample, n_new = min(n_queries, _SAMPLE), max_new_tokens if generates else 0
+    starts, sample = as_starts(layers, costs.n_layers), min(len(task.queries(n_queries)), _SAMPLE)
+    n_new = max_new_tokens if generates else 0
     model = SimpleNamespace(tokenizer=tokenizer, cfg=SimpleNamespace(n_ctx=costs.n_ctx))
     options: dict[str, Any] = {"n_shots": n_shots, "choice": choice, "seed": 0, "prepend_bos": None}
     shared, hooked, length = _NONE, _NONE, 0
@@ -139,11 +137,12 @@ def estimate_sweep(
         shared += _shared(costs, prompts, masks, n_new)
         hooked += _hooked(costs, prompts, masks, n_new)
         length += int(prompts.attention_mask.sum())
-    n_each, chosen = n_queries * n_seeds, hooked if engine == "hooks" else shared
+    n_drawn = n_seeds if task.prompts is None else 1  # given prompts draw nothing
+    n_each, chosen = n_queries * n_drawn, hooked if engine == "hooks" else shared
     return Estimate(
         n_prompts=n_each * len(forms),
         prompt_tokens=length / sample / len(forms),
-        n_cells=len(conditions) * len(starts) * n_seeds,
+        n_cells=len(conditions) * len(starts) * n_drawn,
         token_layers=shared.token_layers * n_each / sample,
         hooked_token_layers=hooked.token_layers * n_each / sample,
         operations=chosen.operations * n_each / sample,
