@@ -173,9 +173,8 @@ def test_any_metric_and_task_can_be_studied(embedded):
 
 def test_results_are_saved_and_loaded(result, tmp_path):
     again = AblationResult.load(result.save(tmp_path / "study"))
-    assert again.arms == result.arms and again.compare(n_resamples=50) == result.compare(
-        n_resamples=50
-    )
+    known = result.compare(n_resamples=50)
+    assert again.arms == result.arms and again.compare(n_resamples=50) == known
     assert torch.equal(again.statistics, result.statistics)
     assert again.provenance == json.loads(json.dumps(result.provenance))
     frame = again.to_dataframe()

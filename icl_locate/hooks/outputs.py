@@ -19,7 +19,7 @@ from icl_locate.interventions.scale import HeadScale
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import fingerprint
 
-_why_not: "weakref.WeakKeyDictionary[Model, str]" = weakref.WeakKeyDictionary()
+_editable: "weakref.WeakSet[Model]" = weakref.WeakSet()
 StandIn = Callable[[Tensor], Float[Tensor, "#batch #pos #head #d_head"]]
 Places = Callable[[], Int[Tensor, "#batch pos"]]
 Table = Float[Tensor, "layer head"]
@@ -185,18 +185,19 @@ def _scale(
 
 
 def check_outputs(model: Model) -> None:
-    """Refuse a model on which edits of heads' outputs do nothing; tried once a model.
+    """Refuse a model on which edits of heads' outputs do nothing; tried until they do something.
 
     Raises:
         ModelError: if every head at zero leaves the logits of random tokens as they are.
     """
-    if model not in _why_not:
-        _why_not[model] = _try_silence(model)
-    if _why_not[model]:
+    if model in _editable:
+        return
+    why_not = _try_silence(model)
+    if why_not:
         raise ModelError(
-            f"the outputs of this {model.cfg.architecture}'s heads cannot be replaced: "
-            f"{_why_not[model]}"
+            f"the outputs of this {model.cfg.architecture}'s heads cannot be replaced: {why_not}"
         )
+    _editable.add(model)
 
 
 def _try_silence(model: Model) -> str:
