@@ -67,7 +67,7 @@ class SecondLetter:
         return float(totals[0] / totals[1])
 
     def judged(self):
-        return {"labels": 3}
+        return {"judged_labels": 3}
 
 
 @pytest.mark.parametrize("metric", [SharedLetters(), MeanProbability(), SecondLetter()])
@@ -113,7 +113,7 @@ def test_labels_are_those_of_score_labels():
     mask = icl.ContextMask({icl.Segment.EXAMPLES}, icl.from_layer(1))
     best = icl.score_labels(model, prompts, metric.readout.labels, mask).argmax(dim=1)
     assert found.texts[0][1][0] == [metric.readout.labels[i] for i in best]
-    assert found.provenance["labels"] == 3
+    assert found.provenance["judged_labels"] == 3
     assert set(icl.failure_rates(found)) == {"empty", "copy"}
 
 
@@ -212,31 +212,34 @@ class Judged(SharedLetters):
 @pytest.mark.parametrize(
     ("says", "message"),
     [
-        (None, "^what judged.. of the metric 'shared letters' gave is None: expected a mapping of"),
-        ({3: 1}, "expected a mapping of names"),
-        ({"n": np.int64(3)}, "^'n' in what judged.. .* expected what JSON can hold"),
-        ({"n": float("nan")}, "what JSON can hold"),
-        ({"n": {1, 2}}, "what JSON can hold"),
-        ({"seen": 1, "model": "mine"}, "says 'model', which a result's recipe says of the run"),
+        (
+            None,
+            "^what judged.. of the metric 'shared letters' gave is None: expected a mapping whose",
+        ),
+        ({3: 1}, "expected a mapping whose names begin with 'judged' or 'unjudged', to what JSON"),
+        ({"judged": np.int64(3)}, "^'judged' in what judged.. .* expected what JSON can hold"),
+        ({"judged": float("nan")}, "what JSON can hold"),
+        ({"judged": {1, 2}}, "what JSON can hold"),
+        ({"judged": 1, "model": "mine"}, "expected a mapping whose names begin with 'judged'"),
         (ZeroDivisionError("by zero"), "judged.. of .* failed: ZeroDivisionError: by zero; it is"),
     ],
 )
 def test_what_a_metric_says_of_itself_is_looked_at_before_anything_runs(says, message):
     with pytest.raises(TaskError, match=message):
         icl.sweep("nowhere", TASK, metric=Judged(says), **SMALL)
-    metric = Judged({"seen": 1})
+    metric = Judged({"judged_seen": 1})
     setting = Setting.of(TASK, metric=metric, n_queries=2)
-    assert setting.outcome() == {"seen": 1}
+    assert setting.outcome() == {"judged_seen": 1}
     metric.says = says
     with pytest.raises(TaskError, match=message):
         setting.outcome()
 
 
 def test_no_name_of_a_recipe_is_free():
-    found = icl.sweep(tiny.boot("llama"), TASK, metric=Judged({"seen": 1}), **SMALL)
-    assert found.provenance["seen"] == 1
-    for name in set(found.provenance) - {"seen"}:
-        with pytest.raises(TaskError, match=f"says '{name}', which a result's recipe"):
+    found = icl.sweep(tiny.boot("llama"), TASK, metric=Judged({"judged_seen": 1}), **SMALL)
+    assert found.provenance["judged_seen"] == 1
+    for name in set(found.provenance) - {"judged_seen"}:
+        with pytest.raises(TaskError, match="expected a mapping whose names begin"):
             Setting.of(TASK, metric=Judged({name: 1}), n_queries=2)
 
 
@@ -277,3 +280,35 @@ def test_a_saved_result_of_numbers_still_has_no_answers_that_fail(tmp_path):
     for result in (found, loaded):
         with pytest.raises(ResultError, match="the result holds no answers"):
             icl.failure_rates(result)
+
+
+class Percent(SecondLetter):
+    """It says that it is a mean, and is a hundred times one."""
+
+    name = "percent"
+    is_mean = True
+
+    def score(self, totals):
+        return 100 * super().score(totals)
+
+
+class Third(SecondLetter):
+    """It says that it is a mean, and cannot score what means are made of."""
+
+    name = "third"
+    is_mean = True
+
+    def score(self, totals):
+        return totals[2]
+
+
+@pytest.mark.parametrize(
+    ("metric", "says"), [(Percent(), "1 over 2 items as 50.0"), (Third(), "IndexError")]
+)
+def test_a_metric_that_only_says_it_is_a_mean_is_refused(metric, says):
+    """Else its scores would lose their factor wherever they are made of saved statistics."""
+    with pytest.raises(TaskError, match=f"says that it is a mean, but scores .*{says}"):
+        icl.sweep(tiny.boot("llama"), TASK, metric=metric, **SMALL)
+    honest = SecondLetter()
+    honest.is_mean = True
+    assert icl.sweep(tiny.boot("llama"), TASK, metric=honest, **SMALL).provenance["metric_is_mean"]

@@ -52,7 +52,7 @@ def choose_metric(config: Task, task: Any) -> Any:
         IclLocateError: if there is none such; if it runs programs, and that was not asked for.
     """
     from icl_locate.metrics import get_metric
-    from icl_locate.metrics.base import runs_programs
+    from icl_locate.metrics.traits import runs_programs
 
     given: Any = config.metric or task.metric
     if is_named(given):

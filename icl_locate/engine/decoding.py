@@ -13,7 +13,7 @@ from icl_locate.engine.forward import keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
 from icl_locate.interventions.base import Intervention
 from icl_locate.metrics import Metric, readout_of
-from icl_locate.metrics.base import compares_targets
+from icl_locate.metrics.traits import compares_targets
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.encoding import read_ids, spaced_ids, spell

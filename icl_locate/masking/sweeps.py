@@ -206,10 +206,7 @@ def _collect(
 
     def table(value: Callable[[Cell], Any]) -> list[list[list[Any]]]:
         return [
-            [
-                [value(grid[condition.name, start, seed]) for seed in setting.seeds]
-                for start in starts
-            ]
+            [[value(grid[condition.name, start, seed]) for seed in seeds] for start in starts]
             for condition in plan.conditions
         ]
 

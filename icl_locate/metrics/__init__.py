@@ -10,9 +10,7 @@ from icl_locate.metrics.base import (
     Metric,
     Statistics,
     TextScore,
-    for_task,
     is_mean,
-    judged,
     mean_statistics,
     score_totals,
 )
@@ -44,6 +42,7 @@ from icl_locate.metrics.text import (
     first_sentence,
     token_accuracy,
 )
+from icl_locate.metrics.traits import for_task, judged
 from icl_locate.prompts.programs import pass_at_k
 
 __all__ = [

@@ -1,7 +1,6 @@
 """What a metric is, and the mean over items."""
 
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -13,12 +12,11 @@ from numpy import ndarray
 from icl_locate.checks.arguments import check_items, check_text, refuse, show
 from icl_locate.checks.signatures import check_fields
 from icl_locate.errors import IclLocateError, TaskError
-from icl_locate.metrics.readouts import Answers, readout_of
-from icl_locate.prompts.template import Example
+from icl_locate.metrics.readouts import Answers
 
 Statistics = Float[ndarray, "item stat"]
 TextScore = Callable[[str, str], float]
-_JUDGED = "a mapping of names to what JSON can hold"
+_SUMS = np.array([[1.0, 2.0], [-6.0, 3.0]])
 
 
 @runtime_checkable
@@ -35,8 +33,9 @@ class Metric(Protocol):
       hold a stop string are refused (True).
     - ``runs_programs``: whether it runs what models write, and so must be asked for (False).
     - ``for_task(task, n_queries)``: the metric for a task's queries (itself).
-    - ``judged()``: numbers by name for a result's provenance, when all is done (none); asked
-      before anything runs, too, so that what no result can hold is refused then.
+    - ``judged()``: numbers for a result's provenance, under names that begin with "judged" or
+      "unjudged", when all is done (none); asked before anything runs, too, so that what no result
+      can hold is refused then.
     """
 
     @property
@@ -101,88 +100,26 @@ class MeanMetric:
         return float(found)
 
 
-@runtime_checkable
-class Asked(Protocol):
-    """What a metric may know of a task: a `Task`."""
-
-    @property
-    def train(self) -> Sequence[Example]:
-        """The examples to show."""
-        ...
-
-    def queries(self, n_queries: int) -> Sequence[Example]:
-        """The first queries."""
-        ...
-
-
-def for_task(metric: Metric, task: Asked, n_queries: int) -> Metric:
-    """The metric for a task's first queries.
-
-    Raises:
-        TaskError: if what the metric's own ``for_task`` gives is none, or one that no run can be
-            read for.
-    """
-    bind = getattr(metric, "for_task", None)
-    bound = metric if bind is None else bind(task, n_queries)
-    found = check_metric(bound, f"what for_task of the metric {metric.name!r} gave")
-    readout_of(found).require()
-    return found
-
-
-def check_metric(value: Any, name: str) -> Metric:
-    """The value, if it is a metric whose name, signature and readout are there.
-
-    Raises:
-        TaskError: saying what came under this name.
-    """
-    if not isinstance(value, Metric):
-        refuse(name, value, "a Metric", TaskError)
-    for part in ("name", "signature"):
-        if not check_text(f"the metric's {part}", getattr(value, part), error=TaskError).strip():
-            raise TaskError(f"the metric's {part} is empty: results and figures show it")
-    readout_of(value)
-    return value
-
-
 def is_mean(metric: Metric) -> bool:
-    """Whether a metric is a mean over items, which `find_scorer` knows how to make of any file."""
-    return bool(getattr(metric, "is_mean", False))
-
-
-def compares_targets(metric: Metric) -> bool:
-    """Whether an answer may have to equal its target."""
-    return bool(getattr(metric, "compares_targets", True))
-
-
-def runs_programs(metric: Metric) -> bool:
-    """Whether a metric runs what models write."""
-    return bool(getattr(metric, "runs_programs", False))
-
-
-def judged(metric: Metric) -> dict[str, Any]:
-    """What a result's provenance says of what its metric did, if it says anything.
+    """Whether a metric is a mean over items, which `find_scorer` knows how to make of any file.
 
     Raises:
-        TaskError: if the metric's own ``judged`` fails, or gives what no result can hold.
+        TaskError: if it says so, but scores sums of `mean_statistics` by anything but their mean.
     """
-    try:
-        found: Any = getattr(metric, "judged", dict)()
-    except IclLocateError:
-        raise
-    except Exception as error:
-        raise TaskError(
-            f"judged() of the metric {metric.name!r} failed: {type(error).__name__}: {error}; "
-            "it is asked before anything runs, too"
-        ) from error
-    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
-        refuse(f"what judged() of the metric {metric.name!r} gave", found, _JUDGED, TaskError)
-    for name, value in found.items():
+    if not getattr(metric, "is_mean", False):
+        return False
+    for totals in _SUMS:
         try:
-            json.dumps(value, allow_nan=False)
-        except (TypeError, ValueError, RecursionError):
-            what = f"{name!r} in what judged() of the metric {metric.name!r} gave"
-            refuse(what, value, "what JSON can hold, such as a number", TaskError)
-    return dict(found)
+            score: Any = metric.score(totals)
+        except Exception as error:  # whatever another's code raises on sums of two columns
+            score = error
+        if score != totals[0] / totals[1]:
+            raise TaskError(
+                f"the metric {metric.name!r} says that it is a mean, but scores a sum of "
+                f"{totals[0]:g} over {totals[1]:g} items as {show(score)}: leave is_mean out, or "
+                "put the factor into its statistics"
+            )
+    return True
 
 
 def pair_texts(answers: Sequence[str], targets: Sequence[str]) -> list[tuple[str, str]]:

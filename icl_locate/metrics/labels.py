@@ -9,8 +9,9 @@ from numpy import ndarray
 
 from icl_locate.checks.signatures import check_fields, checked
 from icl_locate.errors import TaskError
-from icl_locate.metrics.base import Asked, Statistics, mean_of, mean_statistics, pair_texts
+from icl_locate.metrics.base import Statistics, mean_of, mean_statistics, pair_texts
 from icl_locate.metrics.readouts import LabelLogProbs
+from icl_locate.metrics.traits import Asked
 from icl_locate.prompts.template import Example
 
 

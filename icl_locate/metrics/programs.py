@@ -11,7 +11,8 @@ from numpy import ndarray
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import check_fields, checked, number, one_of
 from icl_locate.errors import TaskError
-from icl_locate.metrics.base import Asked, Statistics, mean_of, mean_statistics, pair_texts
+from icl_locate.metrics.base import Statistics, mean_of, mean_statistics, pair_texts
+from icl_locate.metrics.traits import Asked
 from icl_locate.prompts.programs import CodeCheck, pass_at_k
 from icl_locate.prompts.template import Example
 from icl_locate.sandbox import SandboxResult, run_python

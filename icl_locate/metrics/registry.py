@@ -11,12 +11,13 @@ from numpy import ndarray
 from icl_locate.checks.arguments import check_text, refuse
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import ResultError, TaskError
-from icl_locate.metrics.base import MeanMetric, Metric, TextScore, check_metric, is_mean
+from icl_locate.metrics.base import MeanMetric, Metric, TextScore, is_mean
 from icl_locate.metrics.labels import LabelAccuracy
 from icl_locate.metrics.log_prob import MeanLogProb
 from icl_locate.metrics.programs import PassRate
 from icl_locate.metrics.readouts import readout_of
 from icl_locate.metrics.text import CorpusBleu, CorpusChrf, exact_match, token_accuracy
+from icl_locate.metrics.traits import check_metric
 
 LOG_PROB = MeanLogProb()
 """The target's log-probability."""

@@ -24,7 +24,7 @@ from icl_locate.metrics import (
     judged,
     readout_of,
 )
-from icl_locate.metrics.base import runs_programs
+from icl_locate.metrics.traits import runs_programs
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice, Example
 from icl_locate.prompts.tokens import Prompts
@@ -220,7 +220,7 @@ class Setting:
 
     def outcome(self) -> dict[str, Any]:
         """What is known of the metric only after a run: how programs were judged."""
-        return _judged(self.metric)
+        return judged(self.metric)
 
 
 def choose_n_queries(task: Task, n_queries: int | None, most: int = DEFAULT_QUERIES) -> int:
@@ -237,28 +237,8 @@ def _choose_metric(task: Task, metric: str | Metric | TextScore | None, n_querie
         )
     _ = chosen.signature  # a tokeniser that is not to be had is refused before anything runs
     bound = for_task(chosen, task, n_queries)
-    _ = _judged(bound)  # what no result can hold is refused before anything runs, too
+    _ = judged(bound)  # what no result can hold is refused before anything runs, too
     return bound
-
-
-_RECIPE = """
-model revision dtype vocabulary_sha256 architecture fingerprint versions task template bare_template
-n_shots n_queries seeds choice max_new_tokens signature metric_is_mean gives_text bos prompts_sha256
-engine conditions layers scope compat alongside shots head_scores match reference projections
-instruction hide rows
-"""
-"""What recipes say of runs, whatever the metric: those of a setting, and what experiments add."""
-
-
-def _judged(metric: Metric) -> dict[str, Any]:
-    found = judged(metric)
-    taken = sorted({*_RECIPE.split()} & {*found})
-    if taken:
-        raise TaskError(
-            f"judged() of the metric {metric.name!r} says {taken[0]!r}, which a result's recipe "
-            "says of the run: give it another name"
-        )
-    return found
 
 
 def check_shots(task: Task, shots: int | Iterable[int]) -> tuple[int, ...]:
