@@ -13,7 +13,6 @@ from tqdm.auto import tqdm
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.context_heads.result import HeadSetCurve, HeadSweepResult
 from icl_locate.engine.choice import Engine, choose_engine
-from icl_locate.engine.grid import run_grid
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.interventions.conditions import Condition, get_condition
 from icl_locate.interventions.heads import HeadSet
@@ -216,13 +215,11 @@ class HeadStudy:
         ) as bar:
             for found, prompts in zip(by_seed, self._prompts, strict=True):
                 for group in groups:
-                    cells = run_grid(
+                    cells = self._setting.run(
                         self._model,
                         prompts,
                         [self._mask(heads) for heads in group],
-                        self._metric,
                         engine=self._engine,
-                        max_new_tokens=self._setting.max_new_tokens,
                         batch_size=self._batch_size,
                         on_progress=bar.update,
                     )

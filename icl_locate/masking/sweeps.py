@@ -12,7 +12,6 @@ from tqdm.auto import tqdm
 from icl_locate.checks.arguments import check_counts
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.choice import Engine, choose_engine
-from icl_locate.engine.grid import run_grid
 from icl_locate.engine.hooked import Cell, join_cells
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.interventions.base import Intervention
@@ -184,13 +183,11 @@ class _Runs:
         plan, cells = self.plan, list[tuple[list[int], list[Cell]]]()
         parts = shown.parts()
         for number, (n_hidden_generated, items, prompts) in enumerate(parts, start=1):
-            found = run_grid(
+            found = plan.setting.run(
                 plan.model,
                 prompts,
                 [run for c in conditions for run in plan.runs(c, n_hidden_generated)],
-                plan.setting.metric,
                 engine=self.engine,
-                max_new_tokens=plan.setting.max_new_tokens,
                 batch_size=self.batch_size,
                 token_budget=self.token_budget,
                 on_progress=on_progress if number == len(parts) else lambda _: None,

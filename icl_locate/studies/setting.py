@@ -1,6 +1,6 @@
 """What an experiment is asked for: task, shots, queries, seeds and metric, checked in one place."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ class Setting:
             check_generation(model, prompts, self.metric, self.max_new_tokens)
         return prompts
 
-    @checked(TaskError, runs=anything)
+    @checked(TaskError, runs=anything, on_progress=anything)
     def run(
         self,
         model: Model,
@@ -160,12 +160,14 @@ class Setting:
         engine: Engine | str = "auto",
         batch_size: int = 64,
         token_budget: int | None = None,
+        on_progress: Callable[[int], object] = lambda _: None,
     ) -> list[Cell]:
         """Answer prompts under each of some interventions.
 
         Args:
             runs: masks, or any other interventions and compositions of them.
             engine, batch_size, token_budget: as in `icl_locate.sweep`.
+            on_progress: told how many more of the runs are done.
 
         Returns:
             For each of them ``cell.statistics``, each item's of the metric, and ``cell.texts``, the
@@ -185,6 +187,7 @@ class Setting:
             max_new_tokens=self.max_new_tokens,
             batch_size=batch_size,
             token_budget=token_budget,
+            on_progress=on_progress,
         )
 
     @checked(TaskError)
