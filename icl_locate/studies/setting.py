@@ -150,7 +150,7 @@ class Setting:
             check_generation(model, prompts, self.metric, self.max_new_tokens)
         return prompts
 
-    @checked(TaskError, runs=anything, on_progress=anything)
+    @checked(TaskError, runs=anything)
     def run(
         self,
         model: Model,

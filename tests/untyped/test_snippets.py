@@ -159,7 +159,7 @@ def test_commands_are_commands(page, tmp_path, monkeypatch):
 
 def test_python_as_printed(newcomer, monkeypatch):
     monkeypatch.setattr(pseudo, "N_EXAMPLES", 5)
-    session = run_python(README, newcomer)
+    session = run_python(README, newcomer, ("n_queries=16", "n_queries=5"))
     assert len(session["result"].conditions) == 6
     assert session["result"].item_scores.shape[-1] == 5
 
