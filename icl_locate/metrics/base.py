@@ -16,6 +16,7 @@ from icl_locate.metrics.readouts import Answers
 
 Statistics = Float[ndarray, "item stat"]
 TextScore = Callable[[str, str], float]
+_NUMBERS = "biuf"  # kinds of arrays
 _SUMS = np.array([[1.0, 2.0], [-6.0, 3.0]])
 
 
@@ -29,6 +30,8 @@ class Metric(Protocol):
       default; `TargetLogProb` gives numbers, `LabelLogProbs` the best label).
     - ``is_mean``: whether its statistics are those of `mean_statistics`, so that a saved result's
       intervals can be computed without it (False).
+    - ``scores(totals)``: what ``score`` gives for each row of a table, to 1e-9, all at once; from
+      "row stat" to "row" (``score``, row by row).
     - ``compares_targets``: whether an answer may have to equal its target, so that targets which
       hold a stop string are refused (True).
     - ``runs_programs``: whether it runs what models write, and so must be asked for (False).
@@ -109,10 +112,7 @@ def is_mean(metric: Metric) -> bool:
     if not getattr(metric, "is_mean", False):
         return False
     for totals in _SUMS:
-        try:
-            score: Any = metric.score(totals)
-        except Exception as error:  # whatever another's code raises on sums of two columns
-            score = error
+        score = _score_or_error(metric, totals)
         if score != totals[0] / totals[1]:
             raise TaskError(
                 f"the metric {metric.name!r} says that it is a mean, but scores a sum of "
@@ -164,14 +164,19 @@ def mean_of(totals: Float[ndarray, "stat"]) -> float:
     return float(total / count)
 
 
-def check_totals(totals: Any, n_columns: int) -> Float[ndarray, "stat"]:
-    """Sums of a metric's statistics, if there are as many as it has.
+def check_totals(
+    totals: Any, n_columns: int, *, many: bool = False
+) -> Float[ndarray, "*cell stat"]:
+    """Sums of a metric's statistics, one row or ``many``, if there are as many as it has.
 
     Raises:
         TaskError: if they are not: sums of another metric would give some number, too.
     """
-    if not isinstance(totals, ndarray) or totals.shape != (n_columns,):
-        refuse("totals", totals, f"an array of {n_columns} sums of statistics", TaskError)
+    expected = f"an array of {n_columns} sums of statistics{' in each row' if many else ''}"
+    if not isinstance(totals, ndarray) or totals.dtype.kind not in _NUMBERS:
+        refuse("totals", totals, expected, TaskError)
+    if (totals.shape[-1:] if many else totals.shape) != (n_columns,):
+        refuse("totals", totals, expected, TaskError)
     return totals
 
 
@@ -217,8 +222,10 @@ def check_columns(metric: Metric, tables: Sequence[Statistics]) -> None:
 def score_totals(metric: Metric, totals: Float[ndarray, "*cell stat"]) -> Float[ndarray, "*cell"]:
     """The metric of each cell, from its statistics summed over items.
 
+    All at once where the metric is a mean or has ``scores``, else row by row.
+
     Raises:
-        TaskError: if a score is no number.
+        TaskError: if a score is no number, or ``scores`` gives another than ``score``.
     """
     if not isinstance(metric, Metric):
         refuse("metric", metric, "a Metric", TaskError)
@@ -227,11 +234,61 @@ def score_totals(metric: Metric, totals: Float[ndarray, "*cell stat"]) -> Float[
     if is_mean(metric) and totals.shape[-1] == 2 and (totals[..., 1] > 0).all():
         return np.asarray(totals[..., 0] / totals[..., 1], dtype=np.float64)  # as `mean_of` does
     flat = totals.reshape(-1, totals.shape[-1])
-    scores = [metric.score(row) for row in flat]
-    for row, score in zip(flat, scores, strict=True):
-        if not isinstance(score, (Real, np.bool_)) or np.isnan(float(score)):
+    if callable(getattr(metric, "scores", None)):
+        scores = _scores_at_once(metric, flat)
+    else:
+        found = [metric.score(row) for row in flat]
+        for row, score in zip(flat, found, strict=True):
+            _check_score(metric, row, score)
+        scores = np.array(found, dtype=np.float64)
+    return scores.reshape(totals.shape[:-1])
+
+
+def _scores_at_once(metric: Any, rows: Float[ndarray, "row stat"]) -> Float[ndarray, "row"]:
+    """What the metric's own ``scores`` gives, if some rows show that it is its ``score``.
+
+    Looked at are the first row, the last and the best: where only one of both has a factor, the
+    best shows it.
+    """
+    said = f"scores() of the metric {metric.name!r}"
+    try:
+        found = metric.scores(rows)
+        scores = np.asarray(found)
+    except IclLocateError:
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"{said} failed on {len(rows)} rows of sums: {type(error).__name__}: {error}"
+        ) from error
+    if scores.shape != (len(rows),) or scores.dtype.kind not in _NUMBERS:
+        refuse(f"what {said} gave", found, f"{len(rows)} numbers, one for each row", TaskError)
+    for i in np.flatnonzero(np.isnan(scores))[:1]:
+        _check_score(metric, rows[i], float(scores[i]))
+    for i in {0, len(rows) - 1, int(scores.argmax())} if len(rows) else ():
+        one, at_once = _score_or_error(metric, rows[i]), float(scores[i])
+        if not _is_number(one) or not np.isclose(at_once, float(one), rtol=1e-9, atol=1e-9):
             raise TaskError(
-                f"the metric {metric.name!r} scored {row.tolist()} (its statistics, summed over "
-                f"items) as {show(score)}: expected a number, for resampled items too"
+                f"{said} gives {at_once!r} for the sums {rows[i].tolist()}, but score() gives "
+                f"{show(one)}: let both give the same, or set scores = None"
             )
-    return np.array(scores, dtype=np.float64).reshape(totals.shape[:-1])
+    return scores.astype(np.float64)
+
+
+def _score_or_error(metric: Metric, totals: Float[ndarray, "stat"]) -> Any:
+    """A metric's score of one row, or whatever another's code raises instead."""
+    try:
+        return metric.score(totals)
+    except Exception as error:
+        return error
+
+
+def _is_number(score: Any) -> bool:
+    return isinstance(score, (Real, np.bool_)) and not np.isnan(float(score))
+
+
+def _check_score(metric: Metric, row: Float[ndarray, "stat"], score: Any) -> None:
+    if not _is_number(score):
+        raise TaskError(
+            f"the metric {metric.name!r} scored {row.tolist()} (its statistics, summed over "
+            f"items) as {show(score)}: expected a number, for resampled items too"
+        )

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from numpy import ndarray
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
 
-from icl_locate.checks.arguments import check_text, show
+from icl_locate.checks.arguments import check_text, refuse, show
 from icl_locate.checks.signatures import check_fields, checked, one_of
 from icl_locate.errors import TaskError
 from icl_locate.metrics.base import Statistics, check_totals, pair_texts
@@ -93,7 +93,7 @@ class CorpusBleu:
 
     def score(self, totals: Float[ndarray, "stat"]) -> float:
         """BLEU of the summed statistics."""
-        counts = [round(value) for value in check_totals(totals, _N_BLEU).tolist()]
+        counts = [int(count) for count in _counts(totals, _N_BLEU).tolist()]
         bleu = BLEU.compute_bleu(
             correct=counts[2:6],
             total=counts[6:10],
@@ -102,6 +102,24 @@ class CorpusBleu:
             smooth_method="exp",
         )
         return float(bleu.score)
+
+    def scores(self, totals: Float[ndarray, "*cell stat"]) -> Float[ndarray, "*cell"]:
+        """BLEU of many rows of summed statistics: what `score` gives for each, to 1e-9.
+
+        The n-th order of a row without a match counts as half a match, its second such as a
+        quarter, and so on (sacrebleu's exponential smoothing). A row without any match, or with an
+        order of which the answers have no n-gram, is 0.
+        """
+        counts = _counts(totals, _N_BLEU, many=True)
+        n_said, n_wanted = counts[..., 0], counts[..., 1]
+        matched, said = counts[..., 2:6], counts[..., 6:10]
+        missed = matched == 0
+        smoothed = np.where(missed, 0.5 ** missed.cumsum(axis=-1), matched)
+        with np.errstate(all="ignore"):  # where an order has no n-grams, the row is 0 anyway
+            mean = np.log(100 * smoothed / said).mean(axis=-1)
+            brevity = np.where(n_said < n_wanted, np.exp(1 - n_wanted / n_said), 1.0)
+            found = brevity * np.exp(mean)
+        return np.where(missed.all(axis=-1) | (said == 0).any(axis=-1), 0.0, found)
 
     def _scorer(self) -> BLEU:
         try:
@@ -138,8 +156,35 @@ class CorpusChrf:
 
     def score(self, totals: Float[ndarray, "stat"]) -> float:
         """chrF2 of the summed statistics."""
-        counts = [round(value) for value in check_totals(totals, _N_CHRF).tolist()]
+        counts = [int(count) for count in _counts(totals, _N_CHRF).tolist()]
         return float(CHRF()._aggregate_and_compute([counts]).score)
+
+    def scores(self, totals: Float[ndarray, "*cell stat"]) -> Float[ndarray, "*cell"]:
+        """chrF2 of many rows of summed statistics: what `score` gives for each, to 1e-9.
+
+        Precision and recall are means over the orders of which answers and targets have n-grams.
+        """
+        counts = _counts(totals, _N_CHRF, many=True)
+        said, wanted, matched = (counts[..., i::3] for i in range(3))
+        held = (said > 0) & (wanted > 0)
+        n_orders = np.maximum(held.sum(axis=-1), 1)
+        precision, recall = (
+            np.where(held, matched / np.where(held, of, 1), 0).sum(axis=-1) / n_orders
+            for of in (said, wanted)
+        )
+        bottom = 4 * precision + recall
+        found = 100 * 5 * precision * recall / np.where(bottom == 0, 1, bottom)
+        return np.asarray(found, dtype=np.float64)
+
+
+def _counts(totals: Any, n_columns: int, *, many: bool = False) -> Float[ndarray, "*cell stat"]:
+    """Sums of statistics as the whole numbers that they are, but for rounding."""
+    counts = np.rint(check_totals(totals, n_columns, many=many).astype(np.float64)) + 0.0  # no -0
+    if not np.isfinite(counts).all():
+        rows = counts.reshape(-1, n_columns)
+        row = rows[~np.isfinite(rows).all(axis=-1)][0]
+        refuse("totals", row.tolist(), "finite sums of statistics", TaskError)
+    return counts
 
 
 @checked(TaskError)

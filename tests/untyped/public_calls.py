@@ -464,9 +464,11 @@ def _metrics() -> dict[str, Call]:
         "metrics.CorpusBleu.named": Call(metrics.CorpusBleu.named, {"name": "bleu:zh"}),
         "metrics.CorpusBleu.statistics": Call(bleu.statistics, texts),
         "metrics.CorpusBleu.score": Call(bleu.score, {"totals": np.ones(10)}),
+        "metrics.CorpusBleu.scores": Call(bleu.scores, {"totals": np.ones((2, 10))}),
         "metrics.CorpusChrf": Call(metrics.CorpusChrf, {}),
         "metrics.CorpusChrf.statistics": Call(chrf.statistics, texts),
         "metrics.CorpusChrf.score": Call(chrf.score, {"totals": np.ones(18)}),
+        "metrics.CorpusChrf.scores": Call(chrf.scores, {"totals": np.ones((2, 18))}),
         "metrics.LabelAccuracy": Call(metrics.LabelAccuracy, {}),
         "metrics.LabelAccuracy.bound_to": Call(labels.bound_to, {"examples": examples}),
         "metrics.LabelAccuracy.for_task": Call(
