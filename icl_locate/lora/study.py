@@ -89,7 +89,7 @@ def _tune(
     names = output_projections(teacher.base)
     wanted = _choose_layers(layers, len(names))
     recipe |= {"projections": names, "layers": list(wanted)}
-    untuned = float(metric.score(teacher.answer(teacher.base).sum(axis=0)))
+    untuned = float(score_totals(metric, teacher.answer(teacher.base).sum(axis=0)))
     total = len(wanted) * len(setting.seeds)
     states, tables = [], []
     with tqdm(total=total, unit="adapter", desc=setting.task.name, disable=not progress) as bar:
