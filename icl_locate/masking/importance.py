@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,7 +23,7 @@ class LayerImportance:
         layers: the layers that were masked, each with (in a window) those behind it.
         ceiling: the mean score over seeds with nothing hidden.
         loss: the ceiling minus the score with layer ``l`` masked; below 0 if masking it helps.
-        interval: of the loss, by paired bootstrap; row 0 low, row 1 high; NaN if there is one item.
+        interval: of the loss, over items and seeds; row 0 low, row 1 high; NaN if there is one item.
         confidence: of the interval.
     """
 
@@ -41,13 +42,10 @@ class LayerImportance:
 
 
 @checked(ResultError)
-def layer_importance(
-    result: SweepResult, *, confidence: float = 0.95, n_resamples: int = 1000, seed: int = 0
-) -> list[LayerImportance]:
+def layer_importance(result: SweepResult, *, confidence: float = 0.95) -> list[LayerImportance]:
     """Each condition's losses, from a sweep with ``scope="only"`` or a window.
 
-    Intervals are percentiles of the paired bootstrap over items and seeds that `locate` uses, each
-    resample against its own ceiling.
+    Intervals are Student's, of the difference from the ceiling on the same items and seeds.
 
     Raises:
         ResultError: if the sweep masked from a layer on, or the confidence is out of range.
@@ -58,9 +56,10 @@ def layer_importance(
             "this sweep masked from each layer on: for one layer's importance sweep with "
             "scope='only', or with a window such as scope='window:3'"
         )
-    samples = result.resampled(n_resamples, seed)
-    losses = samples[..., -1:] - samples[..., :-1]
-    intervals = result.interval_of(losses, confidence).swapaxes(0, 1)
+    n_layers = len(result.layers) - 1
+    ceiling = np.repeat(np.eye(n_layers + 1)[-1:], n_layers, axis=0)
+    lost = result.spread().combine(ceiling - np.eye(n_layers + 1)[:-1])
+    intervals = lost.interval(confidence).swapaxes(0, 1)
     curves = result.scores.numpy().mean(axis=-1)
     return [
         LayerImportance(

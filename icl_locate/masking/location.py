@@ -1,31 +1,30 @@
-"""Locate the layer at which a task is recognised, with a bootstrap interval.
+"""Locate the layer at which a task is recognised, with its interval and a verdict.
 
 ``R(l) = (S(l) - floor) / (ceiling - floor)`` is what is recovered of the context's worth when the
 context is hidden from layer ``l`` on. The task is recognised at the first layer from which ``R``
 stays at the threshold or above for good: a first crossing would not do, since real curves dip.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
-from numpy import ndarray
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from icl_locate.checks.arguments import check_number
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked, number
 from icl_locate.errors import ResultError
+from icl_locate.masking.curve import Curve, Verdict
 from icl_locate.masking.result import SweepResult
-from icl_locate.studies.intervals import tails_of
 
 _TIE = 1e-9  # a recovery at the threshold counts, rounding aside
+_FEW = 8
 
 
-@short_repr("condition", "layer", "interval", "floor", "ceiling", "jump_layer", "scores")
+@short_repr("condition", "verdict", "layer", "interval", "floor", "ceiling", "effect", "scores")
 @dataclass(frozen=True)
 class Location:
     """Where one condition's curve recovers.
@@ -33,34 +32,54 @@ class Location:
     Attributes:
         condition: the condition.
         layers: the start layers of the curves below.
-        layer: the recognition layer: from here on the context is no longer needed; ``None`` if the
-            context has no effect to recover. If not all start layers ran, the lowest of those that
-            did.
+        verdict: "recognised": by ``layer`` the context is no longer needed; "never recovered": it
+            is needed to the end, and ``layer`` is the last; "no effect": hiding it changes nothing
+            beyond noise; "context harms": the score is higher without it; "not resolved": the
+            interval spans over half of the layers.
+        layer: the recognition layer; ``None`` if there is no effect to recover from. If not all
+            start layers ran, the lowest of those that did.
         after: the start layer that ran before it, at which the context is still needed: the task is
             recognised above it, by ``layer`` at the latest; ``None`` if there is no such layer.
         interval: its confidence interval, both ends included, over all layers at which the task may
-            be recognised; ``None`` if there is no layer, or too few items to resample.
+            be recognised; ``None`` if there is no layer, or a single item. It takes the curve to
+            rise to a plateau but for dips that noise does not explain.
+        upper_any: the interval's upper end with no shape assumed: from here on every layer is above
+            the threshold beyond noise; ``None`` where ``interval`` is.
         ceiling, floor: the mean scores over seeds with nothing hidden, and all hidden.
-        effect: ceiling minus floor with its confidence interval (low, high).
+        effect: ceiling minus floor with its confidence interval (low, high); NaN for a single item.
+        lowest: the start layer with the lowest score if that lies below the floor beyond noise,
+            else 0. Where the floor is as high as the ceiling, recovery is measured from there.
+        level: the plateau's mean score, which recovery is measured to: steadier than the ceiling.
+        dips: start layers at which the score falls, beyond noise, below an earlier one's and below
+            the threshold.
         jump_layer: the layer with the largest rise of ``S`` from the start layer that ran before
             it; ``None`` if there is no effect.
         jump: that rise.
         scores: the curve ``S``, mean over seeds.
         score_interval: its pointwise confidence interval; row 0 low, row 1 high.
-        recovery: the curve ``R``; NaN if the context has no effect.
+        recovery: the curve ``R``, from the floor (or the lowest score) to the level; NaN if the
+            context has no effect.
         threshold: the recovery that counted as recovered.
         confidence: of all intervals, such as 0.95.
-        n_resamples: of the bootstrap.
+        n_items, n_seeds: what the curve was measured on.
+        enough_items: about how many items would resolve the layer where the verdict is "not
+            resolved"; ``None`` if it is another, or if no number of items alone would.
+        n_resamples: curves that were drawn.
     """
 
     condition: str
     layers: tuple[int, ...]
+    verdict: Verdict
     layer: int | None
     after: int | None
     interval: tuple[int, int] | None
+    upper_any: int | None
     ceiling: float
     floor: float
     effect: tuple[float, float, float]
+    lowest: int
+    level: float
+    dips: tuple[int, ...]
     jump_layer: int | None
     jump: float
     scores: Float[Tensor, "layer"]
@@ -68,6 +87,9 @@ class Location:
     recovery: Float[Tensor, "layer"]
     threshold: float
     confidence: float
+    n_items: int
+    n_seeds: int
+    enough_items: int | None
     n_resamples: int
 
     @property
@@ -77,9 +99,9 @@ class Location:
 
     @property
     def label(self) -> str:
-        """The layer in a word: "4"; "5 to 8" if it is known no better; or "no effect"."""
+        """The layer in a word: "4"; "5 to 8" if it is known no better; or the verdict."""
         if self.layer is None or self.after is None:
-            return "no effect"
+            return self.verdict
         first = self.after + 1
         return str(self.layer) if first == self.layer else f"{first} to {self.layer}"
 
@@ -87,14 +109,41 @@ class Location:
     def height(self) -> float:
         """The score at the recognition layer; NaN if there is none."""
         if self.layer is None:
-            return math.nan
+            return float("nan")
         return float(self.scores[self.layers.index(self.layer)])
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader must know beside the verdict; often nothing."""
+        found = []
+        if self.verdict == "not resolved":
+            enough = self.enough_items
+            found.append(
+                f"the interval spans over half of the layers: about {enough} items would do"
+                if enough
+                else "the interval spans over half of the layers, and more items alone would not do"
+            )
+        if self.lowest:
+            found.append(
+                f"hiding it from layer {self.lowest} on costs more than hiding it everywhere: what "
+                "is left, such as instructions kept, does without it what a part of it disturbs"
+            )
+        if self.n_items < _FEW:
+            found.append(f"{self.n_items} items are too few for an interval to be relied on")
+        return tuple(found)
+
     def __str__(self) -> str:
-        if self.layer is None:
-            return f"{self.condition}: no in-context effect"
         low_high = "" if self.interval is None else f" [{self.interval[0]}, {self.interval[1]}]"
-        return f"{self.condition}: recognised by layer {self.label}{low_high}"
+        effect, low, high = self.effect
+        worth = f"effect {effect:.3g} [{low:.3g}, {high:.3g}]"
+        said = {
+            "recognised": f"recognised by layer {self.label}{low_high}",
+            "never recovered": f"never recovered: its context is needed to the end{low_high}",
+            "no effect": f"no effect ({worth})",
+            "context harms": f"context harms ({worth})",
+            "not resolved": f"not resolved: layer {self.label}{low_high}",
+        }
+        return "; ".join([f"{self.condition}: {said[self.verdict]}", *self.notes])
 
 
 @checked(ResultError, threshold=number(above=0, most=1))
@@ -108,14 +157,16 @@ def locate(
 ) -> list[Location]:
     """Find each condition's recognition layer, each against its own ceiling.
 
-    Intervals are percentiles of a paired bootstrap: every resample draws items and seeds with
-    replacement, the same ones for all layers and conditions, and goes through the whole analysis.
+    The ceiling is the mean of the level layers at the top, the crossing that of the isotonic
+    regression, and a later fall below the threshold counts where noise does not explain it (see
+    `masking.crossing`). The interval is the shortest that holds the wanted share of the layers of
+    curves drawn around the smoothed one, with the covariance over items and seeds.
 
     Args:
         threshold: the recovery that counts as recovered, in (0, 1].
         confidence: of the intervals, in (0, 1).
-        n_resamples: of the bootstrap.
-        seed: of the bootstrap's own generator.
+        n_resamples: how many curves are drawn.
+        seed: of their own generator.
 
     Raises:
         ResultError: if an argument is out of range, the result's metric is not known here, or the
@@ -127,13 +178,12 @@ def locate(
             f"this sweep's scope is {scope!r}: a recognition layer is found where masks act from a "
             "layer on; use layer_importance"
         )
-    resampled = result.resampled(n_resamples, seed)
-    curves, layers = result.scores.numpy().mean(axis=-1), result.layers
+    spread = result.spread()
     return [
-        _locate_one(name, layers, curve, samples, threshold, confidence, len(result.targets) > 1)
-        for name, curve, samples in zip(
-            result.conditions, curves, resampled.swapaxes(0, 1), strict=True
+        _locate_one(
+            condition, result.layers, Curve(spread[i], threshold, confidence, n_resamples, seed)
         )
+        for i, condition in enumerate(result.conditions)
     ]
 
 
@@ -146,57 +196,40 @@ def check_confidence(confidence: float) -> None:
     check_number("confidence", confidence, above=0, below=1, error=ResultError)
 
 
-def recognition_layer(
-    curves: Float[ndarray, "*curve layer"], threshold: float
-) -> Int[ndarray, "*curve"]:
-    """The place of the first layer from which recovery stays at the threshold or above for good.
-
-    A curve whose ceiling is not above its floor recovers at the last layer only.
-    """
-    floor, ceiling = curves[..., :1], curves[..., -1:]
-    share = max(threshold - _TIE, _TIE)  # nothing is recovered at the floor itself
-    wanted = floor + share * (ceiling - floor)
-    recovered = (curves >= wanted) & (ceiling > floor)
-    recovered[..., -1] = True
-    below = ~recovered[..., ::-1]
-    n_recovered = np.where(below.any(axis=-1), below.argmax(axis=-1), below.shape[-1])
-    return np.asarray(curves.shape[-1] - n_recovered)
-
-
-def _locate_one(
-    condition: str,
-    layers: Sequence[int],
-    curve: Float[ndarray, "layer"],
-    samples: Float[ndarray, "resample layer"],
-    threshold: float,
-    confidence: float,
-    has_spread: bool,
-) -> Location:
-    tails = tails_of(confidence)
-    difference = float(curve[-1] - curve[0])
-    low, high = np.quantile(samples[:, -1] - samples[:, 0], tails)
-    affected = difference > 0 and low > 0
-    place = int(recognition_layer(curve, threshold)) if affected else None
-    interval = None
-    if affected and has_spread:
-        ends = np.quantile(recognition_layer(samples, threshold), tails, method="nearest")
-        interval = layers[int(ends[0]) - 1] + 1, layers[int(ends[1])]
-    rises = np.diff(curve)
+def _locate_one(condition: str, layers: Sequence[int], curve: Curve) -> Location:
+    scores, effect, rise = curve.scores, curve.effect(), curve.rise()
+    base = 0 if rise is None else rise.base
+    level = scores[-1] if rise is None else rise.level
+    worth = np.nan if rise is None else level - scores[base]
+    jumps = np.diff(scores)
     return Location(
         condition=condition,
         layers=tuple(layers),
-        layer=None if place is None else layers[place],
-        after=None if place is None else layers[place - 1],
-        interval=interval,
-        ceiling=float(curve[-1]),
-        floor=float(curve[0]),
-        effect=(difference, float(low), float(high)),
-        jump_layer=layers[int(rises.argmax()) + 1] if affected else None,
-        jump=float(rises.max()),
-        scores=torch.from_numpy(curve),
-        score_interval=torch.from_numpy(np.quantile(samples, tails, axis=0)),
-        recovery=torch.from_numpy((curve - curve[0]) / (difference if affected else np.nan)),
-        threshold=threshold,
-        confidence=confidence,
-        n_resamples=len(samples),
+        verdict=curve.verdict(effect, rise),
+        layer=None if rise is None else layers[rise.place],
+        after=None if rise is None else layers[rise.place - 1],
+        interval=None if rise is None else _between(layers, rise.interval),
+        upper_any=None if rise is None or rise.upper_any is None else layers[rise.upper_any],
+        ceiling=float(scores[-1]),
+        floor=float(scores[0]),
+        effect=effect,
+        lowest=layers[curve.lowest(than=0) or 0],
+        level=float(level),
+        dips=() if rise is None else tuple(layers[place] for place in rise.dips),
+        jump_layer=None if rise is None else layers[int(jumps.argmax()) + 1],
+        jump=float(jumps.max()),
+        scores=torch.from_numpy(scores),
+        score_interval=torch.from_numpy(curve.spread.interval(curve.confidence)),
+        recovery=torch.from_numpy((scores - scores[base]) / worth),
+        threshold=curve.threshold,
+        confidence=curve.confidence,
+        n_items=curve.spread.n_items,
+        n_seeds=curve.spread.n_seeds,
+        enough_items=None if rise is None else rise.enough_items,
+        n_resamples=curve.n_draws,
     )
+
+
+def _between(layers: Sequence[int], places: tuple[int, int] | None) -> tuple[int, int] | None:
+    """The layers between two places: down to the first that the start layer before did not say."""
+    return None if places is None else (layers[places[0] - 1] + 1, layers[places[1]])

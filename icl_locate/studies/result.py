@@ -15,7 +15,7 @@ from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.metrics import Metric, check_statistics, find_scorer, score_totals
 from icl_locate.records.saved import Saved
-from icl_locate.studies.intervals import bootstrap_scores, percentile_interval
+from icl_locate.studies.intervals import Spread
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -121,30 +121,26 @@ class Measured(Saved, form="", tensors=(), labels=()):
         return find_scorer(self.metric, self.custom_metric, self.provenance)
 
     @checked(ResultError)
-    def score_interval(
-        self, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
-    ) -> Float[Tensor, "bound *cell"]:
+    def score_interval(self, confidence: float = 0.95) -> Float[Tensor, "bound *cell"]:
         """Of each cell's score, the mean over seeds; row 0 low, row 1 high; NaN for a single item.
 
-        By paired bootstrap over items and seeds.
+        Student's, from the scatter over items and seeds.
 
         Raises:
             ResultError: if the confidence is out of range, or the metric is not known here.
         """
-        return torch.from_numpy(self.interval_of(self.resampled(n_resamples, seed), confidence))
+        return torch.from_numpy(self.spread().interval(confidence))
 
-    def resampled(self, n_resamples: int, seed: int) -> Float[ndarray, "resample *cell"]:
-        """Scores of resampled items and seeds, averaged over the resampled seeds."""
+    def spread(self) -> Spread:
+        """How the scores scatter over items and seeds, with the axes of the scores.
+
+        Raises:
+            ResultError: if the metric is not known here.
+        """
         table = self._known_statistics().numpy()
         if "seed" not in self._axes:
             table = np.expand_dims(table, -3)
-        return bootstrap_scores(self.scorer(), table, n_resamples, seed)
-
-    def interval_of(
-        self, samples: Float[ndarray, "resample *cell"], confidence: float
-    ) -> Float[ndarray, "bound *cell"]:
-        """The interval of what was made of resamples."""
-        return percentile_interval(samples, confidence, self.n_items)
+        return Spread.of(self.scorer(), table)
 
     def to_xarray(self) -> "xr.Dataset":
         """The scores as a labelled dataset over the axes."""
