@@ -5,7 +5,6 @@ context is hidden from layer ``l`` on. The task is recognised at the first layer
 stays at the threshold or above for good: a first crossing would not do, since real curves dip.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -178,11 +177,9 @@ def locate(
             f"this sweep's scope is {scope!r}: a recognition layer is found where masks act from a "
             "layer on; use layer_importance"
         )
-    spread = result.spread()
+    spread, how = result.spread(), (threshold, confidence, n_resamples, seed)
     return [
-        _locate_one(
-            condition, result.layers, Curve(spread[i], threshold, confidence, n_resamples, seed)
-        )
+        _locate_one(condition, Curve(spread[i], result.layers, *how))
         for i, condition in enumerate(result.conditions)
     ]
 
@@ -196,31 +193,31 @@ def check_confidence(confidence: float) -> None:
     check_number("confidence", confidence, above=0, below=1, error=ResultError)
 
 
-def _locate_one(condition: str, layers: Sequence[int], curve: Curve) -> Location:
+def _locate_one(condition: str, curve: Curve) -> Location:
     scores, effect, rise = curve.scores, curve.effect(), curve.rise()
-    base = 0 if rise is None else rise.base
+    floor = None if rise is None else scores[curve.layers.index(rise.base)]
     level = scores[-1] if rise is None else rise.level
-    worth = np.nan if rise is None else level - scores[base]
+    worth = np.nan if floor is None else level - floor
     jumps = np.diff(scores)
     return Location(
         condition=condition,
-        layers=tuple(layers),
+        layers=curve.layers,
         verdict=curve.verdict(effect, rise),
-        layer=None if rise is None else layers[rise.place],
-        after=None if rise is None else layers[rise.place - 1],
-        interval=None if rise is None else _between(layers, rise.interval),
-        upper_any=None if rise is None or rise.upper_any is None else layers[rise.upper_any],
+        layer=None if rise is None else rise.layer,
+        after=None if rise is None else rise.after,
+        interval=None if rise is None else rise.interval,
+        upper_any=None if rise is None else rise.upper_any,
         ceiling=float(scores[-1]),
         floor=float(scores[0]),
         effect=effect,
-        lowest=layers[curve.lowest(than=0) or 0],
+        lowest=curve.layers[curve.lowest(than=0) or 0],
         level=float(level),
-        dips=() if rise is None else tuple(layers[place] for place in rise.dips),
-        jump_layer=None if rise is None else layers[int(jumps.argmax()) + 1],
+        dips=() if rise is None else rise.dips,
+        jump_layer=None if rise is None else curve.layers[int(jumps.argmax()) + 1],
         jump=float(jumps.max()),
         scores=torch.from_numpy(scores),
         score_interval=torch.from_numpy(curve.spread.interval(curve.confidence)),
-        recovery=torch.from_numpy((scores - scores[base]) / worth),
+        recovery=torch.from_numpy((scores - (floor or 0)) / worth),
         threshold=curve.threshold,
         confidence=curve.confidence,
         n_items=curve.spread.n_items,
@@ -228,8 +225,3 @@ def _locate_one(condition: str, layers: Sequence[int], curve: Curve) -> Location
         enough_items=None if rise is None else rise.enough_items,
         n_resamples=curve.n_draws,
     )
-
-
-def _between(layers: Sequence[int], places: tuple[int, int] | None) -> tuple[int, int] | None:
-    """The layers between two places: down to the first that the start layer before did not say."""
-    return None if places is None else (layers[places[0] - 1] + 1, layers[places[1]])

@@ -255,6 +255,18 @@ def shortest(places: Int[ndarray, "draw"], holds: int, confidence: float) -> tup
     return low + least, low + width + least
 
 
+def draw(
+    covariance: Float[ndarray, "cell cell"], n_items: int, n_draws: int, seed: int
+) -> Float[ndarray, "draw cell"]:
+    """Noise with a covariance that so many items tell."""
+    values, vectors = np.linalg.eigh(covariance)
+    generator = np.random.default_rng(seed)
+    normal = generator.standard_normal((n_draws, len(values)))
+    chi = generator.chisquare(n_items - 1, (n_draws, 1)) / (n_items - 1)
+    root = vectors * np.sqrt(np.maximum(values, 0))
+    return np.asarray(normal @ root.T / np.sqrt(chi))
+
+
 @lru_cache(maxsize=4)
 def _standard(seed: int, stream: int, n_draws: int, size: int) -> Float[ndarray, "draw size"]:
     """Standard normal numbers, made once for all curves that draw the same items."""
