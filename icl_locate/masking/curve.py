@@ -6,7 +6,7 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
 
 from icl_locate.masking.crossing import FALSE_DIPS, Crossing

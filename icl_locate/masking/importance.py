@@ -23,7 +23,7 @@ class LayerImportance:
         layers: the layers that were masked, each with (in a window) those behind it.
         ceiling: the mean score over seeds with nothing hidden.
         loss: the ceiling minus the score with layer ``l`` masked; below 0 if masking it helps.
-        interval: of the loss, over items and seeds; row 0 low, row 1 high; NaN if there is one item.
+        interval: of the loss, over items and seeds; row 0 low, row 1 high; NaN for one item.
         confidence: of the interval.
     """
 

@@ -20,21 +20,25 @@ from icl_locate.metrics import Metric, score_totals
 
 @dataclass(frozen=True)
 class Variance:
-    """Variances of mean scores, with the degrees of freedom that they are known by.
+    """Variances of mean scores, and how well they are known.
 
     Attributes:
         value: one for each cell; NaN if there is one item.
-        df: Satterthwaite's approximation.
+        doubt: the sum of its parts' squares, each by the degrees of freedom that it has.
     """
 
     value: Float[ndarray, "*cell"]
-    df: Float[ndarray, "*cell"]
+    doubt: Float[ndarray, "*cell"]
 
     def __add__(self, other: "Variance") -> "Variance":
         """Of a sum or a difference of two that share nothing."""
-        value = self.value + other.value
-        parts = self.value**2 / self.df + other.value**2 / other.df
-        return Variance(value, _ratio(value**2, parts, self.df + other.df))
+        return Variance(self.value + other.value, self.doubt + other.doubt)
+
+    @property
+    def df(self) -> Float[ndarray, "*cell"]:
+        """Degrees of freedom by Satterthwaite's approximation, 1 at least."""
+        known = _ratio(self.value**2, self.doubt, np.full(self.value.shape, np.inf))
+        return np.maximum(known, 1)
 
     def interval(
         self, mean: Float[ndarray, "*cell"], confidence: float
@@ -77,12 +81,12 @@ class Spread:
     @property
     def n_seeds(self) -> int:
         """Seeds."""
-        return self.influence.shape[-2]
+        return int(self.influence.shape[-2])
 
     @property
     def n_items(self) -> int:
         """Items."""
-        return self.influence.shape[-1]
+        return int(self.influence.shape[-1])
 
     @cached_property
     def mean(self) -> Float[ndarray, "*cell"]:
@@ -104,7 +108,8 @@ class Spread:
     @cached_property
     def items(self) -> Float[ndarray, "*cell"]:
         """The mean square of items."""
-        return np.asarray(self.n_seeds * (self.by_item**2).sum(axis=-1) / (self.n_items - 1))
+        total = self.n_seeds * (self.by_item**2).sum(axis=-1)
+        return np.asarray(total / max(self.n_items - 1, 1))
 
     @cached_property
     def seeds(self) -> Float[ndarray, "*cell"]:
@@ -121,19 +126,18 @@ class Spread:
     @cached_property
     def item_variance(self) -> Variance:
         """Of the mean, from items; with it comes what items do differently under each seed."""
-        df = np.full(self.items.shape, max(self.n_items - 1, 1), dtype=np.float64)
-        return Variance(self.items / (self.n_items * self.n_seeds), df)
+        value = self.items / (self.n_items * self.n_seeds)
+        return Variance(value, value**2 / max(self.n_items - 1, 1))
 
     @cached_property
     def seed_variance(self) -> Variance:
         """Of the mean, from seeds, beyond what items do differently under each; 0 of one seed."""
-        if self.n_seeds < 2:
-            return Variance(np.zeros(self.mean.shape), np.ones(self.mean.shape))
-        more = self.seeds - self.rest
         n, s = self.n_items, self.n_seeds
-        parts = self.seeds**2 / (s - 1) + self.rest**2 / ((n - 1) * (s - 1))
-        df = _ratio(more**2, parts, np.ones(more.shape))
-        return Variance(np.maximum(more, 0) / (n * s), np.where(more > 0, df, s - 1.0))
+        if s < 2 or n < 2:
+            return Variance(np.zeros(self.mean.shape), np.zeros(self.mean.shape))
+        seeds, rest = self.seeds / (n * s), self.rest / (n * s)
+        doubt = seeds**2 / (s - 1) + rest**2 / ((n - 1) * (s - 1))
+        return Variance(np.maximum(seeds - rest, 0), doubt)
 
     @cached_property
     def variance(self) -> Variance:
@@ -153,7 +157,7 @@ class Spread:
         if self.n_seeds < 2:
             return np.zeros(self.mean.shape[:-1])
         more = _ratio(self.seeds.sum(axis=-1), self.rest.sum(axis=-1), np.ones(()))
-        return np.maximum(more - 1, 0)
+        return np.asarray(np.maximum(more - 1, 0))
 
     def covariance(
         self, seed_share: Float[ndarray, "*batch"] | None = None
