@@ -48,7 +48,7 @@ class Crossing:
         above = self.above(curves)
         rising = above.cumsum(axis=-1)
         rising[..., -1] = np.inf
-        layer = 1 + rising.argmin(axis=-1)
+        layer = np.asarray(1 + rising.argmin(axis=-1))
         dip = np.zeros_like(layer)
         places = np.arange(self.n + 1)
         for _ in range(2):
@@ -59,7 +59,7 @@ class Crossing:
                 break
             dip = np.where(found, self.n - real[..., ::-1].argmax(axis=-1), dip)
             after = np.where(places >= dip[..., None], rising, np.inf)
-            layer = np.where(found, 1 + after.argmin(axis=-1), layer)
+            layer = np.asarray(np.where(found, 1 + after.argmin(axis=-1), layer))
         return layer, dip
 
     def smooth(self, curve: Float[ndarray, "layer"]) -> Float[ndarray, "layer"]:
@@ -86,7 +86,8 @@ class Crossing:
             uneven |= np.abs(curves @ weights.T) > LEVEL * errors + _TIE
         uneven[..., 0] = True  # the floor is no part of a plateau
         first = self.n - uneven[..., -2::-1].argmax(axis=-1)
-        return np.take_along_axis(_means_above(curves), first[..., None], axis=-1)[..., 0]
+        found = np.take_along_axis(_means_above(curves), np.expand_dims(first, -1), axis=-1)
+        return np.asarray(found[..., 0])
 
     def errors(self, weights: Float[ndarray, "contrast layer"]) -> Float[ndarray, "contrast"]:
         """Standard errors of weighted sums of a curve's scores."""

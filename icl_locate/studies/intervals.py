@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
+from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
 from icl_locate.metrics import Metric, score_totals
@@ -37,8 +38,8 @@ class Variance:
     @property
     def df(self) -> Float[ndarray, "*cell"]:
         """Degrees of freedom by Satterthwaite's approximation, 1 at least."""
-        known = _ratio(self.value**2, self.doubt, np.full(self.value.shape, np.inf))
-        return np.maximum(known, 1)
+        known = _ratio(self.value**2, self.doubt, np.inf)
+        return np.asarray(np.maximum(known, 1))
 
     def interval(
         self, mean: Float[ndarray, "*cell"], confidence: float
@@ -156,7 +157,7 @@ class Spread:
         """
         if self.n_seeds < 2:
             return np.zeros(self.mean.shape[:-1])
-        more = _ratio(self.seeds.sum(axis=-1), self.rest.sum(axis=-1), np.ones(()))
+        more = _ratio(self.seeds.sum(axis=-1), self.rest.sum(axis=-1), 1.0)
         return np.asarray(np.maximum(more - 1, 0))
 
     def covariance(
@@ -279,6 +280,8 @@ def _standard(seed: int, stream: int, n_draws: int, size: int) -> Float[ndarray,
     return found
 
 
-def _ratio(a: ndarray, b: ndarray, otherwise: ndarray) -> ndarray:
+def _ratio(a: ArrayLike, b: ArrayLike, otherwise: float) -> ndarray:
     """Their ratio, or something else where nothing scatters."""
-    return np.where(b > 0, a / np.where(b > 0, b, 1), otherwise)
+    divisor = np.asarray(b)
+    scatters = divisor > 0
+    return np.asarray(np.where(scatters, a / np.where(scatters, divisor, 1), otherwise))
