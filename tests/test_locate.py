@@ -222,12 +222,12 @@ def test_verdicts():
 
 
 def test_too_much_noise_resolves_nothing_and_says_what_would():
-    result = result_of([step(24, 6, 0.5)], noise=1.0, n_items=60)
-    (found,) = icl.locate(result)
+    noisy = {"noise": 1.2, "n_seeds": 3}
+    (found,) = icl.locate(result_of([step(24, 6, 0.5)], n_items=60, **noisy))
     assert found.verdict == "not resolved" and found.interval[1] - found.interval[0] > 12
     assert found.layer in range(found.interval[0], found.interval[1] + 1)
     assert found.enough_items > 60
-    (more,) = icl.locate(result_of([step(24, 6, 0.5)], noise=1.0, n_items=2 * found.enough_items))
+    (more,) = icl.locate(result_of([step(24, 6, 0.5)], n_items=2 * found.enough_items, **noisy))
     assert more.verdict == "recognised" and more.layer == 6
 
 

@@ -113,7 +113,7 @@ class Curve:
             found = part.crossing.layers(smooth + part.noise)[0]
             interval = part._between(shortest(found, place, self.confidence))
             if not part.resolves(interval):
-                enough = part._enough_items(smooth, place)
+                enough = part._enough_items(place)
         return Rise(
             base=self.layers[base],
             layer=part.layers[place],
@@ -190,12 +190,18 @@ class Curve:
         below = self.crossing.above(scores) < 0
         return [m for m in range(1, self.n) if below[m] and fallen[:, m].any()]
 
-    def _enough_items(self, smooth: Float[ndarray, "layer"], place: int) -> int | None:
+    def settled(self, place: int) -> Float[ndarray, "layer"]:
+        """The curve as it seems to be: smooth up to a place, and level from there on."""
+        above = np.arange(self.n + 1) >= place
+        level = self.crossing.ceiling(self.scores)
+        return np.where(above, level, self.crossing.smooth(self.scores))
+
+    def _enough_items(self, place: int) -> int | None:
         """The fewest items, of some multiples of those measured, that would resolve the layer."""
         for times in _TIMES:
             n_items = times * self.spread.n_items
             noise = self.spread.covariance_of(n_items, self.spread.n_seeds, self.seed_share)
-            again = smooth + draw(noise, n_items, self.n_draws, self.seed)
+            again = self.settled(place) + draw(noise, n_items, self.n_draws, self.seed)
             places = Crossing(noise, self.threshold).layers(again)[0]
             if self.resolves(self._between(shortest(places, place, self.confidence))):
                 return n_items
