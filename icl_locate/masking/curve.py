@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 from numpy import ndarray
+from scipy.stats import t as student
 
 from icl_locate.masking.crossing import FALSE_DIPS, Crossing
 from icl_locate.studies.intervals import Spread, draw, shortest
@@ -15,6 +16,8 @@ from icl_locate.studies.intervals import Spread, draw, shortest
 Verdict = Literal["recognised", "never recovered", "no effect", "context harms", "not resolved"]
 _TIMES = (2, 4, 8, 16, 32, 64)
 """How many times the items are tried when too few were measured."""
+_DOUBT = 0.001
+"""How often a curve of noise may be said to have a lowest point that is none."""
 _ROUNDING = 1e-6
 """An effect below this share of the scores is what float32 leaves of equal ones."""
 
@@ -85,23 +88,21 @@ class Curve:
         return float(worth.mean[0]), float(low), float(high)
 
     def lowest(self, than: int) -> int | None:
-        """The place of the lowest score, if it lies below another place's beyond noise.
+        """The place of the lowest score, if it lies below another place's beyond doubt.
 
-        As many comparisons as there are layers: each is made so much surer.
+        Seeds scatter as they do over all layers together: of single layers few seeds tell little.
         """
         places = [m for m in range(1, self.n) if m != than]
         if not places or self.spread.n_items < 2:
             return None
-        lost = self.spread.combine(_differences(self.n, than, places))
-        low = lost.interval(1 - (1 - self.confidence) / len(places))[0]
-        sure = np.flatnonzero(low > self._rounding)
-        return places[int(sure[lost.mean[sure].argmax()])] if len(sure) else None
+        weights = _differences(self.n, than, places)
+        lost = weights @ self.scores
+        sure = student.ppf(1 - _DOUBT / len(places), self.spread.n_items - 1)
+        margin = sure * self.crossing.errors(weights) + self._rounding
+        return places[int(lost.argmax())] if (lost > margin).any() else None
 
     def rise(self) -> Rise | None:
-        """Where the curve rises from its floor; from its lowest point if the floor is no lower.
-
-        ``None`` if nothing rises beyond noise, or the floor lies above the ceiling.
-        """
+        """Where the curve rises for good; ``None`` if nothing rises beyond noise, or it falls."""
         base = self._base()
         if base is None:
             return None
@@ -155,13 +156,19 @@ class Curve:
         return weights
 
     def _base(self) -> int | None:
-        """The place that recovery is measured from, if there is anything to recover."""
+        """The place that recovery is measured from, if there is anything to recover.
+
+        The floor; or the lowest point, where the floor lies nearer to the ceiling than to it.
+        """
         effect, low, high = self.effect()
         if self.spread.n_items < 2:
             low = high = effect
-        if low > self._rounding:
-            return 0
-        return None if high < -self._rounding else self.lowest(than=self.n)
+        if high < -self._rounding:
+            return None
+        lowest = self.lowest(than=self.n)
+        if lowest is not None and effect < (self.scores[-1] - self.scores[lowest]) / 2:
+            return lowest
+        return 0 if low > self._rounding else None
 
     def _between(self, places: tuple[int, int]) -> tuple[int, int]:
         """The layers between two places: from the first that the start layer before left open."""

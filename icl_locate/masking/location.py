@@ -47,7 +47,8 @@ class Location:
         ceiling, floor: the mean scores over seeds with nothing hidden, and all hidden.
         effect: ceiling minus floor with its confidence interval (low, high); NaN for a single item.
         lowest: the start layer with the lowest score if that lies below the floor beyond noise,
-            else 0. Where the floor is as high as the ceiling, recovery is measured from there.
+            else 0. Where the floor lies nearer to the ceiling than to it, recovery is measured from
+            there.
         level: the plateau's mean score, which recovery is measured to: steadier than the ceiling.
         dips: start layers at which the score falls, beyond noise, below an earlier one's and below
             the threshold.
