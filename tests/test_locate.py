@@ -238,7 +238,7 @@ def test_a_floor_that_is_not_the_lowest_point():
     assert found.effect[1] < 0 < found.effect[2], "hidden everywhere it is not missed"
     assert found.lowest in (2, 3) and found.verdict == "recognised" and found.layer == 5
     assert found.recovery[found.lowest] == 0 and "costs more" in str(found)
-    half = np.array([0.5, 0.3, 0.05, 0.05, 0.3, 0.9, 0.9, 0.9])
+    half = np.array([0.3, 0.2, 0.05, 0.05, 0.3, 0.9, 0.9, 0.9])
     (found,) = icl.locate(result_of([half], noise=0.1))
     assert found.recovery[0] == 0 and found.lowest in (2, 3) and found.layer == 5
 
