@@ -26,6 +26,8 @@ from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import MaskError, ResultError
 from icl_locate.interventions.heads import HeadSet
 from icl_locate.metrics import Metric
+from icl_locate.studies.draws import percentiles
+from icl_locate.studies.intervals import Spread
 from icl_locate.studies.result import Measured
 
 if TYPE_CHECKING:
@@ -97,10 +99,14 @@ class HeadSweepResult(
         parts = self.scores.flatten(0, 1), self.ceiling[None], self.floor[None]
         return [(statistics.sum(axis=-2), torch.cat(parts).numpy())]
 
-    def resampled(self, n_resamples: int, seed: int) -> Float[ndarray, "resample layer head"]:
-        """Scores of resampled items and seeds, averaged over the resampled seeds."""
-        flat = super().resampled(n_resamples, seed)[:, :-2]
-        return flat.reshape(-1, len(self.layers), len(self.heads))
+    def spread(self) -> Spread:
+        """How the heads' scores scatter over items and seeds.
+
+        Raises:
+            ResultError: if the metric is not known here.
+        """
+        n_layers, n_heads = len(self.layers), len(self.heads)
+        return super().spread()[np.arange(n_layers * n_heads).reshape(n_layers, n_heads)]
 
     @property
     def worth(self) -> Float[Tensor, "layer head"]:
@@ -113,17 +119,15 @@ class HeadSweepResult(
         return (self.scores - self.floor).mean(dim=-1)
 
     @checked(ResultError)
-    def interval(
-        self, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
-    ) -> Float[Tensor, "bound layer head"]:
-        """Of each head's worth, by paired bootstrap over items and seeds; row 0 low, row 1 high.
+    def interval(self, confidence: float = 0.95) -> Float[Tensor, "bound layer head"]:
+        """Of each head's worth, from the scatter over items and seeds; row 0 low, row 1 high.
 
-        NaN for a single item.
+        Student's, of the difference on the same items and seeds; NaN for a single item.
 
         Raises:
             ResultError: if the confidence is out of range, or the metric is not known here.
         """
-        found = self.interval_of(self._resampled_worth(n_resamples, seed), confidence)
+        found = self._worth().interval(confidence)
         return torch.from_numpy(found).view(2, *self.worth.shape)
 
     @checked(ResultError)
@@ -133,21 +137,26 @@ class HeadSweepResult(
         """The share of all heads' worth that lies in layers below ``layer``: (share, low, high).
 
         With a recognition layer it says whether the layers before it hold the heads. Worth below 0
-        counts as 0; NaN if no head is worth anything.
+        counts as 0; NaN if no head is worth anything. The interval is of shares as they may come
+        out another time, on other items under other seeds; NaN for a single item.
+
+        Args:
+            layer: from 0 to the number of layers.
+            confidence: of the interval.
+            n_resamples: how many shares are drawn.
+            seed: of their own generator.
 
         Raises:
             ResultError: if the layer or the confidence is out of range.
         """
         n_layers, n_heads = self.worth.shape
         check_count("layer", layer, least=0, most=n_layers, error=ResultError)
-        samples = self._resampled_worth(n_resamples, seed)
-        table = np.concatenate([self.worth.numpy().reshape(1, -1), samples]).clip(min=0)
+        worth = self._worth()
+        table = np.concatenate([worth.mean[None], worth.draws(n_resamples, seed)]).clip(min=0)
         with np.errstate(invalid="ignore"):
             shares = table[:, : layer * n_heads].sum(axis=1) / table.sum(axis=1)
         known = shares[1:][~np.isnan(shares[1:])]
-        if not len(known):
-            return np.nan, np.nan, np.nan
-        low, high = self.interval_of(known, confidence)
+        low, high = percentiles(known, confidence) if len(known) else (np.nan, np.nan)
         return float(shares[0]), float(low), float(high)
 
     @checked(ResultError)
@@ -180,11 +189,11 @@ class HeadSweepResult(
         order = self.worth.flatten().argsort(descending=True, stable=True)[:n].tolist()
         return HeadSet(tuple(divmod(place, n_heads) for place in order), n_layers, n_heads)
 
-    def _resampled_worth(self, n_resamples: int, seed: int) -> Any:
-        samples = super().resampled(n_resamples, seed)
-        if self.mode == "hidden":
-            return samples[:, -2:-1] - samples[:, :-2]
-        return samples[:, :-2] - samples[:, -1:]
+    def _worth(self) -> Spread:
+        """How the heads' worth scatters; a cell a head."""
+        cells = super().spread()
+        *heads, ceiling, floor = np.eye(len(cells.mean))
+        return cells.combine(ceiling - heads if self.mode == "hidden" else heads - floor)
 
 
 @short_repr("model", "task", "mode", "metric", "sizes", "floor", "ceiling", "scores")
@@ -237,7 +246,7 @@ class HeadSetCurve(
 
     @cached_property
     def interval(self) -> Float[Tensor, "bound size"]:
-        """Of the means over seeds, 95 % by paired bootstrap; row 0 low, row 1 high."""
+        """Of the means over seeds, 95 %, Student's; row 0 low, row 1 high."""
         return self.score_interval()
 
 

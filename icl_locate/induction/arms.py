@@ -79,15 +79,16 @@ class Arm:
 class Comparison:
     """The selection against its random controls, for one intervention, fraction and shots.
 
-    Each score is (mean over seeds, and for random over controls; low; high), its interval by paired
-    bootstrap over items and seeds (NaN for a single item).
+    Each score is (mean over seeds, and for random over controls; low; high), its interval
+    Student's, from the scatter over items and seeds (NaN for a single item).
 
     Attributes:
         fraction, fractions: as `Arm` says.
         full, induction, random: the scores of the whole model, without the selection, without the
             controls.
         difference: random minus induction: what the selection is worth beyond other heads. Its
-            interval, and that of random, resamples the controls too.
+            interval, and that of random, takes the controls for some of all that could be drawn; of
+            a single control it leaves out how much they differ.
         p_value: of no difference between the selection and these very controls, two-sided: how
             often swapping the two item by item gives as large a one (a paired permutation test). It
             does not say how other controls would have done.

@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,7 +24,7 @@ from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.saved import Saved
-from icl_locate.studies.intervals import percentile_interval
+from icl_locate.studies.intervals import Spread
 from icl_locate.studies.recipe import describe_model, prompts_digest
 
 if TYPE_CHECKING:
@@ -74,21 +73,16 @@ class HeadEffects(
         return self.losses.mean(dim=1)
 
     @checked(ResultError)
-    def interval(
-        self, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
-    ) -> Float[Tensor, "bound head"]:
-        """A confidence interval of each mean, by bootstrap over prompts; row 0 low, row 1 high.
+    def interval(self, confidence: float = 0.95) -> Float[Tensor, "bound head"]:
+        """A confidence interval of each mean over prompts, Student's; row 0 low, row 1 high.
 
         NaN for a single prompt.
 
         Raises:
             ResultError: if the confidence is out of range.
         """
-        n_items = self.losses.shape[1]
-        generator = np.random.default_rng(seed)
-        counts = generator.multinomial(n_items, np.full(n_items, 1 / n_items), n_resamples)
-        means = counts @ self.losses.numpy().T / n_items
-        return torch.from_numpy(percentile_interval(means, confidence, n_items))
+        spread = Spread.of_means(self.losses[:, None].double().numpy())
+        return torch.from_numpy(spread.interval(confidence))
 
     @checked(ResultError)
     def to_dataframe(self, confidence: float = 0.95) -> "pd.DataFrame":

@@ -19,6 +19,7 @@ from icl_locate.errors import ResultError
 from icl_locate.induction.arms import Arm, Comparison, as_arms
 from icl_locate.interventions.ablation import HeadReference
 from icl_locate.metrics import Metric, score_totals
+from icl_locate.studies.intervals import Spread
 from icl_locate.studies.result import Measured
 
 if TYPE_CHECKING:
@@ -74,32 +75,27 @@ class AblationResult(
 
         Args:
             confidence: of the intervals, in (0, 1).
-            n_resamples: of the bootstrap, and of the permutation test.
-            seed: of their own generators.
+            n_resamples: of the permutation test.
+            seed: of its own generator.
 
         Raises:
             ResultError: if an argument is out of range, or the metric is not known here.
         """
         metric, statistics = self.scorer(), self.statistics.numpy()
-        samples = self.resampled(n_resamples, seed)
-        means = np.concatenate([self.scores.numpy().mean(axis=-1)[None], samples])
-
-        def interval(values: ndarray) -> tuple[float, float, float]:
-            low, high = self.interval_of(values[1:], confidence)
-            return float(values[0]), float(low), float(high)
-
+        spread = self.spread()
+        means = spread.mean
+        single = np.stack([means, *spread.interval(confidence)], axis=-1)
         found = []
         for (place, arm), (i, n_shots) in product(enumerate(self.arms), enumerate(self.shots)):
             if arm.kind != "induction":
                 continue
             controls, p_value, rank_p = self._controls_of(arm), math.nan, math.nan
-            random = np.full(len(means), np.nan)
+            random = difference = np.full(3, np.nan)
             if controls:
-                weights = _draw_controls(len(controls), n_resamples, seed)
-                random = (means[:, controls, i] * weights).sum(axis=1)
+                random, difference = _against(spread[[place, *controls], i], confidence)
                 arms = statistics[place, i], statistics[controls, i]
                 p_value = permutation_p_value(metric, *arms, n_resamples, seed)
-                as_bad = int((means[0, controls, i] <= means[0, place, i] + 1e-12).sum())
+                as_bad = int((means[controls, i] <= means[place, i] + 1e-12).sum())
                 rank_p = (1 + as_bad) / (1 + len(controls))
             found.append(
                 Comparison(
@@ -107,10 +103,10 @@ class AblationResult(
                     fraction=arm.fraction,
                     fractions=arm.fractions,
                     n_shots=n_shots,
-                    full=interval(means[:, 0, i]),
-                    induction=interval(means[:, place, i]),
-                    random=interval(random),
-                    difference=interval(random - means[:, place, i]),
+                    full=_three(single[0, i]),
+                    induction=_three(single[place, i]),
+                    random=_three(random),
+                    difference=_three(difference),
                     p_value=p_value,
                     rank_p=rank_p,
                 )
@@ -155,11 +151,21 @@ class AblationResult(
         ]
 
 
-def _draw_controls(n: int, n_resamples: int, seed: int) -> Float[ndarray, "row control"]:
-    """The weight of each control: all alike first, then as often as each resample draws it."""
-    generator = np.random.default_rng([seed, n])
-    drawn = generator.multinomial(n, np.full(n, 1 / n), size=n_resamples)
-    return np.concatenate([np.ones((1, n)), drawn]) / n
+def _against(arms: Spread, confidence: float) -> Float[ndarray, "what value"]:
+    """The controls' mean, and that minus the selection, each with its interval.
+
+    Args:
+        arms: the selection, and behind it its controls.
+    """
+    n = len(arms.mean) - 1
+    found = arms.combine(np.array([[0.0, *[1 / n] * n], [-1.0, *[1 / n] * n]]))
+    variance = found.variance + arms[1:].cell_variance
+    return np.stack([found.mean, *variance.interval(found.mean, confidence)], axis=-1)
+
+
+def _three(values: Float[ndarray, "value"]) -> tuple[float, float, float]:
+    mean, low, high = values.tolist()
+    return mean, low, high
 
 
 def permutation_p_value(

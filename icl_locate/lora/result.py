@@ -15,7 +15,7 @@ from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.metrics import Metric
-from icl_locate.studies.intervals import percentile_interval
+from icl_locate.studies.draws import percentiles
 from icl_locate.studies.result import Measured
 
 
@@ -67,11 +67,9 @@ class LoraResult(
         check_table("n_epochs", self.n_epochs, self._shape(), whole=True)
 
     @checked(ResultError)
-    def interval(
-        self, confidence: float = 0.95, *, n_resamples: int = 1000, seed: int = 0
-    ) -> Float[Tensor, "bound layer"]:
+    def interval(self, confidence: float = 0.95) -> Float[Tensor, "bound layer"]:
         """Of the mean score of each layer: `score_interval`."""
-        return self.score_interval(confidence, n_resamples=n_resamples, seed=seed)
+        return self.score_interval(confidence)
 
     @checked(ResultError)
     def rank_correlation(
@@ -87,25 +85,26 @@ class LoraResult(
 
         Layer ``l`` tuned against the context hidden from ``l`` on. Layers before the task is
         recognised are expected to train well where masking still hurts: a negative correlation. The
-        interval resamples the items and seeds of both; NaN if a curve is flat.
+        interval is of correlations as they may come out another time, on other items under other
+        seeds for both; NaN if a curve is flat, or of a single item.
 
         Args:
             result: a sweep of the same model with scope "from".
             condition: which of its curves; ``None`` means the first.
+            confidence: of the interval.
+            n_resamples: how many pairs of curves are drawn.
+            seed: of their own generators.
 
         Raises:
             ResultError: if the result has no such condition, other layers or another scope.
         """
         place, starts = self._curve_of(result, condition)
-        curve = result.scores[place].mean(dim=-1).numpy()[starts]
-        masked = result.resampled(n_resamples, seed)[:, place][:, starts]
-        tuned = self.resampled(n_resamples, seed + 1)
-        rhos = [_spearman(a, b) for a, b in zip(tuned, masked, strict=True)]
-        known = np.array([rho for rho in rhos if not np.isnan(rho)])  # a flat curve has no ranks
-        if not len(known):
-            return np.nan, np.nan, np.nan
-        low, high = percentile_interval(known, confidence, min(self.n_items, result.n_items))
-        return _spearman(self.scores.mean(dim=-1).numpy(), curve), float(low), float(high)
+        tuned, masked = self.spread(), result.spread()[place][starts]
+        curves = tuned.draws(n_resamples, seed + 1), masked.draws(n_resamples, seed)
+        rhos = np.array([_spearman(a, b) for a, b in zip(*curves, strict=True)])
+        known = rhos[~np.isnan(rhos)]  # a flat curve has no ranks
+        low, high = percentiles(known, confidence) if len(known) else (np.nan, np.nan)
+        return _spearman(tuned.mean, masked.mean), float(low), float(high)
 
     def _curve_of(self, result: Measured, condition: str | None) -> tuple[int, list[int]]:
         """Where a sweep holds a condition, and where these layers."""

@@ -11,7 +11,8 @@ from numpy import ndarray
 from scipy.stats import t as student
 
 from icl_locate.masking.crossing import FALSE_DIPS, Crossing
-from icl_locate.studies.intervals import Spread, draw, shortest
+from icl_locate.studies.draws import draw, shortest
+from icl_locate.studies.intervals import Spread
 
 Verdict = Literal["recognised", "never recovered", "no effect", "context harms", "not resolved"]
 _TIMES = (2, 4, 8, 16, 32, 64)

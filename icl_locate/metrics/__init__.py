@@ -1,8 +1,8 @@
 """Metrics: what a run's answers are worth, as sufficient statistics and the score made of them.
 
 A metric turns each answer into a row of statistics that add up over items, and a sum of such rows
-into a score. A bootstrap then never looks at a text twice, and a corpus metric such as BLEU is
-resampled as a corpus metric.
+into a score. An interval then never looks at a text again, and that of a corpus metric such as BLEU
+is of the corpus metric.
 """
 
 from icl_locate.metrics.base import (

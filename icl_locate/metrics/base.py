@@ -290,5 +290,5 @@ def _check_score(metric: Metric, row: Float[ndarray, "stat"], score: Any) -> Non
     if not _is_number(score):
         raise TaskError(
             f"the metric {metric.name!r} scored {row.tolist()} (its statistics, summed over "
-            f"items) as {show(score)}: expected a number, for resampled items too"
+            f"items) as {show(score)}: expected a number, for some of the items too"
         )

@@ -55,7 +55,7 @@ def importance_curves(
         yaxis={"title": f"{metric} lost", "zeroline": False},
         legend={"title": "masked"},
     )
-    bands = f"bands: {100 * importances[0].confidence:g} % paired bootstrap over items and seeds"
+    bands = f"bands: {100 * importances[0].confidence:g} % intervals over items and seeds"
     add_caption(figure, f"{recipe(result)}<br>{bands}")
     return figure
 

@@ -292,7 +292,7 @@ def _finish(
         f"{chosen[0].n_shots} shots, {result.n_items} queries, seeds "
         f"{', '.join(map(str, result.seeds))}, {n_controls} random controls; "
         f"{provenance.get('signature')}<br>"
-        "intervals: paired bootstrap over items, seeds and controls; * p ≤ 0.05, ** p ≤ 0.01, "
+        "intervals: over items, seeds and controls; * p ≤ 0.05, ** p ≤ 0.01, "
         "*** p ≤ 0.001: induction against these random heads, paired permutation test",
         tick_lines=tick_lines,
     )

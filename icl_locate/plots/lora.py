@@ -67,6 +67,6 @@ def lora_curves(
         figure,
         f"{tuned.statistics.shape[2]} queries without instruction or examples, seeds "
         f"{', '.join(map(str, tuned.seeds))}; {tuned.provenance.get('signature')}<br>"
-        "band: 95 % paired bootstrap over items and seeds",
+        "band: 95 % interval over items and seeds",
     )
     return figure

@@ -71,6 +71,6 @@ def savings_curves(measured: MeasuredSavings) -> go.Figure:
         f"{recipe.get('n_shots')} shots, {recipe.get('n_queries')} queries, "
         f"{recipe.get('max_new_tokens')} new tokens, {recipe.get('device')}; "
         f"{recipe.get('signature')}<br>medians of {measured.prefill_seconds.shape[1]} runs in "
-        "turn; band: 95 % bootstrap over items",
+        "turn; band: 95 % interval over items",
     )
     return figure

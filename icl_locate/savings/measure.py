@@ -12,14 +12,14 @@ from icl_locate.checks.arguments import check_count, check_items
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.generation import generate
 from icl_locate.errors import MaskError, TaskError
-from icl_locate.metrics import Metric, TextScore, require_answers, score_totals
+from icl_locate.metrics import Metric, TextScore, require_answers
 from icl_locate.metrics.base import check_columns, item_statistics
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.savings.result import MeasuredSavings
 from icl_locate.savings.runs import Runs
-from icl_locate.studies.intervals import bootstrap_scores, percentile_interval
+from icl_locate.studies.intervals import Spread
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
@@ -95,15 +95,15 @@ def _measure(
     for _ in range(repeats):
         for run in runs:
             run.measure_time()
-    samples = bootstrap_scores(setting.metric, table[:, None], 1000, 0)
+    spread = Spread.of(setting.metric, table[:, None])
     return MeasuredSavings(
         layers=tuple(starts),
         prefill_seconds=torch.tensor([run.prefill for run in runs]),
         decode_seconds=torch.tensor([run.decode for run in runs]),
         peak_bytes=torch.tensor([run.peak() for run in runs]),
         cache_bytes=torch.tensor([run.cache_bytes for run in runs]),
-        scores=torch.from_numpy(score_totals(setting.metric, table.sum(axis=1))),
-        interval=torch.from_numpy(percentile_interval(samples, 0.95, setting.n_queries)),
+        scores=torch.from_numpy(spread.mean),
+        interval=torch.from_numpy(spread.interval(0.95)),
         metric=setting.metric.name,
         provenance=recipe | setting.outcome(),
         statistics=torch.from_numpy(table),

@@ -45,7 +45,8 @@ class MeasuredSavings(
         peak_bytes: the most that tensors made by the run took at once.
         cache_bytes: keys and values at the end.
         scores: the task's metric on the answers.
-        interval: of the scores, 95 % by bootstrap over items; row 0 low, row 1 high.
+        interval: of the scores, 95 %, Student's, from the scatter over items; row 0 low, row 1
+            high; NaN if there is one item.
         metric: its name.
         provenance: model, task, prompts' hash, sizes, versions.
         statistics: each item's sufficient statistics of the metric.

@@ -7,46 +7,19 @@ without counting the last one twice, as resampling items and seeds together woul
 """
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from numpy import ndarray
-from numpy.typing import ArrayLike
-from scipy.stats import t as student
 
+from icl_locate.checks.arguments import refuse
+from icl_locate.checks.signatures import checked
+from icl_locate.errors import ResultError
 from icl_locate.metrics import Metric, score_totals
-
-
-@dataclass(frozen=True)
-class Variance:
-    """Variances of mean scores, and how well they are known.
-
-    Attributes:
-        value: one for each cell; NaN if there is one item.
-        doubt: the sum of its parts' squares, each by the degrees of freedom that it has.
-    """
-
-    value: Float[ndarray, "*cell"]
-    doubt: Float[ndarray, "*cell"]
-
-    def __add__(self, other: "Variance") -> "Variance":
-        """Of a sum or a difference of two that share nothing."""
-        return Variance(self.value + other.value, self.doubt + other.doubt)
-
-    @property
-    def df(self) -> Float[ndarray, "*cell"]:
-        """Degrees of freedom by Satterthwaite's approximation, 1 at least."""
-        known = _ratio(self.value**2, self.doubt, np.inf)
-        return np.asarray(np.maximum(known, 1))
-
-    def interval(
-        self, mean: Float[ndarray, "*cell"], confidence: float
-    ) -> Float[ndarray, "bound *cell"]:
-        """Student's interval around means: row 0 low, row 1 high."""
-        half = student.ppf((1 + confidence) / 2, self.df) * np.sqrt(self.value)
-        return np.stack([mean - half, mean + half])
+from icl_locate.studies.draws import standard
+from icl_locate.studies.variance import Variance, ratio
 
 
 @dataclass(frozen=True)
@@ -75,9 +48,26 @@ class Spread:
         lost = (n_items - 1) * (scores[..., None] - without)
         return cls(scores, lost - lost.mean(axis=-1, keepdims=True))
 
+    @classmethod
+    def of_means(cls, values: Float[ndarray, "*cell seed item"]) -> "Spread":
+        """From each item's value, where a score is their mean."""
+        scores = values.mean(axis=-1)
+        away = values - scores[..., None]
+        return cls(scores, away if values.shape[-1] > 1 else np.full_like(away, np.nan))
+
     def __getitem__(self, cells: Any) -> "Spread":
-        """The same of some cells, indexed as an array of cells."""
-        return Spread(self.scores[cells], self.influence[cells])
+        """The same of some cells, indexed as an array of cells.
+
+        Raises:
+            ResultError: if there are none such.
+        """
+        shape = self.scores.shape[:-1]
+        try:
+            places = np.arange(np.prod(shape, dtype=int)).reshape(shape)[cells]
+        except Exception:
+            refuse("cells", cells, f"what indexes an array of shape {shape}", ResultError)
+        scores = self.scores.reshape(-1, self.n_seeds)
+        return Spread(scores[places], self.influence.reshape(*scores.shape, -1)[places])
 
     @property
     def n_seeds(self) -> int:
@@ -94,8 +84,16 @@ class Spread:
         """The mean score over seeds."""
         return np.asarray(self.scores.mean(axis=-1))
 
+    @checked(ResultError)
     def combine(self, weights: Float[ndarray, "new cell"]) -> "Spread":
-        """Weighted sums over the last axis of cells, such as differences between cells."""
+        """Weighted sums over the last axis of cells, such as differences between cells.
+
+        Raises:
+            ResultError: if a row of weights does not have one for each cell.
+        """
+        n_cells = self.scores.shape[-2] if self.scores.ndim > 1 else 0
+        if weights.shape[1] != n_cells:
+            refuse("weights", weights, f"rows of {n_cells}, one for each cell", ResultError)
         return Spread(
             np.einsum("nc,...cs->...ns", weights, self.scores),
             np.einsum("nc,...csi->...nsi", weights, self.influence, optimize=True),
@@ -145,8 +143,28 @@ class Spread:
         """Of the mean score over items and seeds."""
         return self.item_variance + self.seed_variance
 
-    def interval(self, confidence: float) -> Float[ndarray, "bound *cell"]:
-        """Of the mean score: row 0 low, row 1 high; NaN if there is one item."""
+    @cached_property
+    def cell_variance(self) -> Variance:
+        """Of the mean over the last axis of cells, where these were drawn from more such cells.
+
+        From how they differ beyond what items and seeds explain; 0 of one cell.
+        """
+        n = self.mean.shape[-1]
+        if n < 2:
+            return Variance(np.zeros(self.mean.shape[:-1]), np.zeros(self.mean.shape[:-1]))
+        apart = self.combine(np.eye(n) - 1 / n)
+        cells = (apart.mean**2).sum(axis=-1) / (n - 1)
+        more = cells - apart.variance.value.sum(axis=-1) / (n - 1)
+        doubt = cells**2 / (n - 1) + apart.variance.doubt.sum(axis=-1) / (n - 1) ** 2
+        return Variance(np.asarray(np.maximum(more, 0) / n), np.asarray(doubt / n**2))
+
+    @checked(ResultError)
+    def interval(self, confidence: float = 0.95) -> Float[ndarray, "bound *cell"]:
+        """Of the mean score, Student's: row 0 low, row 1 high; NaN if there is one item.
+
+        Raises:
+            ResultError: if the confidence is out of range.
+        """
         return self.variance.interval(self.mean, confidence)
 
     @cached_property
@@ -157,7 +175,8 @@ class Spread:
         """
         if self.n_seeds < 2:
             return np.zeros(self.mean.shape[:-1])
-        more = _ratio(self.seeds.sum(axis=-1), self.rest.sum(axis=-1), 1.0)
+        seeds, rest = (np.atleast_1d(part).sum(axis=-1) for part in (self.seeds, self.rest))
+        more = ratio(seeds, rest, 1.0)
         return np.asarray(np.maximum(more - 1, 0))
 
     def covariance(
@@ -196,15 +215,17 @@ class Spread:
         values, vectors = np.linalg.eigh(found)  # a difference of two may leave the cone
         return np.asarray((vectors * np.maximum(values, 0)) @ vectors.T)
 
-    def draws(
-        self, n_draws: int, seed: int, seed_share: Float[ndarray, "*batch"] | None = None
-    ) -> Float[ndarray, "draw *cell"]:
+    @checked(ResultError)
+    def draws(self, n_draws: int, seed: int) -> Float[ndarray, "draw *cell"]:
         """Mean scores as they may come out another time: t-draws with `covariance`.
 
         Two spreads of the same items draw the same items with the same ``seed``, as paired as they
-        were measured.
+        were measured. NaN if there is one item.
+
+        Raises:
+            ResultError: if there are no draws to make, or the seed is none.
         """
-        return self.mean + self.noise(n_draws, seed, seed_share)
+        return np.asarray(self.mean + self.noise(n_draws, seed))
 
     def noise(
         self,
@@ -220,68 +241,15 @@ class Spread:
             rest_seed: of the draws of items by seed, if other than ``seed``.
         """
         n, s = self.n_items, self.n_seeds
-        items = _standard(seed, 0, n_draws, n)
+        if n < 2:
+            return np.full((n_draws, *self.mean.shape), np.nan)
+        items = standard(seed, 0, n_draws, n)
         found = np.tensordot(items, self.by_item, axes=(1, -1)) * np.sqrt(1 / (n * (n - 1)))
         share = self.seed_share if seed_share is None else seed_share
         if np.any(share):
-            rest = _standard(seed if rest_seed is None else rest_seed, 1, n_draws, s * n)
+            rest = standard(seed if rest_seed is None else rest_seed, 1, n_draws, s * n)
             left = (self.influence - self.by_item[..., None, :]).reshape(*self.mean.shape, -1)
             scale = np.sqrt(np.asarray(share) / (n * s * (n - 1) * (s - 1)))
             found = found + scale[..., None] * np.tensordot(rest, left, axes=(1, -1))
         chi = np.random.default_rng([seed, 2]).chisquare(n - 1, n_draws) / (n - 1)
         return np.asarray(found / np.sqrt(chi).reshape(-1, *[1] * (found.ndim - 1)))
-
-
-def percentiles(
-    samples: Float[ndarray, "draw *cell"], confidence: float
-) -> Float[ndarray, "bound *cell"]:
-    """The percentiles of draws: row 0 low, row 1 high."""
-    found: ndarray = np.quantile(samples, ((1 - confidence) / 2, (1 + confidence) / 2), axis=0)
-    return found
-
-
-def shortest(places: Int[ndarray, "draw"], holds: int, confidence: float) -> tuple[int, int]:
-    """The shortest range of whole numbers that has a share of the draws in it, and ``holds``.
-
-    Where draws pile up at one end, as layers do, percentiles cut nothing off that end and so give
-    a longer range of the same share. Of ranges as short, the one with most draws; then the lowest.
-    """
-    least, most = min(int(places.min()), holds), max(int(places.max()), holds)
-    counts = np.bincount(places - least, minlength=most - least + 1)
-    below = np.concatenate([[0], counts.cumsum()])
-    wanted = confidence * len(places) - 1e-9
-    ranges = [
-        (high - low, below[low] - below[high + 1], low)
-        for low in range(holds - least + 1)
-        for high in [max(int(np.searchsorted(below, below[low] + wanted)) - 1, holds - least)]
-        if high <= most - least
-    ]
-    width, _, low = min(ranges)
-    return low + least, low + width + least
-
-
-def draw(
-    covariance: Float[ndarray, "cell cell"], n_items: int, n_draws: int, seed: int
-) -> Float[ndarray, "draw cell"]:
-    """Noise with a covariance that so many items tell."""
-    values, vectors = np.linalg.eigh(covariance)
-    generator = np.random.default_rng(seed)
-    normal = generator.standard_normal((n_draws, len(values)))
-    chi = generator.chisquare(n_items - 1, (n_draws, 1)) / (n_items - 1)
-    root = vectors * np.sqrt(np.maximum(values, 0))
-    return np.asarray(normal @ root.T / np.sqrt(chi))
-
-
-@lru_cache(maxsize=4)
-def _standard(seed: int, stream: int, n_draws: int, size: int) -> Float[ndarray, "draw size"]:
-    """Standard normal numbers, made once for all curves that draw the same items."""
-    found = np.random.default_rng([seed, stream]).standard_normal((n_draws, size))
-    found.flags.writeable = False
-    return found
-
-
-def _ratio(a: ArrayLike, b: ArrayLike, otherwise: float) -> ndarray:
-    """Their ratio, or something else where nothing scatters."""
-    divisor = np.asarray(b)
-    scatters = divisor > 0
-    return np.asarray(np.where(scatters, a / np.where(scatters, divisor, 1), otherwise))
