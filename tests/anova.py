@@ -97,3 +97,21 @@ def contrast(cells, weights):
         for s in range(n_seeds)
     ]
     return scores, adds
+
+
+def over_drawn(cells, minus=None, confidence=0.95):
+    """Of the mean over cells that were drawn from more, or of that minus a cell: low and high."""
+    n = len(cells)
+    middle = contrast(cells, [1 / n] * n)
+    found = middle if minus is None else contrast([middle, minus], [1, -1])
+    value, doubt = variance(found)
+    if n > 1:
+        between = noise = doubts = 0.0
+        for k in range(n):
+            apart = contrast(cells, [(j == k) - 1 / n for j in range(n)])
+            own, more = variance(apart)
+            between += (sum(apart[0]) / len(apart[0])) ** 2 / (n - 1)
+            noise, doubts = noise + own / (n - 1), doubts + more / (n - 1) ** 2
+        value += max(0.0, between - noise) / n
+        doubt += (between**2 / (n - 1) + doubts) / n**2
+    return around(sum(found[0]) / len(found[0]), value, doubt, confidence)

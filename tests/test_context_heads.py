@@ -1,5 +1,6 @@
 """Context masks over single heads and sets of heads."""
 
+import anova
 import planted_induction as planted
 import pytest
 import tiny
@@ -41,6 +42,29 @@ def test_the_heads_that_read_the_context_are_found(circuit):
     share, low, high = hidden.share_below(1)
     assert 0.05 < low <= share <= high < 0.95
     assert hidden.share_below(0)[0] == 0.0 and hidden.share_below(2)[0] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("mode", ["hidden", "kept"])
+def test_the_interval_of_worth_is_of_the_difference_on_the_same_items_and_seeds(circuit, mode):
+    study = icl.HeadStudy(circuit, planted.TASK, **OPTIONS, seeds=[0, 1], metric="log_prob")
+    found = study.sweep(mode)
+    cells = [anova.of_mean(values) for values in found.statistics.numpy()[..., 0]]
+    ends = {"hidden": (-1, cells[-2]), "kept": (1, cells[-1])}
+    sign, end = ends[mode]
+    for confidence in (0.95, 0.6):
+        intervals = found.interval(confidence)
+        scores = found.score_interval(confidence)
+        for place in range(8):
+            layer, head = divmod(place, 4)
+            worth = anova.contrast([cells[place], end], [sign, -sign])
+            wanted = anova.interval(worth, confidence)
+            assert intervals[:, layer, head].tolist() == pytest.approx(wanted)
+            wanted = anova.interval(cells[place], confidence)
+            assert scores[:, layer, head].tolist() == pytest.approx(wanted)
+    share, low, high = found.share_below(1, n_resamples=2000)
+    assert low < share < high and found.share_below(1, seed=1) != found.share_below(1)
+    narrow = found.share_below(1, 0.3, n_resamples=2000)
+    assert narrow[0] == share and low < narrow[1] < narrow[2] < high
 
 
 def test_after_the_context_one_head_is_enough(circuit):

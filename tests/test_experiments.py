@@ -49,7 +49,7 @@ def test_importance_is_what_masking_a_layer_costs():
     model = tiny.boot("llama")
     options = {"n_shots": 2, "metric": "log_prob", "conditions": ["examples", "query"], **SHORT}
     result = icl.sweep(model, TASK, scope="only", **options)
-    found = layer_importance(result, n_resamples=200)
+    found = layer_importance(result)
     assert [each.condition for each in found] == ["examples", "query"]
     for each, curve in zip(found, result.scores.mean(-1), strict=True):
         torch.testing.assert_close(each.loss, curve[-1] - curve[:-1])

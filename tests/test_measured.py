@@ -1,10 +1,10 @@
-"""What every result has: its axes, its intervals by a paired bootstrap, its tables, its files."""
+"""What every result has: its axes, its intervals, its tables, its files."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import anova
 import numpy as np
 import pytest
 import torch
@@ -109,96 +109,61 @@ def seedless(**changes):
 # Intervals.
 
 
-def naive_bootstrap(statistics, n_resamples, seed):
-    """Cell by cell, item by item: the same draws of items and seeds for every cell."""
-    generator = np.random.default_rng(seed)
-    n_arms, n_doses, n_seeds, n_items, _ = statistics.shape
-    drawn_items = generator.multinomial(n_items, [1 / n_items] * n_items, n_resamples)
-    drawn_seeds = generator.multinomial(n_seeds, [1 / n_seeds] * n_seeds, n_resamples)
-    found = np.zeros((n_resamples, n_arms, n_doses))
-    for r in range(n_resamples):
-        for arm in range(n_arms):
-            for dose in range(n_doses):
-                scores = []
-                for s in range(n_seeds):
-                    above = below = 0.0
-                    for item in range(n_items):
-                        for _ in range(drawn_items[r, item]):
-                            above += float(statistics[arm, dose, s, item, 0])
-                            below += float(statistics[arm, dose, s, item, 1])
-                    scores += [100 * above / below] * int(drawn_seeds[r, s])
-                found[r, arm, dose] = sum(scores) / len(scores)
-    return found
+def ratio_by_loops(rows):
+    return 100 * sum(float(row[0]) for row in rows) / sum(float(row[1]) for row in rows)
 
 
-def percentile(values, share):
-    """By hand: between the two neighbours of a place in the order."""
-    ordered = sorted(values)
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (place - low) * (ordered[high] - ordered[low])
-
-
-@pytest.mark.parametrize(("confidence", "seed"), [(0.95, 0), (0.5, 7)])
-def test_the_interval_is_that_of_a_naive_paired_bootstrap(confidence, seed):
-    result, n = toy(), 60
-    samples = naive_bootstrap(result.statistics.numpy(), n, seed)
-    np.testing.assert_allclose(result.resampled(n, seed), samples, rtol=1e-12)
-    interval = result.score_interval(confidence, n_resamples=n, seed=seed)
+@pytest.mark.parametrize("confidence", [0.95, 0.5])
+def test_the_interval_is_that_of_the_loops(confidence):
+    result = toy()
+    interval = result.score_interval(confidence)
     assert interval.shape == (2, 2, 3)
-    tails = (1 - confidence) / 2, (1 + confidence) / 2
-    for bound, share in enumerate(tails):
-        for arm in range(2):
-            for dose in range(3):
-                wanted = percentile(samples[:, arm, dose], share)
-                assert interval[bound, arm, dose].item() == pytest.approx(wanted, rel=1e-12)
+    if confidence == 0.95:
+        assert torch.equal(interval, result.score_interval())
+    for arm in range(2):
+        for dose in range(3):
+            cell = anova.jackknife(ratio_by_loops, result.statistics[arm, dose].tolist())
+            low, high = anova.interval(cell, confidence)
+            assert interval[:, arm, dose].tolist() == pytest.approx([low, high], rel=1e-9)
 
 
-def test_without_an_axis_of_seeds_items_alone_are_drawn():
-    result, n = seedless(), 40
-    samples = naive_bootstrap(result.statistics.numpy()[:, None, None], n, 2)[:, :, 0]
-    np.testing.assert_allclose(result.resampled(n, 2), samples, rtol=1e-12)
-    assert result.score_interval(n_resamples=n).shape == (2, 2)
+def test_without_an_axis_of_seeds_the_scatter_is_of_items():
+    result = seedless()
+    interval = result.score_interval()
+    assert interval.shape == (2, 2)
+    for arm in range(2):
+        cell = anova.jackknife(ratio_by_loops, [result.statistics[arm].tolist()])
+        assert interval[:, arm].tolist() == pytest.approx(anova.interval(cell), rel=1e-9)
 
 
-def test_draws_are_paired():
-    """What differs by a constant in every item differs by it in every resample."""
+def test_the_spread_has_the_axes_of_the_scores_and_is_paired():
+    """What differs by a constant in every item differs by it surely."""
     table = torch.stack([torch.arange(7.0), torch.ones(7)], dim=-1).double()
     both = torch.stack([table, table + torch.tensor([2.0, 0.0])])
-    mean = seedless(statistics=both, scores=ratio_of(both))
-    samples = mean.resampled(50, 0)
-    np.testing.assert_allclose(samples[:, 1] - samples[:, 0], 200, rtol=1e-12)
-    assert samples[:, 0].std() > 0
+    spread = seedless(statistics=both, scores=ratio_of(both)).spread()
+    assert spread.mean.tolist() == [300, 500] and (spread.n_seeds, spread.n_items) == (1, 7)
+    low, high = spread.interval()
+    assert (high - low > 100).all()
+    np.testing.assert_allclose(spread.combine(np.array([[-1.0, 1.0]])).interval(), 200)
+    assert toy().spread().mean.shape == (2, 3)
 
 
-def test_a_seed_draws_the_same_again_and_no_other():
-    result = toy()
-    one, again, other = (result.score_interval(n_resamples=30, seed=s) for s in (1, 1, 2))
-    assert torch.equal(one, again) and not torch.equal(one, other)
-    wide, narrow = (result.score_interval(c, n_resamples=200) for c in (0.95, 0.5))
-    assert (wide[0] <= narrow[0]).all() and (narrow[1] <= wide[1]).all()
+def test_more_confidence_takes_a_wider_interval():
+    wide, narrow = (toy().score_interval(confidence) for confidence in (0.95, 0.5))
+    assert (wide[0] < narrow[0]).all() and (narrow[1] < wide[1]).all()
 
 
 def test_a_single_item_has_no_interval():
     table = draw(2, 3, 2)[..., :1, :]
     result = toy(statistics=table, scores=ratio_of(table))
     assert result.n_items == 1
-    assert result.score_interval(n_resamples=5).isnan().all()
+    assert result.score_interval().isnan().all()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"confidence": 95.0}, "confidence is 95"),
-        ({"confidence": 0.0}, "confidence is 0"),
-        ({"n_resamples": 0}, "n_resamples is 0"),
-        ({"seed": -1}, "seed is -1"),
-    ],
-)
-def test_bad_arguments_are_refused(options, message):
-    with pytest.raises(ResultError, match=message):
-        toy().score_interval(**options)
+@pytest.mark.parametrize("confidence", [95.0, 0.0])
+def test_bad_arguments_are_refused(confidence):
+    with pytest.raises(ResultError, match=f"confidence is {confidence:g}"):
+        toy().score_interval(confidence)
 
 
 # Axes and tables.
@@ -271,7 +236,7 @@ def test_a_file_has_all_but_the_metric_of_ones_own(tmp_path):
     with pytest.raises(ResultError, match="'ratio' is not part of icl_locate.*custom_metric with"):
         again.score_interval()
     known = replace(again, custom_metric=Ratio())
-    assert known.score_interval(n_resamples=9).equal(result.score_interval(n_resamples=9))
+    assert known.score_interval().equal(result.score_interval())
 
 
 def test_means_of_ones_own_are_known_again(tmp_path):
@@ -282,7 +247,7 @@ def test_means_of_ones_own_are_known_again(tmp_path):
         provenance={"metric_is_mean": True},
     )  # fmt: skip
     again = Toy.load(mine.save(tmp_path / "toy"))
-    low, high = again.score_interval(n_resamples=50)
+    low, high = again.score_interval()
     assert (low <= scores.mean(-1)).all() and (scores.mean(-1) <= high).all()
 
 
@@ -291,7 +256,7 @@ def test_a_file_of_an_earlier_version_without_statistics_says_so(tmp_path):
     assert old.statistics is None and old.scores.equal(toy().scores)
     assert len(old.to_dataframe()) == 12 and old.to_xarray()["score"].shape == (2, 3, 2)
     words = "earlier version holds no statistics of single items: there is no interval; run again"
-    for ask in (lambda: old.score_interval(), lambda: old.resampled(5, 0), lambda: old.n_items):
+    for ask in (lambda: old.score_interval(), lambda: old.spread(), lambda: old.n_items):
         with pytest.raises(ResultError, match=words):
             ask()
 

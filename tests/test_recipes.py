@@ -136,7 +136,7 @@ def test_experiments_on_one_model_say_the_same_of_it(results):
 
 def test_every_result_has_intervals_and_comes_back(name, results, tmp_path):
     result = results[name]
-    low, high = result.score_interval(n_resamples=50)
+    low, high = result.score_interval()
     scores = result.scores.mean(-1) if "seed" in result.axes else result.scores
     assert low.shape == scores.shape
     assert (low <= scores + 1e-6).all() and (scores <= high + 1e-6).all()
@@ -145,7 +145,7 @@ def test_every_result_has_intervals_and_comes_back(name, results, tmp_path):
     assert torch.equal(again.scores, result.scores)
     assert again.provenance == json.loads(json.dumps(dict(result.provenance)))
     assert again.axes == result.axes
-    for old, new in zip((low, high), again.score_interval(n_resamples=50), strict=True):
+    for old, new in zip((low, high), again.score_interval(), strict=True):
         assert torch.equal(old, new)
 
 

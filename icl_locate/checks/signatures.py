@@ -71,7 +71,6 @@ BOUNDS: Mapping[str, Check] = {
     "n": whole(1),
     "n_copies": whole(2),
     "n_dev": whole(1),
-    "n_draws": whole(1, MANY),
     "n_heads": whole(1, MANY),
     "n_layers": whole(1, MANY),
     "n_new_tokens": whole(1),

@@ -6,6 +6,7 @@ squares: of items over all seeds, of seeds, and of what is left, item by seed. T
 without counting the last one twice, as resampling items and seeds together would.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from icl_locate.checks.arguments import refuse
-from icl_locate.checks.signatures import checked
+from icl_locate.checks.signatures import MANY, checked, whole
 from icl_locate.errors import ResultError
 from icl_locate.metrics import Metric, score_totals
 from icl_locate.studies.draws import standard
@@ -84,19 +85,22 @@ class Spread:
         """The mean score over seeds."""
         return np.asarray(self.scores.mean(axis=-1))
 
-    @checked(ResultError)
-    def combine(self, weights: Float[ndarray, "new cell"]) -> "Spread":
+    def combine(self, weights: Float[ndarray, "new cell"] | Sequence[Sequence[float]]) -> "Spread":
         """Weighted sums over the last axis of cells, such as differences between cells.
 
         Raises:
-            ResultError: if a row of weights does not have one for each cell.
+            ResultError: if they are no rows of numbers, one for each cell.
         """
         n_cells = self.scores.shape[-2] if self.scores.ndim > 1 else 0
-        if weights.shape[1] != n_cells:
+        try:
+            rows = np.asarray(weights, dtype=np.float64)
+        except Exception:  # whatever a strange object raises
+            rows = np.zeros(())
+        if rows.ndim != 2 or rows.shape[1] != n_cells or not np.isfinite(rows).all():
             refuse("weights", weights, f"rows of {n_cells}, one for each cell", ResultError)
         return Spread(
-            np.einsum("nc,...cs->...ns", weights, self.scores),
-            np.einsum("nc,...csi->...nsi", weights, self.influence, optimize=True),
+            np.einsum("nc,...cs->...ns", rows, self.scores),
+            np.einsum("nc,...csi->...nsi", rows, self.influence, optimize=True),
         )
 
     @cached_property
@@ -126,7 +130,7 @@ class Spread:
     def item_variance(self) -> Variance:
         """Of the mean, from items; with it comes what items do differently under each seed."""
         value = self.items / (self.n_items * self.n_seeds)
-        return Variance(value, value**2 / max(self.n_items - 1, 1))
+        return Variance.of(value, value**2 / max(self.n_items - 1, 1))
 
     @cached_property
     def seed_variance(self) -> Variance:
@@ -136,7 +140,7 @@ class Spread:
             return Variance(np.zeros(self.mean.shape), np.zeros(self.mean.shape))
         seeds, rest = self.seeds / (n * s), self.rest / (n * s)
         doubt = seeds**2 / (s - 1) + rest**2 / ((n - 1) * (s - 1))
-        return Variance(np.maximum(seeds - rest, 0), doubt)
+        return Variance.of(np.maximum(seeds - rest, 0), doubt)
 
     @cached_property
     def variance(self) -> Variance:
@@ -156,7 +160,7 @@ class Spread:
         cells = (apart.mean**2).sum(axis=-1) / (n - 1)
         more = cells - apart.variance.value.sum(axis=-1) / (n - 1)
         doubt = cells**2 / (n - 1) + apart.variance.doubt.sum(axis=-1) / (n - 1) ** 2
-        return Variance(np.asarray(np.maximum(more, 0) / n), np.asarray(doubt / n**2))
+        return Variance.of(np.maximum(more, 0) / n, doubt / n**2)
 
     @checked(ResultError)
     def interval(self, confidence: float = 0.95) -> Float[ndarray, "bound *cell"]:
@@ -215,7 +219,7 @@ class Spread:
         values, vectors = np.linalg.eigh(found)  # a difference of two may leave the cone
         return np.asarray((vectors * np.maximum(values, 0)) @ vectors.T)
 
-    @checked(ResultError)
+    @checked(ResultError, n_draws=whole(1, MANY))
     def draws(self, n_draws: int, seed: int) -> Float[ndarray, "draw *cell"]:
         """Mean scores as they may come out another time: t-draws with `covariance`.
 

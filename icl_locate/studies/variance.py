@@ -21,9 +21,14 @@ class Variance:
     value: Float[ndarray, "*cell"]
     doubt: Float[ndarray, "*cell"]
 
+    @classmethod
+    def of(cls, value: ArrayLike, doubt: ArrayLike) -> "Variance":
+        """From arrays, or from numbers where there is one cell and no axis of cells."""
+        return cls(np.asarray(value), np.asarray(doubt))
+
     def __add__(self, other: "Variance") -> "Variance":
         """Of a sum or a difference of two that share nothing."""
-        return Variance(self.value + other.value, self.doubt + other.doubt)
+        return Variance.of(self.value + other.value, self.doubt + other.doubt)
 
     @property
     def df(self) -> Float[ndarray, "*cell"]:

@@ -232,7 +232,7 @@ def calls() -> dict[str, Call]:
         "SweepResult.to_dataframe": Call(swept().to_dataframe, {}),
         "locate": Call(icl.locate, {"result": swept(), "n_resamples": 5}),
         "layer_importance": Call(
-            icl.layer_importance, {"result": swept("only"), "n_resamples": 5}
+            icl.layer_importance, {"result": swept("only")}
         ),
         "failure_rates": Call(icl.failure_rates, {"result": swept()}),
         "write_report": Call(
@@ -295,7 +295,11 @@ def _studies() -> dict[str, Call]:
         "studies.Setting.recipe": Call(
             setting.recipe, {"model": model(), "prompts": [prompts()]}, 0.5
         ),
-        "studies.Measured.score_interval": Call(swept().score_interval, {"n_resamples": 5}),
+        "studies.Measured.score_interval": Call(swept().score_interval, {}),
+        "studies.Spread.__getitem__": Call(swept().spread().__getitem__, {"cells": 0}),
+        "studies.Spread.combine": Call(swept().spread().combine, {"weights": np.eye(4)}),
+        "studies.Spread.draws": Call(swept().spread().draws, {"n_draws": 3, "seed": 0}),
+        "studies.Spread.interval": Call(swept().spread().interval, {}),
     }
 
 
@@ -343,10 +347,10 @@ def _heads() -> dict[str, Call]:
             induction.HeadSet, {"heads": [(0, 0)], "n_layers": 3, "n_heads": 4}
         ),
         "induction.HeadScores.to_dataframe": Call(scored_heads().to_dataframe, {}),
-        "induction.HeadEffects.interval": Call(effects().interval, {"n_resamples": 5}),
+        "induction.HeadEffects.interval": Call(effects().interval, {}),
         "induction.HeadEffects.to_dataframe": Call(effects().to_dataframe, {}),
         "induction.AblationResult.compare": Call(found.compare, {"n_resamples": 5}),
-        "context_heads.HeadSweepResult.interval": Call(swept_heads.interval, {"n_resamples": 5}),
+        "context_heads.HeadSweepResult.interval": Call(swept_heads.interval, {}),
         "context_heads.HeadSweepResult.share_below": Call(
             swept_heads.share_below, {"layer": 1, "n_resamples": 5}
         ),
@@ -372,7 +376,7 @@ def _trained() -> dict[str, Call]:
              "max_new_tokens": 2, "device": "cpu"},
             0.1,
         ),
-        "lora.LoraResult.interval": Call(tuned().interval, {"n_resamples": 5}),
+        "lora.LoraResult.interval": Call(tuned().interval, {}),
         "lora.LoraResult.rank_correlation": Call(
             tuned().rank_correlation, {"result": swept(), "n_resamples": 5}
         ),

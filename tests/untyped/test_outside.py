@@ -154,7 +154,11 @@ def test_an_experiment(metric, load, model, task, tmp_path):
         for layer in range(n_layers):
             wanted = icl.score_targets(model, prompts, skip(layer)).mean()
             assert float(found.scores[layer, 1]) == pytest.approx(float(wanted), abs=1e-5)
-    low, high = found.score_interval(n_resamples=200)
+    low, high = found.score_interval()
+    gap = found.spread().combine([[1, -1, *[0] * (n_layers - 2)]])
+    low_gap, high_gap = gap.interval()[:, 0]
+    assert low_gap <= float((found.scores[0] - found.scores[1]).mean()) + 1e-9
+    assert low_gap <= gap.mean[0] <= high_gap
     mean = found.scores.mean(dim=-1)
     assert (low <= mean + 1e-9).all() and (mean <= high + 1e-9).all()
     assert list(found.to_dataframe().columns) == ["layer", "seed", "score"]
@@ -163,7 +167,7 @@ def test_an_experiment(metric, load, model, task, tmp_path):
     loaded = study.MlpResult.load(found.save(tmp_path / "mlp"))
     assert loaded.layers == found.layers and torch.equal(loaded.statistics, found.statistics)
     known = replace(loaded, custom_metric=found.custom_metric)
-    assert torch.equal(known.score_interval(n_resamples=200)[0], low)
+    assert torch.equal(known.score_interval()[0], low)
     with pytest.raises(ResultError, match="^scores has the shape"):
         replace(found, layers=(0,))
     with pytest.raises(ResultError, match="^layers is None: expected the labels of the axis 'la"):

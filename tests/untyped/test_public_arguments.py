@@ -21,7 +21,7 @@ MADE_BY_THE_PACKAGE = {
     "AblationResult", "Arm", "Comparison", "GatesResult", "HeadEffects", "HeadReference",
     "HeadScores", "HeadSetCurve", "HeadSweepResult", "LayerImportance", "Location", "LoraResult",
     "Measured", "MeasuredSavings", "ModelCosts", "Positions", "Prompts", "SandboxResult", "Savings",
-    "Setting", "Site", "SweepResult",
+    "Setting", "Site", "Spread", "SweepResult",
 }  # fmt: skip
 NO_CALLS = {
     "GeneratedText", "Intervention", "Metric", "Part", "Readout", "Segment", "Statistics",
@@ -30,7 +30,7 @@ NO_CALLS = {
 BETWEEN_MODULES = {
     "check_statistics", "check_task", "for_task", "gives_text", "is_mean", "judged", "readout_of",
     "require_answers",
-    "HeadSweepResult.resampled", "Measured.interval_of", "Measured.resampled",
+    "Spread.covariance", "Spread.covariance_of", "Spread.noise", "Spread.of", "Spread.of_means",
 }  # fmt: skip
 BY_OTHER_TESTS = {"save", "load"}  # of results: their files have tests of their own
 
