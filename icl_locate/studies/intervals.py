@@ -109,6 +109,12 @@ class Spread:
         return np.asarray(self.influence.mean(axis=-2))
 
     @cached_property
+    def left(self) -> Float[ndarray, "*cell seed_item"]:
+        """What each item does otherwise under each seed than in the mean over seeds."""
+        away = self.influence - self.by_item[..., None, :]
+        return np.asarray(away.reshape(*self.mean.shape, -1))
+
+    @cached_property
     def items(self) -> Float[ndarray, "*cell"]:
         """The mean square of items."""
         total = self.n_seeds * (self.by_item**2).sum(axis=-1)
@@ -123,8 +129,8 @@ class Spread:
     @cached_property
     def rest(self) -> Float[ndarray, "*cell"]:
         """The mean square of what is left, item by seed; of two seeds or more."""
-        left = self.influence - self.by_item[..., None, :]
-        return np.asarray((left**2).sum(axis=(-2, -1)) / ((self.n_items - 1) * (self.n_seeds - 1)))
+        total = (self.left**2).sum(axis=-1)
+        return np.asarray(total / ((self.n_items - 1) * (self.n_seeds - 1)))
 
     @cached_property
     def item_variance(self) -> Variance:
@@ -195,8 +201,7 @@ class Spread:
         found = s / (n - 1) * self.by_item @ self.by_item.swapaxes(-1, -2)
         if s > 1:
             share = self.seed_share if seed_share is None else seed_share
-            left = (self.influence - self.by_item[..., None, :]).reshape(*self.mean.shape, -1)
-            rest = left @ left.swapaxes(-1, -2) / ((n - 1) * (s - 1))
+            rest = self.left @ self.left.swapaxes(-1, -2) / ((n - 1) * (s - 1))
             found = found + np.asarray(share)[..., None, None] * rest
         return np.asarray(found / (n * s))
 
@@ -211,8 +216,7 @@ class Spread:
         items = s / (n - 1) * self.by_item @ self.by_item.T
         if s < 2:
             return np.asarray(items / n_items)
-        left = (self.influence - self.by_item[..., None, :]).reshape(*self.mean.shape, -1)
-        rest = left @ left.T / ((n - 1) * (s - 1))
+        rest = self.left @ self.left.T / ((n - 1) * (s - 1))
         share = self.seed_share if seed_share is None else seed_share
         items = rest + n_seeds / s * (items - rest)
         found = items / (n_items * n_seeds) + share * rest / (n * n_seeds)
@@ -252,8 +256,7 @@ class Spread:
         share = self.seed_share if seed_share is None else seed_share
         if np.any(share):
             rest = standard(seed if rest_seed is None else rest_seed, 1, n_draws, s * n)
-            left = (self.influence - self.by_item[..., None, :]).reshape(*self.mean.shape, -1)
             scale = np.sqrt(np.asarray(share) / (n * s * (n - 1) * (s - 1)))
-            found = found + scale[..., None] * np.tensordot(rest, left, axes=(1, -1))
+            found = found + scale[..., None] * np.tensordot(rest, self.left, axes=(1, -1))
         chi = np.random.default_rng([seed, 2]).chisquare(n - 1, n_draws) / (n - 1)
         return np.asarray(found / np.sqrt(chi).reshape(-1, *[1] * (found.ndim - 1)))
