@@ -10,6 +10,7 @@ from jaxtyping import Float
 from numpy import ndarray
 from scipy.stats import t as student
 
+from icl_locate.checks.reprs import short_repr
 from icl_locate.masking.crossing import FALSE_DIPS, Crossing
 from icl_locate.studies.draws import draw, shortest
 from icl_locate.studies.intervals import Spread
@@ -42,6 +43,7 @@ class Rise:
     enough_items: int | None
 
 
+@short_repr("scores", "layers", "threshold", "confidence")
 @dataclass(frozen=True)
 class Curve:
     """A curve over start layers, and what counts as recovered.

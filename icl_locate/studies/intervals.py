@@ -16,6 +16,7 @@ from jaxtyping import Float
 from numpy import ndarray
 
 from icl_locate.checks.arguments import refuse
+from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import MANY, checked, whole
 from icl_locate.errors import ResultError
 from icl_locate.metrics import Metric, score_totals
@@ -23,6 +24,7 @@ from icl_locate.studies.draws import standard
 from icl_locate.studies.variance import Variance, ratio
 
 
+@short_repr("mean", "n_seeds", "n_items")
 @dataclass(frozen=True)
 class Spread:
     """Scores by seed, and each item's influence on them.

@@ -8,7 +8,10 @@ from numpy import ndarray
 from numpy.typing import ArrayLike
 from scipy.stats import t as student
 
+from icl_locate.checks.reprs import short_repr
 
+
+@short_repr("value", "df")
 @dataclass(frozen=True)
 class Variance:
     """Variances of mean scores, and how well they are known.
