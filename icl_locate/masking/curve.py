@@ -16,8 +16,10 @@ from icl_locate.studies.draws import draw, shortest
 from icl_locate.studies.intervals import Spread
 
 Verdict = Literal["recognised", "never recovered", "no effect", "context harms", "not resolved"]
-_TIMES = (2, 4, 8, 16, 32, 64)
+_TIMES = (1, 2, 4, 8, 16, 32, 64)
 """How many times the items are tried when too few were measured."""
+_SEEDS = (5, 10, 20)
+"""Numbers of seeds that are tried where more items alone would not do."""
 _DOUBT = 0.001
 """How often a curve of noise may be said to have a lowest point that is none."""
 _ROUNDING = 1e-6
@@ -31,6 +33,8 @@ class Rise:
     Attributes:
         base: the layer that recovery is measured from.
         level: the plateau's mean score.
+        enough: about how many items and seeds would resolve the layer; ``None`` if it is resolved,
+            or if no numbers that were tried would.
     """
 
     base: int
@@ -40,7 +44,7 @@ class Rise:
     upper_any: int | None
     level: float
     dips: tuple[int, ...]
-    enough_items: int | None
+    enough: tuple[int, int] | None
 
 
 @short_repr("scores", "layers", "threshold", "confidence")
@@ -117,7 +121,7 @@ class Curve:
             found = part.crossing.layers(smooth + part.noise)[0]
             interval = part._between(shortest(found, place, self.confidence))
             if not part.resolves(interval):
-                enough = part._enough_items(place)
+                enough = part._enough(place)
         return Rise(
             base=self.layers[base],
             layer=part.layers[place],
@@ -126,7 +130,7 @@ class Curve:
             upper_any=part._upper_any(),
             level=float(part.crossing.ceiling(part.scores)),
             dips=tuple(part.layers[m] for m in sorted({*part._falls(), dip} - {0})),
-            enough_items=enough,
+            enough=enough,
         )
 
     def verdict(self, effect: tuple[float, float, float], rise: Rise | None) -> Verdict:
@@ -206,16 +210,27 @@ class Curve:
         level = self.crossing.ceiling(self.scores)
         return np.where(above, level, self.crossing.smooth(self.scores))
 
-    def _enough_items(self, place: int) -> int | None:
-        """The fewest items, of some multiples of those measured, that would resolve the layer."""
-        for times in _TIMES:
-            n_items = times * self.spread.n_items
-            noise = self.spread.covariance_of(n_items, self.spread.n_seeds, self.seed_share)
-            again = self.settled(place) + draw(noise, n_items, self.n_draws, self.seed)
-            places = Crossing(noise, self.threshold).layers(again)[0]
-            if self.resolves(self._between(shortest(places, place, self.confidence))):
-                return n_items
+    def _enough(self, place: int) -> tuple[int, int] | None:
+        """The fewest items that would resolve the layer, with the fewest seeds of those tried.
+
+        Seeds come second: of their scatter a few seeds tell little, and one nothing.
+        """
+        measured = self.spread.n_seeds
+        more = [n_seeds for n_seeds in _SEEDS if n_seeds > measured > 1]
+        for n_seeds in (measured, *more):
+            if self._would_do(place, _TIMES[-1], n_seeds):
+                tried = _TIMES if n_seeds > measured else _TIMES[1:]
+                do = (times for times in tried if self._would_do(place, times, n_seeds))
+                return next(do) * self.spread.n_items, n_seeds
         return None
+
+    def _would_do(self, place: int, times: int, n_seeds: int) -> bool:
+        """Whether so many times the items, with so many seeds, would resolve the layer."""
+        n_items = times * self.spread.n_items
+        noise = self.spread.covariance_of(n_items, n_seeds, self.seed_share)
+        again = self.settled(place) + draw(noise, n_items, self.n_draws, self.seed)
+        places = Crossing(noise, self.threshold).layers(again)[0]
+        return self.resolves(self._between(shortest(places, place, self.confidence)))
 
 
 def _differences(n: int, plus: int, minus: list[int]) -> Float[ndarray, "place layer"]:

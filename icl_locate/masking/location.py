@@ -5,6 +5,7 @@ context is hidden from layer ``l`` on. The task is recognised at the first layer
 stays at the threshold or above for good: a first crossing would not do, since real curves dip.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +22,8 @@ from icl_locate.masking.result import SweepResult
 
 _TIE = 1e-9  # a recovery at the threshold counts, rounding aside
 _FEW = 8
+_UNITS = {"log_prob": "nats"}
+"""Of scores, where the metric's name is none."""
 
 
 @short_repr("condition", "verdict", "layer", "interval", "floor", "ceiling", "effect", "scores")
@@ -47,8 +50,9 @@ class Location:
         ceiling, floor: the mean scores over seeds with nothing hidden, and all hidden.
         effect: ceiling minus floor with its confidence interval (low, high); NaN for a single item.
         lowest: the start layer with the lowest score if that lies below the floor beyond noise,
-            else 0. Where the floor lies nearer to the ceiling than to it, recovery is measured from
-            there.
+            else 0.
+        base: the start layer that recovery is measured from: 0, or ``lowest`` where the floor lies
+            nearer to the ceiling than to it.
         level: the plateau's mean score, which recovery is measured to: steadier than the ceiling.
         dips: start layers at which the score falls, beyond noise, below an earlier one's and below
             the threshold.
@@ -57,14 +61,16 @@ class Location:
         jump: that rise.
         scores: the curve ``S``, mean over seeds.
         score_interval: its pointwise confidence interval; row 0 low, row 1 high.
-        recovery: the curve ``R``, from the floor (or the lowest score) to the level; NaN if the
-            context has no effect.
+        recovery: the curve ``R``, from the score at ``base`` to the level, so above 1 where a score
+            lies above the level; NaN if the context has no effect.
         threshold: the recovery that counted as recovered.
         confidence: of all intervals, such as 0.95.
         n_items, n_seeds: what the curve was measured on.
-        enough_items: about how many items would resolve the layer where the verdict is "not
-            resolved"; ``None`` if it is another, or if no number of items alone would.
+        enough_items, enough_seeds: about how many items and seeds in all would resolve the layer
+            where the verdict is "not resolved": as many seeds as were measured if more items alone
+            would do. ``None`` if the verdict is another, or if no numbers that were tried would.
         n_resamples: curves that were drawn.
+        metric: the metric's name.
     """
 
     condition: str
@@ -78,6 +84,7 @@ class Location:
     floor: float
     effect: tuple[float, float, float]
     lowest: int
+    base: int
     level: float
     dips: tuple[int, ...]
     jump_layer: int | None
@@ -90,7 +97,9 @@ class Location:
     n_items: int
     n_seeds: int
     enough_items: int | None
+    enough_seeds: int | None
     n_resamples: int
+    metric: str
 
     @property
     def recovered(self) -> Bool[Tensor, "layer"]:
@@ -98,12 +107,25 @@ class Location:
         return self.recovery >= self.threshold - _TIE
 
     @property
-    def label(self) -> str:
-        """The layer in a word: "4"; "5 to 8" if it is known no better; or the verdict."""
+    def place(self) -> str:
+        """The layer as text: "4"; "5 to 8" if it is known no better; empty if there is none."""
         if self.layer is None or self.after is None:
-            return self.verdict
+            return ""
         first = self.after + 1
         return str(self.layer) if first == self.layer else f"{first} to {self.layer}"
+
+    @property
+    def label(self) -> str:
+        """The finding in a few words, with the layer and its interval where there is one."""
+        if not self.place:
+            return self.verdict
+        layer = f"one of layers {self.place}" if " " in self.place else f"layer {self.place}"
+        found = {
+            "recognised": f"recognised by {layer}",
+            "not resolved": f"not resolved: {layer}",
+        }
+        low_high = "" if self.interval is None else f" [{self.interval[0]}, {self.interval[1]}]"
+        return found.get(self.verdict, self.verdict) + low_high
 
     @property
     def height(self) -> float:
@@ -113,37 +135,72 @@ class Location:
         return float(self.scores[self.layers.index(self.layer)])
 
     @property
+    def digits(self) -> int:
+        """How many decimals tell something of the effect."""
+        most = max(map(abs, filter(math.isfinite, self.effect)), default=0)
+        size = math.floor(math.log10(most)) if most else 0
+        return max(1, 2 - size) if size >= 0 else 1 - size
+
+    @property
+    def worth(self) -> str:
+        """The effect with its interval as text."""
+        effect, low, high = (f"{value:.{self.digits}f}" for value in self.effect)
+        return effect if self.n_items == 1 else f"{effect} [{low}, {high}]"
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader must know beside the verdict; often nothing."""
-        found = []
-        if self.verdict == "not resolved":
-            enough = self.enough_items
-            found.append(
-                f"the interval spans over half of the layers: about {enough} items would do"
-                if enough
-                else "the interval spans over half of the layers, and more items alone would not do"
-            )
-        if self.lowest:
-            found.append(
-                f"hiding it from layer {self.lowest} on costs more than hiding it everywhere: what "
-                "is left, such as instructions kept, does without it what a part of it disturbs"
-            )
-        if self.n_items < _FEW:
+        found = [*self._meaning(), *self._shape()]
+        if self.n_items == 1:
+            found.append("a single item tells nothing of noise: there are no intervals")
+        elif self.n_items < _FEW:
             found.append(f"{self.n_items} items are too few for an interval to be relied on")
         return tuple(found)
 
+    def _meaning(self) -> list[str]:
+        """What a verdict leaves to be said."""
+        if self.verdict == "never recovered":
+            sure = self.interval is not None and self.interval[0] == self.layers[-1]
+            return [f"its context {'is' if sure else 'seems to be'} needed to the end"]
+        if self.verdict == "recognised" and self.layer == self.layers[-1]:
+            return [f"layer {self.layer} is the end, where nothing is hidden: it may be never"]
+        if self.verdict != "not resolved" or self.interval is None:
+            return []
+        wide = "the interval spans over half of the layers"
+        if self.enough_items is None:
+            more = "items" if self.n_seeds == 1 else "items and seeds"
+            return [f"{wide}, and more {more} would hardly do"]
+        if self.enough_seeds == self.n_seeds:
+            return [f"{wide}; about {self.enough_items} items would do"]
+        return [
+            f"{wide}, and more items alone would not do; about {self.enough_seeds} seeds with "
+            f"{self.enough_items} items would"
+        ]
+
+    def _shape(self) -> list[str]:
+        """How the curve differs from a rise from the floor to a plateau."""
+        found = []
+        half_read = "a context read halfway disturbs what the model does without it"
+        if self.base:
+            found.append(
+                f"hiding it from layer {self.base} on costs over twice what hiding it everywhere "
+                f"does: {half_read}; recovery is measured from there"
+            )
+        elif self.lowest and self.verdict != "context harms":
+            lower = f"hidden from layer {self.lowest} on, the score falls below the floor"
+            found.append(lower if self.layer is None else f"{lower}: {half_read}")
+        dips = [layer for layer in self.dips if layer != self.lowest]
+        if dips:
+            many = "layers" if len(dips) > 1 else "layer"
+            found.append(f"the score falls beyond noise at {many} {', '.join(map(str, dips))}")
+        return found
+
     def __str__(self) -> str:
-        low_high = "" if self.interval is None else f" [{self.interval[0]}, {self.interval[1]}]"
-        effect, low, high = self.effect
-        worth = f"effect {effect:.3g} [{low:.3g}, {high:.3g}]"
-        said = {
-            "recognised": f"recognised by layer {self.label}{low_high}",
-            "never recovered": f"never recovered: its context is needed to the end{low_high}",
-            "no effect": f"no effect ({worth})",
-            "context harms": f"context harms ({worth})",
-            "not resolved": f"not resolved: layer {self.label}{low_high}",
-        }
-        return "; ".join([f"{self.condition}: {said[self.verdict]}", *self.notes])
+        worth = f"{self.worth} {_UNITS.get(self.metric, self.metric.replace('_', ' '))}"
+        noise = " beyond noise" if self.n_items > 1 else ""
+        tails = {"no effect": f"{noise}: {worth}", "context harms": f": effect {worth}"}
+        first = f"{self.condition}: {self.label}{tails.get(self.verdict, '')}"
+        return "; ".join([first, *self.notes])
 
 
 @checked(ResultError, threshold=number(above=0, most=1))
@@ -180,7 +237,7 @@ def locate(
         )
     spread, how = result.spread(), (threshold, confidence, n_resamples, seed)
     return [
-        _locate_one(condition, Curve(spread[i], result.layers, *how))
+        _locate_one(condition, result.metric, Curve(spread[i], result.layers, *how))
         for i, condition in enumerate(result.conditions)
     ]
 
@@ -194,12 +251,14 @@ def check_confidence(confidence: float) -> None:
     check_number("confidence", confidence, above=0, below=1, error=ResultError)
 
 
-def _locate_one(condition: str, curve: Curve) -> Location:
+def _locate_one(condition: str, metric: str, curve: Curve) -> Location:
     scores, effect, rise = curve.scores, curve.effect(), curve.rise()
-    floor = None if rise is None else scores[curve.layers.index(rise.base)]
+    base = 0 if rise is None else rise.base
+    floor = None if rise is None else scores[curve.layers.index(base)]
     level = scores[-1] if rise is None else rise.level
     worth = np.nan if floor is None else level - floor
     jumps = np.diff(scores)
+    enough = (None if rise is None else rise.enough) or (None, None)
     return Location(
         condition=condition,
         layers=curve.layers,
@@ -211,9 +270,10 @@ def _locate_one(condition: str, curve: Curve) -> Location:
         ceiling=float(scores[-1]),
         floor=float(scores[0]),
         effect=effect,
-        lowest=curve.layers[curve.lowest(than=0) or 0],
+        lowest=base or curve.layers[curve.lowest(than=0) or 0],
+        base=base,
         level=float(level),
-        dips=() if rise is None else rise.dips,
+        dips=rise.dips if rise is not None and curve.spread.n_items > 1 else (),
         jump_layer=None if rise is None else curve.layers[int(jumps.argmax()) + 1],
         jump=float(jumps.max()),
         scores=torch.from_numpy(scores),
@@ -223,6 +283,8 @@ def _locate_one(condition: str, curve: Curve) -> Location:
         confidence=curve.confidence,
         n_items=curve.spread.n_items,
         n_seeds=curve.spread.n_seeds,
-        enough_items=None if rise is None else rise.enough_items,
+        enough_items=enough[0],
+        enough_seeds=enough[1],
         n_resamples=curve.n_draws,
+        metric=metric,
     )

@@ -1,5 +1,6 @@
 """The curves of a sweep: score over start layers."""
 
+import textwrap
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -23,9 +24,11 @@ def layer_curves(
 ) -> go.Figure:
     """The score over start layers: a curve a condition, with its interval, ceiling and location.
 
-    A band is the bootstrap's pointwise interval, a thin dashed line the ceiling of the curve in its
-    colour, a diamond the recognition layer with its interval as a bar; diamonds that would hide one
-    another stand above each other.
+    A band is the pointwise interval, a thin dashed line the ceiling of the curve in its colour. A
+    diamond is the recognition layer (an open one where it is not resolved), a square the last layer
+    where nothing was recovered before it; a bar is its interval, a dotted line goes on to the upper
+    end with no shape assumed. Those that would hide one another stand above each other. A triangle
+    is a layer at which the score falls beyond noise.
 
     Args:
         locations: what `locate` found; with none given it is computed with its defaults.
@@ -45,20 +48,24 @@ def layer_curves(
             drawn.add(location.ceiling)
             figure.add_hline(y=location.ceiling, line={"dash": "dash", "width": 1, "color": colour})
     heights = _heights(locations)
-    figure.add_traces(
-        [_marker(locations[i], PALETTE[i % len(PALETTE)], y) for i, y in heights.items()]
-    )
+    for i, y in heights.items():
+        found, colour = locations[i], PALETTE[i % len(PALETTE)]
+        figure.add_traces([*_upper(found, colour, y), _marker(found, colour, y)])
+        figure.add_traces(_dips(found, colour))
     names = [location.condition for location in locations]
     figure.add_traces([_reference(curve, names, result.n_layers) for curve in reference])
     metric = METRIC_TITLES.get(result.metric, result.metric)
     provenance = result.provenance
+    axis = count_axis("layer from which the context is hidden (last: never)", result.n_layers)
+    room = 0.06 * result.n_layers  # for markers, but for no tick: there is no layer
     figure.update_layout(
         template="plotly_white",
         title=title or f"{provenance.get('task')}, {provenance.get('model')}",
-        xaxis=count_axis("layer from which the context is hidden (last: never)", result.n_layers),
+        xaxis={**axis, "range": [-room, result.n_layers + room]},
         yaxis={"title": metric, "zeroline": False},
-        legend={"title": "hidden: recognised by layer"},
+        legend={"title": _legend_title(locations)},
         hovermode="closest",
+        height=600 + 45 * max(0, len(locations) - 6),  # the legend has two lines for each
     )
     add_caption(figure, caption(result, locations))
     return figure
@@ -70,13 +77,28 @@ def caption(result: SweepResult, locations: Sequence[Location]) -> str:
     if not locations:
         refuse("locations", locations, "what locate found", ResultError)
     how = locations[0]
+    dotted = " (dotted: upper end with no shape assumed)" if any(map(_reaches, locations)) else ""
     return (
         f"{recipe(result)}<br>"
-        f"bands: {100 * how.confidence:g} % paired bootstrap over items and seeds "
-        f"({how.n_resamples} resamples)<br>"
-        f"dashed: ceilings; diamonds: recovery of {100 * how.threshold:g} % for good, raised where "
-        "one would hide another"
+        f"bands and bars: {100 * how.confidence:g} % intervals over items and seeds{dotted}; "
+        f"dashed: ceilings<br>{_symbols(locations)}"
     )
+
+
+def _symbols(locations: Sequence[Location]) -> str:
+    """What the markers that are there mean."""
+    verdicts = {location.verdict for location in locations}
+    said = [
+        (
+            f"diamond: {100 * locations[0].threshold:g} % recovered for good",
+            "recognised" in verdicts,
+        ),
+        ("open diamond: not resolved", "not resolved" in verdicts),
+        ("square: never recovered", "never recovered" in verdicts),
+        ("triangle: falls beyond noise", any(location.dips for location in locations)),
+        ("raised where one would hide another", any(found.layer for found in locations)),
+    ]
+    return "; ".join(text for text, is_there in said if is_there) or "no layer: no effect"
 
 
 def recipe(result: SweepResult, *, shots: bool = True) -> str:
@@ -112,20 +134,28 @@ def _curve(result: SweepResult, location: Location, colour: str, dash: str) -> g
 def _recoveries(location: Location) -> list[str]:
     """What is recovered at each layer, in words that no rounding turns into recovery."""
     if location.layer is None:
-        return ["of nothing: no effect"] * len(location.scores)
-    return [
-        f"{share:.3f}{'' if enough else ': not yet recovered'}"
-        for share, enough in zip(
-            location.recovery.tolist(), location.recovered.tolist(), strict=True
-        )
-    ]
+        return [f"of nothing: {location.verdict}"] * len(location.scores)
+    shares = zip(
+        location.layers, location.recovery.tolist(), location.recovered.tolist(), strict=True
+    )
+    return [f"{share:.3f}{_remark(location, layer, enough)}" for layer, share, enough in shares]
+
+
+def _remark(location: Location, layer: int, enough: bool) -> str:
+    """How a layer's recovery goes with the verdict, where that needs words."""
+    if layer in location.dips:
+        return ": falls beyond noise"
+    if layer >= (location.layer or 0):
+        return "" if enough else ": below the threshold, within noise"
+    return ": not for good" if enough else ": not yet recovered"
 
 
 def _legend(location: Location) -> str:
-    if location.layer is None:
-        return f"{location.condition}: no effect"
-    interval = "" if location.interval is None else " [{}, {}]".format(*location.interval)
-    return f"{location.condition}: {location.label}{interval}"
+    return f"{location.condition}<br>{location.label}"
+
+
+def _legend_title(locations: Sequence[Location]) -> str:
+    return f"hidden, and the verdict [{100 * locations[0].confidence:g} % interval]"
 
 
 def _reference(curve: ReferenceCurve, conditions: Sequence[str], n_layers: int) -> go.Scatter:
@@ -168,18 +198,71 @@ def _heights(locations: Sequence[Location]) -> dict[int, float]:
     return found
 
 
+def _reaches(location: Location) -> bool:
+    """Whether the upper end with no shape assumed lies above the interval's."""
+    upper, interval = location.upper_any, location.interval
+    return upper is not None and interval is not None and upper > interval[1]
+
+
+def _upper(location: Location, colour: str, height: float) -> list[go.Scatter]:
+    """From the interval's upper end to the one with no shape assumed, where that is above it."""
+    if location.interval is None or not _reaches(location):
+        return []
+    return [
+        go.Scatter(
+            x=[location.interval[1], location.upper_any],
+            y=[height, height],
+            mode="lines",
+            line={"color": colour, "width": 1.5, "dash": "dot"},
+            hoverinfo="skip",
+            legendgroup=location.condition,
+            showlegend=False,
+        )
+    ]
+
+
+def _dips(location: Location, colour: str) -> list[go.Scatter]:
+    """The layers at which a curve falls beyond noise."""
+    if not location.dips:
+        return []
+    scores = dict(zip(location.layers, location.scores.tolist(), strict=True))
+    return [
+        go.Scatter(
+            x=list(location.dips),
+            y=[scores[layer] for layer in location.dips],
+            mode="markers",
+            marker={
+                "symbol": "triangle-down",
+                "size": 11,
+                "color": colour,
+                "line": {"width": 1, "color": "white"},
+            },
+            legendgroup=location.condition,
+            showlegend=False,
+            hovertemplate=(
+                f"<b>{location.condition}</b>, layer %{{x}}: %{{y:.3g}}<br>"
+                "falls beyond noise, below an earlier layer<extra></extra>"
+            ),
+        )
+    ]
+
+
+_SYMBOLS = {"recognised": "diamond", "never recovered": "square", "not resolved": "diamond-open"}
+
+
 def _marker(location: Location, colour: str, height: float) -> go.Scatter:
     layer = location.layer or 0
     low, high = location.interval or (layer, layer)
+    is_open = location.verdict == "not resolved"
     return go.Scatter(
         x=[layer],
         y=[height],
         mode="markers",
         marker={
-            "symbol": "diamond",
+            "symbol": _SYMBOLS[location.verdict],
             "size": 13,
             "color": colour,
-            "line": {"width": 1.5, "color": "white"},
+            "line": {"width": 2.5 if is_open else 1.5, "color": colour if is_open else "white"},
         },
         error_x={
             "type": "data",
@@ -191,5 +274,14 @@ def _marker(location: Location, colour: str, height: float) -> go.Scatter:
         },
         legendgroup=location.condition,
         showlegend=False,
-        hovertemplate=f"{location}<extra></extra>",
+        hovertemplate=f"{_hover(location)}<extra></extra>",
     )
+
+
+def _hover(location: Location) -> str:
+    """A location in lines that fit a box."""
+    lines = [f"<b>{location.condition}</b> hidden", location.label]
+    if location.upper_any is not None:
+        lines.append(f"with no shape assumed: by layer {location.upper_any}")
+    lines += [f"effect {location.worth}", *location.notes]
+    return "<br>".join(part for line in lines for part in textwrap.wrap(line, 60))

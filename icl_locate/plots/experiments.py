@@ -85,15 +85,12 @@ def shots_curves(results: Mapping[int, SweepResult], condition: str | None = Non
         found = locate(result)[result.conditions.index(condition)]
         colour, dash = PALETTE[i % len(PALETTE)], DASHES[i % len(DASHES)]
         layers, (low, high) = list(result.layers), found.score_interval.tolist()
-        layer = "no effect" if found.layer is None else f"layer {found.label}"
-        if found.interval is not None:
-            layer += f" [{found.interval[0]}, {found.interval[1]}]"
         figure.add_trace(band(layers, low, high, colour, str(n_shots)))
         figure.add_scatter(
             x=layers,
             y=found.scores.tolist(),
             mode="lines+markers",
-            name=f"{n_shots}: {layer}",
+            name=f"{n_shots}: {found.label}",
             legendgroup=str(n_shots),
             line={"color": colour, "dash": dash},
             hovertemplate=f"<b>{n_shots} shots</b>, layer %{{x}}: %{{y:.3g}}<extra></extra>",
@@ -104,9 +101,10 @@ def shots_curves(results: Mapping[int, SweepResult], condition: str | None = Non
         title=f"{first.provenance.get('task')}, {first.provenance.get('model')}: {condition}",
         xaxis=count_axis("layer from which the context is hidden (last: never)", first.n_layers),
         yaxis={"title": metric, "zeroline": False},
-        legend={"title": "shots: recognised by"},
+        legend={"title": "shots, and the verdict [95 % interval]"},
     )
-    add_caption(figure, recipe(first, shots=False))
+    bands = "bands: 95 % intervals over items and seeds"
+    add_caption(figure, f"{recipe(first, shots=False)}<br>{bands}")
     return figure
 
 

@@ -12,9 +12,10 @@ from icl_locate.records.files import replace_file
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; width: 100% }
+table { border-collapse: collapse; width: 100%; font-size: 15px }
 th, td { border-bottom: 1px solid #ddd; padding: .35rem .6rem; text-align: right }
 th:first-child, td:first-child { text-align: left }
+td + td { white-space: nowrap }
 pre { background: #f6f6f6; padding: 1rem; overflow: auto; font-size: 13px }
 """
 
@@ -34,8 +35,14 @@ def write_page(path: str | Path, title: str, body: str, provenance: Mapping[str,
 
 
 def align_table(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table for a terminal: the first column to the left, the others to the right."""
-    rows = [headers, *body]
+    """A table for a terminal: the first column to the left, the others to the right.
+
+    A header may have several lines.
+    """
+    parts = [header.split("\n") for header in headers]
+    height = max(map(len, parts))
+    above = list(zip(*[[""] * (height - len(part)) + part for part in parts], strict=True))
+    rows = [*above, *body]
     widths = [max(len(row[i]) for row in rows) for i in range(len(headers))]
     lines = [
         "  ".join(
@@ -44,7 +51,7 @@ def align_table(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+    return "\n".join([*lines[:height], "  ".join("-" * width for width in widths), *lines[height:]])
 
 
 def html_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,6 +1,7 @@
 """A sweep as one self-contained HTML page, and as text."""
 
 import html
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +16,19 @@ from icl_locate.masking.result import SweepResult
 from icl_locate.plots.frame import to_html
 from icl_locate.report.page import align_table, html_table, write_page
 
-_HEADERS = ("hidden", "recognised by layer", "interval", "floor", "ceiling", "largest jump at")
+_HEADERS = (
+    "hidden", "verdict", "layer", "interval", "any\nshape", "effect [low, high]", "floor",
+    "ceiling", "largest\njump at",
+)  # fmt: skip
+_WIDTH = 120
+"""Columns of a terminal."""
+_MEANING = {
+    "recognised": "from the layer on, the context is no longer needed",
+    "never recovered": "the context is needed to the end",
+    "no effect": "hiding the context changes nothing beyond noise",
+    "context harms": "the score is higher without the context",
+    "not resolved": "the interval of the layer spans over half of the layers",
+}
 
 
 @checked(ResultError)
@@ -35,11 +48,13 @@ def write_report(
     shown = [plots.layer_curves(result, locations), *figures]
     parts = [to_html(figure, with_script=i == 0) for i, figure in enumerate(shown)]
     title = f"{result.provenance.get('task')} in {result.provenance.get('model')}"
+    share = 100 * locations[0].threshold
     body = f"""<p>Score when the context is hidden from a layer on. From the recognition layer on,
-the model no longer needs the context: at least {100 * locations[0].threshold:g} % of what the
-context is worth are recovered for good.</p>
+the model no longer needs the context: at least {share:g} % of what the context is worth are
+recovered for good.</p>
 {parts[0]}
 {html_table(_HEADERS, location_rows(locations))}
+{_html_notes(locations)}
 {"".join(parts[1:])}
 {_html_answers(result)}"""
     return write_page(path, title, body, result.provenance)
@@ -50,19 +65,48 @@ def location_rows(locations: Sequence[Location]) -> list[tuple[str, ...]]:
     return [
         (
             location.condition,
-            location.label,
+            location.verdict,
+            location.place,
             "" if location.interval is None else f"{location.interval[0]}-{location.interval[1]}",
+            "" if location.upper_any is None else str(location.upper_any),
+            location.worth,
             f"{location.floor:.3g}",
             f"{location.ceiling:.3g}",
-            "" if location.jump_layer is None else f"{location.jump_layer} (+{location.jump:.3g})",
+            _jump(location),
         )
         for location in locations
     ]
 
 
+def _jump(location: Location) -> str:
+    if location.jump_layer is None:
+        return ""
+    return f"{location.jump_layer} (+{location.jump:.{location.digits}f})"
+
+
+def note_lines(locations: Sequence[Location]) -> list[str]:
+    """What must be known beside the table, a line for each condition of which there is any."""
+    return [
+        f"{location.condition}: {'; '.join(location.notes)}"
+        for location in locations
+        if location.notes
+    ]
+
+
 def text_table(locations: Sequence[Location]) -> str:
-    """The table of locations for a terminal."""
-    return align_table(_HEADERS, location_rows(locations))
+    """The table of locations for a terminal, with notes below it."""
+    lines = [*note_lines(locations), _columns(locations)]
+    notes = [textwrap.fill(line, _WIDTH, subsequent_indent="  ") for line in lines]
+    return "\n".join([align_table(_HEADERS, location_rows(locations)), "", *notes])
+
+
+def _columns(locations: Sequence[Location]) -> str:
+    """What the columns mean that do not say so."""
+    share = f"{100 * locations[0].confidence:g} %"
+    return (
+        f"interval ({share}): for a rise to a plateau, falls beyond noise aside; any shape: its "
+        "upper end if the curve may be any; effect: ceiling minus floor"
+    )
 
 
 def importance_table(importances: Sequence[LayerImportance]) -> str:
@@ -73,6 +117,15 @@ def importance_table(importances: Sequence[LayerImportance]) -> str:
         losses = [f"{layer} ({lost[layer]:.3g})" for layer in found.critical] or ["none"]
         lines.append(f"{found.condition} (ceiling {found.ceiling:.3g}): {', '.join(losses)}")
     return "\n".join(lines)
+
+
+def _html_notes(locations: Sequence[Location]) -> str:
+    """The notes, and in words the verdicts that are there and the columns."""
+    found = {location.verdict for location in locations}
+    said = [f"{name}: {text}" for name, text in _MEANING.items() if name in found]
+    items = [f"<li>{html.escape(line)}</li>" for line in note_lines(locations)]
+    notes = f"<ul>{''.join(items)}</ul>" if items else ""
+    return f"{notes}<p><small>{'; '.join([*said, _columns(locations)])}.</small></p>"
 
 
 def _html_answers(result: SweepResult) -> str:
