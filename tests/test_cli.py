@@ -165,7 +165,7 @@ def test_sweep_writes_what_it_says(tmp_path, capsys):
     )
     printed = capsys.readouterr().out
     assert status == 0
-    assert "recognised by layer" in printed and "examples" in printed
+    assert "verdict" in printed and "examples" in printed
     for name in ("result.safetensors", "scores.csv", "report.html"):
         assert str(output / name) in printed and (output / name).stat().st_size > 0
     assert (output / "layer_curves.png").exists() or "no PNG" in printed

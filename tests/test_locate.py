@@ -237,7 +237,7 @@ def test_a_floor_that_is_not_the_lowest_point():
     (found,) = icl.locate(result_of([curve], noise=0.3, n_items=60))
     assert found.effect[1] < 0 < found.effect[2], "hidden everywhere it is not missed"
     assert found.lowest in (2, 3) and found.verdict == "recognised" and found.layer == 5
-    assert found.recovery[found.lowest] == 0 and "costs more" in str(found)
+    assert found.recovery[found.lowest] == 0 and "recovery is measured from there" in str(found)
     half = np.array([0.3, 0.2, 0.05, 0.05, 0.3, 0.9, 0.9, 0.9])
     (found,) = icl.locate(result_of([half], noise=0.1))
     assert found.recovery[0] == 0 and found.lowest in (2, 3) and found.layer == 5
@@ -276,7 +276,7 @@ def test_one_item_gives_a_layer_and_no_interval():
     (found,) = icl.locate(result_of([[0, 0, 1.0, 1.0]], n_items=1, n_seeds=1))
     assert found.layer == 2 and found.interval is None and found.upper_any is None
     assert found.verdict == "not resolved" and np.isnan(found.effect[1:]).all()
-    assert found.score_interval.isnan().all() and "1 item" in str(found)
+    assert found.score_interval.isnan().all() and "a single item" in str(found)
     (found,) = icl.locate(result_of([[0.5, 0, 0.5]], n_items=1, n_seeds=3))
     assert found.verdict == "no effect" and found.layer is None
 
@@ -314,11 +314,11 @@ def test_a_coarse_grid_names_the_layers_that_it_leaves_open():
     values = result_of([step(12, 5)], noise=0.1).item_scores[:, [0, 4, 8, 12]].numpy()
     coarse = replace(result_with(values), layers=(0, 4, 8, 12))
     (found,) = icl.locate(coarse)
-    assert (found.layer, found.after, found.label) == (8, 4, "5 to 8")
+    assert (found.layer, found.after, found.place) == (8, 4, "5 to 8")
     assert found.interval == (5, 8) and found.verdict == "recognised"
     last = replace(result_with(values[:, [0, 0, 0, 3]]), layers=(0, 4, 8, 12))
     (found,) = icl.locate(last)
-    assert found.verdict == "recognised" and found.label == "9 to 12", "11 may do as well"
+    assert found.verdict == "recognised" and found.place == "9 to 12", "11 may do as well"
 
 
 class Median:

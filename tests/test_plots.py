@@ -39,14 +39,15 @@ def test_layer_curves_show_the_numbers():
         assert not any("not yet" in word for word in recovery[location.layer or 0 :])
         assert list(low) == pytest.approx(location.score_interval[0].tolist())
         assert all(a <= b for a, b in zip(low, high, strict=True))
-    assert lines["c0"].name.startswith("c0: 2 [") and lines["c1"].name == "c1: no effect"
+    assert lines["c0"].name.startswith("c0<br>recognised by layer 2 [")
+    assert lines["c1"].name == "c1<br>no effect"
     marks = [trace for trace in figure.data if trace.mode == "markers"]
     assert [list(mark.x) for mark in marks] == [[locations[0].layer]], "none without an effect"
     dashed = [shape for shape in figure.layout.shapes if shape.line.dash == "dash"]
     assert sorted(shape.y0 for shape in dashed) == pytest.approx(
         sorted(location.ceiling for location in locations)
     )
-    assert "paired bootstrap" in figure.layout.annotations[-1].text
+    assert "95 % intervals over items and seeds" in figure.layout.annotations[-1].text
 
 
 def test_no_rounding_turns_a_share_into_recovery():
@@ -153,5 +154,6 @@ def test_prompt_segments_shows_every_token():
 
 def test_text_table():
     lines = text_table(icl.locate(RESULT)).splitlines()
-    assert lines[0].startswith("hidden") and len(lines) == 4
-    assert "no effect" in lines[3] and lines[2].split()[:2] == ["c0", "2"]
+    assert lines[1].startswith("hidden") and set(lines[2]) == {"-", " "} and not lines[5]
+    assert "no effect" in lines[4] and lines[3].split()[:3] == ["c0", "recognised", "2"]
+    assert max(map(len, lines)) <= 120

@@ -70,14 +70,14 @@ CURVES = [[0, 0, 0.1, 0.2, 0.95, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0, 0, 0.2, 1]]
 def test_locations_say_between_which_layers_they_lie():
     all_layers, few = result_of(CURVES), some(result_of(CURVES), [0, 3, 6, 8])
     first, last = icl.locate(all_layers)
-    assert (first.layer, first.after, first.label, first.interval) == (4, 3, "4", (4, 4))
-    assert (last.layer, last.label) == (8, "8")
+    assert (first.layer, first.after, first.place, first.interval) == (4, 3, "4", (4, 4))
+    assert (last.layer, last.place) == (8, "8")
     first, last = icl.locate(few)
-    assert (first.layer, first.after, first.label) == (6, 3, "4 to 6")
+    assert (first.layer, first.after, first.place) == (6, 3, "4 to 6")
     assert first.interval == (4, 6), "all that the layers which ran leave open"
     assert first.jump_layer == 6 and first.layers == (0, 3, 6, 8)
-    assert (last.layer, last.after, last.label) == (8, 6, "7 to 8")
-    assert str(first) == "c0: recognised by layer 4 to 6 [4, 6]"
+    assert (last.layer, last.after, last.place) == (8, 6, "7 to 8")
+    assert str(first) == "c0: recognised by one of layers 4 to 6 [4, 6]"
     assert first.height == 1.0 and np.isnan(replace(first, layer=None).height)
 
 
@@ -99,7 +99,7 @@ def test_figures_tables_and_pages_of_some_layers(tmp_path):
     few = replace(few, provenance={"scope": "from", "task": "t", "model": "m"})
     found = icl.locate(few)
     figure = plots.layer_curves(few, found)
-    marks = [trace for trace in figure.data if trace.name and "4 to 6" in trace.name]
+    marks = [trace for trace in figure.data if trace.name and "layers 4 to 6" in trace.name]
     assert list(marks[0].x) == [0, 3, 6, 8]
     diamonds = [trace for trace in figure.data if "diamond" in str(trace.marker.symbol)]
     assert [list(trace.x) for trace in diamonds] == [[6], [8]]

@@ -178,7 +178,7 @@ def test_the_command_scores_with_a_metric_of_ones_own(mine, capsys):
     asked = ["sweep", "--conditions", "examples", "--layers", "0", "8", *OPTIONS]
     assert cli.main([*asked, "--metric", "my_metrics:WordF1", "--output", "out"]) == 0
     printed = capsys.readouterr()
-    assert "recognised by layer" in printed.out, printed
+    assert "verdict" in printed.out, printed
     result = icl.SweepResult.load(mine / "out" / "result")
     assert result.metric == "word_f1"
     said = [texts[0] for texts in result.texts[0]]

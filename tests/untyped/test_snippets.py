@@ -197,4 +197,4 @@ def test_commands_on_files_of_ones_own(page, newcomer, tmp_path, capsys):
             output = tmp_path / command[command.index("--output") + 1]
             assert (output / "report.html").is_file()
     printed = capsys.readouterr().out
-    assert "first prompt" in printed and "recognised by layer" in printed
+    assert "first prompt" in printed and "verdict" in printed
