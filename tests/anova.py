@@ -57,14 +57,24 @@ def products(one, other):
     return items, seeds, rest / ((n_items - 1) * (n_seeds - 1))
 
 
-def variance(cell):
-    """Of the mean over seeds, and the sum of its parts' squares by their degrees of freedom."""
+def variance(cell, beside=()):
+    """Of the mean over seeds, and the sum of its parts' squares by their degrees of freedom.
+
+    Args:
+        beside: the cells that were measured with it, itself among them. Of two seeds, theirs count
+            for two degrees of freedom more.
+    """
     items, seeds, rest = (part / (len(cell[1]) * len(cell[1][0])) for part in products(cell, cell))
     n_seeds, n_items = len(cell[1]), len(cell[1][0])
     value, doubt = items, items**2 / (n_items - 1)
     if n_seeds > 1:
+        df = n_seeds - 1
+        if n_seeds == 2 and len(beside) > 1:
+            together = [products(each, each) for each in beside]
+            times = sum(s for _, s, _ in together) / sum(r for _, _, r in together)
+            seeds, df = (seeds + 2 * times * rest) / 3, 3
         value += max(0.0, seeds - rest)
-        doubt += seeds**2 / (n_seeds - 1) + rest**2 / ((n_items - 1) * (n_seeds - 1))
+        doubt += seeds**2 / df + rest**2 / ((n_items - 1) * (n_seeds - 1))
     return value, doubt
 
 
@@ -82,9 +92,9 @@ def around(mean, value, doubt, confidence=0.95):
     return mean - half, mean + half
 
 
-def interval(cell, confidence=0.95):
+def interval(cell, confidence=0.95, beside=()):
     """Of the mean over seeds: low and high."""
-    return around(sum(cell[0]) / len(cell[0]), *variance(cell), confidence)
+    return around(sum(cell[0]) / len(cell[0]), *variance(cell, beside), confidence)
 
 
 def contrast(cells, weights):

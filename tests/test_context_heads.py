@@ -46,7 +46,7 @@ def test_the_heads_that_read_the_context_are_found(circuit):
 
 @pytest.mark.parametrize("mode", ["hidden", "kept"])
 def test_the_interval_of_worth_is_of_the_difference_on_the_same_items_and_seeds(circuit, mode):
-    study = icl.HeadStudy(circuit, planted.TASK, **OPTIONS, seeds=[0, 1], metric="log_prob")
+    study = icl.HeadStudy(circuit, planted.TASK, **OPTIONS, seeds=[0, 1, 2], metric="log_prob")
     found = study.sweep(mode)
     cells = [anova.of_mean(values) for values in found.statistics.numpy()[..., 0]]
     ends = {"hidden": (-1, cells[-2]), "kept": (1, cells[-1])}

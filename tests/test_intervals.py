@@ -102,12 +102,14 @@ class Ratio:
 def test_what_an_item_adds_to_a_metric_of_ones_own():
     table = np.random.default_rng(2).integers(1, 9, (3, 2, 6, 2)).astype(float)
     spread = Spread.of(Ratio(), table)
-    for place in range(3):
-        cell = anova.jackknife(lambda rows: sum(r[0] for r in rows) / sum(r[1] for r in rows),
-                               table[place])  # fmt: skip
+    cells = [
+        anova.jackknife(lambda rows: sum(r[0] for r in rows) / sum(r[1] for r in rows), rows)
+        for rows in table
+    ]
+    for place, cell in enumerate(cells):
         np.testing.assert_allclose(spread.scores[place], cell[0], rtol=1e-12)
         np.testing.assert_allclose(spread.influence[place], cell[1], atol=1e-12)
-        np.testing.assert_allclose(spread.interval(0.8)[:, place], anova.interval(cell, 0.8))
+        np.testing.assert_allclose(spread.interval(0.8)[:, place], anova.interval(cell, 0.8, cells))
 
 
 # Analysis of variance.
@@ -141,16 +143,27 @@ def test_intervals_are_those_of_the_loops(n_seeds, seed):
         found = spread.interval(confidence)
         assert found.shape == (2, 2, 3)
         for i, j in product(range(2), range(3)):
-            low, high = anova.interval(anova.of_mean(values[i, j]), confidence)
+            beside = [anova.of_mean(one) for one in values[i]]
+            low, high = anova.interval(beside[j], confidence, beside)
             assert found[:, i, j] == pytest.approx([low, high])
     weights = np.array([[1.0, -1.0, 0.0], [-0.5, -0.5, 1.0]])
     differences = spread.combine(weights)
     assert np.array_equal(spread.combine(weights.tolist()).mean, differences.mean)
     for i, (row, three) in product(range(2), enumerate(weights)):
-        cell = anova.contrast([anova.of_mean(values[i, j]) for j in range(3)], three)
-        low, high = anova.interval(cell)
+        cells = [anova.of_mean(one) for one in values[i]]
+        beside = [anova.contrast(cells, each) for each in weights]
+        low, high = anova.interval(beside[row], beside=beside)
         assert differences.interval()[:, i, row] == pytest.approx([low, high])
         assert differences.mean[i, row] == pytest.approx(three @ values[i].mean(axis=(-2, -1)))
+
+
+def test_two_seeds_borrow_what_all_cells_tell_of_seeds():
+    """A single difference of seeds says next to nothing: alone, it makes an interval of any width."""
+    spread = Spread.of_means(scattered(32, 2, 64, seed=0.0, item=0.0))
+    alone = np.array([spread[[place]].interval() for place in range(32)])[..., 0]
+    together = spread.interval().T
+    assert (together[:, 1] - together[:, 0]).max() < 1.0 < (alone[:, 1] - alone[:, 0]).max()
+    assert ((together[:, 0] < 0) & (together[:, 1] > 0)).mean() > 0.85
 
 
 def test_differences_are_paired():
@@ -409,7 +422,9 @@ def test_bad_arguments_are_refused(ask, message):
 @pytest.mark.parametrize("options", [{}, {"confidence": 0.6}])
 def test_every_interval_of_a_location_has_the_level_that_was_asked_for(options):
     confidence = options.get("confidence", 0.95)
-    result = result_of([[0, 0.1, 0.5, 0.97, 1.0], [0.2, 0.3, 0.4, 0.5, 0.9]], 0.8, n_items=24)
+    result = result_of(
+        [[0, 0.1, 0.5, 0.97, 1.0], [0.2, 0.3, 0.4, 0.5, 0.9]], 0.8, n_items=24, n_seeds=3
+    )
     for values, found in zip(
         result.item_scores.numpy(), icl.locate(result, **options), strict=True
     ):
@@ -430,7 +445,7 @@ def losses_of(curve, noise=0.0, **options):
 
 @pytest.mark.parametrize("confidence", [0.95, 0.5])
 def test_the_interval_of_importance_is_of_the_loss_on_the_same_items_and_seeds(confidence):
-    result = losses_of([0.2, 0.9, 0.5, 1.0], 0.5, n_items=24)
+    result = losses_of([0.2, 0.9, 0.5, 1.0], 0.5, n_items=24, n_seeds=3)
     (found,) = layer_importance(result, confidence=confidence)
     cells = [anova.of_mean(layer) for layer in result.item_scores.numpy()[0]]
     for layer in range(3):

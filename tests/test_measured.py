@@ -121,9 +121,11 @@ def test_the_interval_is_that_of_the_loops(confidence):
     if confidence == 0.95:
         assert torch.equal(interval, result.score_interval())
     for arm in range(2):
-        for dose in range(3):
-            cell = anova.jackknife(ratio_by_loops, result.statistics[arm, dose].tolist())
-            low, high = anova.interval(cell, confidence)
+        cells = [
+            anova.jackknife(ratio_by_loops, table) for table in result.statistics[arm].tolist()
+        ]
+        for dose, cell in enumerate(cells):
+            low, high = anova.interval(cell, confidence, cells)
             assert interval[:, arm, dose].tolist() == pytest.approx([low, high], rel=1e-9)
 
 

@@ -76,7 +76,7 @@ class Crossing:
         return smooth
 
     def ceiling(self, curves: Curves) -> Float[ndarray, "*curve"]:
-        """The mean of the longest run of top layers that is level.
+        """The mean of the longest run of top layers that is level; noisy ones weigh less.
 
         A run is level while no layer of it differs from the mean above it, nor its lower half from
         its upper half, beyond noise.
@@ -86,8 +86,8 @@ class Crossing:
             uneven |= np.abs(curves @ weights.T) > LEVEL * errors + _TIE
         uneven[..., 0] = True  # the floor is no part of a plateau
         first = self.n - uneven[..., -2::-1].argmax(axis=-1)
-        found = np.take_along_axis(_means_above(curves), np.expand_dims(first, -1), axis=-1)
-        return np.asarray(found[..., 0])
+        levels = curves @ self._level_weights.T
+        return np.asarray(np.take_along_axis(levels, np.expand_dims(first, -1), axis=-1)[..., 0])
 
     def errors(self, weights: Float[ndarray, "contrast layer"]) -> Float[ndarray, "contrast"]:
         """Standard errors of weighted sums of a curve's scores."""
@@ -128,6 +128,19 @@ class Crossing:
             halves[k, k:middle] = 1 / (middle - k)
             halves[k, middle:] = -1 / (self.n + 1 - middle)
         return [(weights, self.errors(weights)) for weights in (single, halves)]
+
+    @cached_property
+    def _level_weights(self) -> Float[ndarray, "start layer"]:
+        """Of each layer in the mean from a start on: noise beyond the others' counts against it.
+
+        A layer of the rise that scatters much would pull down a plateau that hardly scatters.
+        """
+        own = np.maximum(np.diag(self.covariance), 0)
+        weights = np.zeros_like(self.covariance)
+        for k in range(self.n + 1):
+            noise = own[k:] + own[k:].mean()
+            weights[k, k:] = 1 / noise if noise.all() else 1
+        return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
     @cached_property
     def _plateau_errors(self) -> Float[ndarray, "start layer"]:

@@ -88,11 +88,15 @@ class Curve:
         """Of seeds in what decides: how far each layer lies above the threshold."""
         return self.spread.combine(self._above[1:-1]).seed_share if self.n > 1 else np.zeros(())
 
+    @cached_property
+    def worth(self) -> Spread:
+        """Ceiling minus each other layer's score, floor first."""
+        return self.spread.combine(_differences(self.n, self.n, list(range(self.n))))
+
     def effect(self) -> tuple[float, float, float]:
         """Ceiling minus floor, with its interval; NaN for a single item."""
-        worth = self.spread.combine(_differences(self.n, self.n, [0]))
-        low, high = worth.interval(self.confidence)[:, 0]
-        return float(worth.mean[0]), float(low), float(high)
+        low, high = self.worth.interval(self.confidence)[:, 0]
+        return float(self.worth.mean[0]), float(low), float(high)
 
     def lowest(self, than: int) -> int | None:
         """The place of the lowest score, if it lies below another place's beyond doubt.
@@ -116,10 +120,11 @@ class Curve:
         part = replace(self, spread=self.spread[base:], layers=self.layers[base:])
         place, dip = (int(found) for found in part.crossing.layers(part.scores))
         smooth = part.crossing.smooth(part.scores)
-        interval, enough = None, None
-        if self.spread.n_items > 1:
+        interval, enough, upper = None, None, part._upper_any()
+        if upper is not None:
             found = part.crossing.layers(smooth + part.noise)[0]
-            interval = part._between(shortest(found, place, self.confidence))
+            low, high = part._between(shortest(found, place, self.confidence))
+            interval = low, min(high, max(upper, part.layers[place]))
             if not part.resolves(interval):
                 enough = part._enough(place)
         return Rise(
@@ -127,7 +132,7 @@ class Curve:
             layer=part.layers[place],
             after=part.layers[place - 1],
             interval=interval,
-            upper_any=part._upper_any(),
+            upper_any=upper,
             level=float(part.crossing.ceiling(part.scores)),
             dips=tuple(part.layers[m] for m in sorted({*part._falls(), dip} - {0})),
             enough=enough,

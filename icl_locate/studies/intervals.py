@@ -142,12 +142,18 @@ class Spread:
 
     @cached_property
     def seed_variance(self) -> Variance:
-        """Of the mean, from seeds, beyond what items do differently under each; 0 of one seed."""
+        """Of the mean, from seeds, beyond what items do differently under each; 0 of one seed.
+
+        Two seeds have a single difference: all cells of the last axis together count for two more.
+        """
         n, s = self.n_items, self.n_seeds
         if s < 2 or n < 2:
             return Variance(np.zeros(self.mean.shape), np.zeros(self.mean.shape))
-        seeds, rest = self.seeds / (n * s), self.rest / (n * s)
-        doubt = seeds**2 / (s - 1) + rest**2 / ((n - 1) * (s - 1))
+        seeds, rest, df = self.seeds / (n * s), self.rest / (n * s), s - 1
+        if s == 2 and seeds.ndim and seeds.shape[-1] > 1:
+            together = ratio(seeds.sum(axis=-1), rest.sum(axis=-1), 1.0)[..., None] * rest
+            seeds, df = (seeds + 2 * together) / 3, 3
+        doubt = seeds**2 / df + rest**2 / ((n - 1) * (s - 1))
         return Variance.of(np.maximum(seeds - rest, 0), doubt)
 
     @cached_property
