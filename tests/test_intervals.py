@@ -158,7 +158,7 @@ def test_intervals_are_those_of_the_loops(n_seeds, seed):
 
 
 def test_two_seeds_borrow_what_all_cells_tell_of_seeds():
-    """A single difference of seeds says next to nothing: alone, it makes an interval of any width."""
+    """A single difference of seeds says next to nothing: its interval may be of any width."""
     spread = Spread.of_means(scattered(32, 2, 64, seed=0.0, item=0.0))
     alone = np.array([spread[[place]].interval() for place in range(32)])[..., 0]
     together = spread.interval().T
