@@ -33,6 +33,8 @@ from .interventions.layers import window as window
 from .interventions.masks import ContextMask as ContextMask
 from .interventions.masks import EdgeMask as EdgeMask
 from .interventions.scale import HeadScale as HeadScale
+from .masking.comparison import Difference as Difference
+from .masking.comparison import compare as compare
 from .masking.estimate import estimate_sweep as estimate_sweep
 from .masking.failures import failure_rates as failure_rates
 from .masking.importance import LayerImportance as LayerImportance

@@ -85,6 +85,9 @@ TYPOS = {
     "induction --n-effects -1": "--n-effects is -1: expected a whole number of at least 0",
     "gates --learning-rate 0": "--learning-rate is 0.0: expected a number above 0",
     "lora --layers 1 1": "--layers is (1, 1): expected a whole number, or a list of them, each",
+    "compare nowhere": "--sweeps is 'nowhere': there is no such file or directory",
+    "compare . . .": "there are 3 sweeps: expected one or two",
+    "compare . --threshold 2": "--threshold is 2.0: expected a number above 0 and at most 1",
     "savings --model ./nowhere": "there is no model directory ./nowhere",
     "savings --measure --metric log_prob": "the metric 'log_prob' reads no answers: expected one",
     "gates --metric blue": "unknown metric 'blue'",
@@ -134,7 +137,10 @@ def test_version(capsys):
 
 def test_every_command_that_takes_a_model_takes_a_revision():
     taken = {name: vars(config()).keys() for name, (config, _) in COMMANDS.items()}
-    assert {name for name, fields in taken.items() if "model" in fields} == {*COMMANDS} - {"demo"}
+    assert {name for name, fields in taken.items() if "model" in fields} == {*COMMANDS} - {
+        "compare",
+        "demo",
+    }
     assert all("revision" in fields for fields in taken.values() if "model" in fields)
 
 

@@ -1,4 +1,5 @@
 from .command import main as main
+from .compare import CompareConfig as CompareConfig
 from .demo import DemoConfig as DemoConfig
 from .gates import GatesConfig as GatesConfig
 from .induction import InductionConfig as InductionConfig

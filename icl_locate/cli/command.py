@@ -7,6 +7,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from icl_locate import __version__
+from icl_locate.cli.compare import CompareConfig, run_compare
 from icl_locate.cli.demo import DemoConfig, run_demo
 from icl_locate.cli.ending import in_words
 from icl_locate.cli.gates import GatesConfig, run_gates
@@ -19,6 +20,7 @@ from icl_locate.cli.sweep import SweepConfig, run_sweep
 COMMANDS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
     "demo": (DemoConfig, run_demo),
     "sweep": (SweepConfig, run_sweep),
+    "compare": (CompareConfig, run_compare),
     "induction": (InductionConfig, run_induction),
     "savings": (SavingsConfig, run_savings),
     "gates": (GatesConfig, run_gates),

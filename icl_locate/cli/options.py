@@ -22,6 +22,11 @@ class Output:
     output: Path = Path("runs")
     """Directory for what is written; made if it is not there."""
 
+    @property
+    def about(self) -> str:
+        """What the first line says of a command that is about no model."""
+        return ""
+
     def check(self) -> None:
         """Refuse what only this command knows to be wrong; comes before torch is loaded."""
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_locate.checks.arguments import ErrorKind, check_number, check_seeds
-from icl_locate.checks.signatures import Check, checks_of_fields
+from icl_locate.checks.signatures import Check, checks_of_fields, number
 from icl_locate.cli.named import import_named, is_named
 from icl_locate.cli.options import Model, Output, Task
 from icl_locate.errors import IclLocateError
@@ -30,7 +30,7 @@ def start(command: str, config: Output) -> None:
     model = config.model if isinstance(config, Model) else "embedded"
     asked = config if isinstance(config, Task) and config.scores else None
     task = f", task {asked.task}" if asked else ""
-    say(config, f"icl-locate {command}: model {model}{task}")
+    say(config, f"icl-locate {command}: {config.about or f'model {model}{task}'}")
     _check_values(config)
     config.check()
     if asked:
@@ -76,8 +76,9 @@ def _check_values(config: Output) -> None:
             continue
         option = f"--{field.name.replace('_', '-')}"
         (_OWN.get(field.name) or checks[field.name])(option, value, IclLocateError)
-        if isinstance(value, Path) and field.name != "output":
-            _check_file(option, value)
+        for path in value if isinstance(value, tuple) else (value,):
+            if isinstance(path, Path) and field.name != "output":
+                _check_file(option, path)
 
 
 def _check_file(option: str, path: Path) -> None:
@@ -99,8 +100,9 @@ _OWN: dict[str, Check] = {
     "layers": _check_each_once,
     "lengths": _check_each_once,
     "shots": _check_each_once,
+    "threshold": number(above=0.0, most=1.0),
 }
-"""Options of several values, which say more than their type does."""
+"""Options of which more is known than their type says."""
 
 
 def _check_task(config: Task) -> None:

@@ -6,7 +6,7 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy import ndarray
 from scipy.stats import t as student
 
@@ -119,11 +119,9 @@ class Curve:
             return None
         part = replace(self, spread=self.spread[base:], layers=self.layers[base:])
         place, dip = (int(found) for found in part.crossing.layers(part.scores))
-        smooth = part.crossing.smooth(part.scores)
         interval, enough, upper = None, None, part._upper_any()
         if upper is not None:
-            found = part.crossing.layers(smooth + part.noise)[0]
-            low, high = part._between(shortest(found, place, self.confidence))
+            low, high = part._between(shortest(part._drawn(), place, self.confidence))
             interval = low, min(high, max(upper, part.layers[place]))
             if not part.resolves(interval):
                 enough = part._enough(place)
@@ -137,6 +135,22 @@ class Curve:
             dips=tuple(part.layers[m] for m in sorted({*part._falls(), dip} - {0})),
             enough=enough,
         )
+
+    def again(self, rise: Rise, rest_seed: int | None = None) -> Int[ndarray, "bound draw"]:
+        """From which layer to which curves drawn around it may rise; in the last column, it itself.
+
+        None rises above the upper end of its interval. Another curve of the same items is drawn as
+        paired as the two were measured. Of two items or more.
+
+        Args:
+            rest_seed: of the draws of items by seed, if the other's seeds are others.
+        """
+        base = self.layers.index(rise.base)
+        part = replace(self, spread=self.spread[base:], layers=self.layers[base:])
+        most = max(rise.layer, rise.upper_any or rise.layer)
+        drawn = np.minimum(part._drawn(rest_seed), part.layers.index(most))
+        places, layers = np.append(drawn, part.layers.index(rise.layer)), np.array(part.layers)
+        return np.stack([layers[places - 1] + 1, layers[places]])
 
     def verdict(self, effect: tuple[float, float, float], rise: Rise | None) -> Verdict:
         """The finding in a word."""
@@ -154,6 +168,13 @@ class Curve:
     def noise(self) -> Float[ndarray, "draw layer"]:
         """What measuring again may add to the curve."""
         return self.spread.noise(self.n_draws, self.seed, self.seed_share)
+
+    def _drawn(self, rest_seed: int | None = None) -> Int[ndarray, "draw"]:
+        """Places at which curves drawn around the smoothed one rise for good."""
+        noise = self.noise
+        if rest_seed not in (None, self.seed):
+            noise = self.spread.noise(self.n_draws, self.seed, self.seed_share, rest_seed=rest_seed)
+        return self.crossing.layers(self.crossing.smooth(self.scores) + noise)[0]
 
     @property
     def _rounding(self) -> float:

@@ -1,6 +1,7 @@
 """Figures: each function returns a plotly Figure; none shows or writes anything."""
 
 from icl_locate.plots.curves import caption, layer_curves
+from icl_locate.plots.differences import layer_differences
 from icl_locate.plots.experiments import failure_curves, importance_curves, shots_curves
 from icl_locate.plots.frame import DASHES, PALETTE
 from icl_locate.plots.gates import gate_map, pruning_curve
@@ -21,6 +22,7 @@ __all__ = [
     "head_set_curves",
     "importance_curves",
     "layer_curves",
+    "layer_differences",
     "lora_curves",
     "prompt_segments",
     "pruning_curve",

@@ -9,7 +9,7 @@ without counting the last one twice, as resampling items and seeds together woul
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -22,6 +22,9 @@ from icl_locate.errors import ResultError
 from icl_locate.metrics import Metric, score_totals
 from icl_locate.studies.draws import standard
 from icl_locate.studies.variance import Variance, ratio
+
+Paired = Literal["items and seeds", "items", "nothing"]
+"""What two measurements share."""
 
 
 @short_repr("mean", "n_seeds", "n_items")
@@ -71,6 +74,10 @@ class Spread:
             refuse("cells", cells, f"what indexes an array of shape {shape}", ResultError)
         scores = self.scores.reshape(-1, self.n_seeds)
         return Spread(scores[places], self.influence.reshape(*scores.shape, -1)[places])
+
+    def __sub__(self, other: "Spread") -> "Spread":
+        """Of the differences of two on the same items under the same seeds."""
+        return Spread(self.scores - other.scores, self.influence - other.influence)
 
     @property
     def n_seeds(self) -> int:
@@ -268,3 +275,18 @@ class Spread:
             found = found + scale[..., None] * np.tensordot(rest, self.left, axes=(1, -1))
         chi = np.random.default_rng([seed, 2]).chisquare(n - 1, n_draws) / (n - 1)
         return np.asarray(found / np.sqrt(chi).reshape(-1, *[1] * (found.ndim - 1)))
+
+
+def difference(a: Spread, b: Spread, paired: Paired) -> Variance:
+    """The variance of ``a.mean - b.mean``, on what the two share, in the same order.
+
+    Shared are items with the seeds' draws for them, items alone, or nothing. What moves both alike
+    goes out of the variance, which holds as well where it moves them otherwise, or not at all.
+    """
+    if paired == "items and seeds":
+        return (a - b).variance
+    if paired == "items":
+        by_item = (a.by_item - b.by_item)[..., None, :]
+        items = Spread((a.mean - b.mean)[..., None], by_item).item_variance
+        return items + a.seed_variance + b.seed_variance
+    return a.variance + b.variance

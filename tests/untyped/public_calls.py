@@ -231,6 +231,9 @@ def calls() -> dict[str, Call]:
         ),
         "SweepResult.to_dataframe": Call(swept().to_dataframe, {}),
         "locate": Call(icl.locate, {"result": swept(), "n_resamples": 5}),
+        "compare": Call(
+            icl.compare, {"result_a": swept(), "result_b": swept(), "n_resamples": 5}
+        ),
         "layer_importance": Call(
             icl.layer_importance, {"result": swept("only")}
         ),
@@ -424,6 +427,9 @@ def _plots() -> dict[str, Call]:
     curve = head_study().nested([(0, 0)])
     return {
         "plots.layer_curves": Call(plots.layer_curves, {"result": swept()}, 0.3),
+        "plots.layer_differences": Call(
+            plots.layer_differences, {"differences": icl.compare(swept(), swept())}, 0.5
+        ),
         "plots.caption": Call(plots.caption, {"result": swept(), "locations": icl.locate(swept())}),
         "plots.importance_curves": Call(plots.importance_curves, {"result": swept("only")}, 0.5),
         "plots.shots_curves": Call(plots.shots_curves, {"results": {1: swept()}}, 0.5),

@@ -18,10 +18,10 @@ MODULES = ("context_heads", "gates", "induction", "lora", "metrics", "models", "
            "prompts", "report", "sandbox", "savings", "studies", "tasks")  # fmt: skip
 
 MADE_BY_THE_PACKAGE = {
-    "AblationResult", "Arm", "Comparison", "GatesResult", "HeadEffects", "HeadReference",
-    "HeadScores", "HeadSetCurve", "HeadSweepResult", "LayerImportance", "Location", "LoraResult",
-    "Measured", "MeasuredSavings", "ModelCosts", "Positions", "Prompts", "SandboxResult", "Savings",
-    "Setting", "Site", "Spread", "SweepResult",
+    "AblationResult", "Arm", "Comparison", "Difference", "GatesResult", "HeadEffects",
+    "HeadReference", "HeadScores", "HeadSetCurve", "HeadSweepResult", "LayerImportance", "Location",
+    "LoraResult", "Measured", "MeasuredSavings", "ModelCosts", "Positions", "Prompts",
+    "SandboxResult", "Savings", "Setting", "Site", "Spread", "SweepResult",
 }  # fmt: skip
 NO_CALLS = {
     "GeneratedText", "Intervention", "Metric", "Part", "Readout", "Segment", "Statistics",

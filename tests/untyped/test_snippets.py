@@ -97,8 +97,10 @@ def run_python(page, shown, *changes):
 
 GIVEN = {
     "experiments": """
-        small = {"n_shots": 1, "n_queries": 3, "seeds": 0}
+        both = ["examples", icl.Condition("query", "query", instruction=False)]
+        small = {"n_shots": 1, "n_queries": 3, "seeds": 0, "conditions": both}
         result = icl.sweep(model, "mine.jsonl", metric="exact_match", **small)
+        other = icl.sweep(model, "mine.jsonl", metric="exact_match", **small | {"seeds": 1})
     """,
     "heads": "",
     "induction": "texts = ['Cuba is an island', 'Peru is not']",
