@@ -375,6 +375,23 @@ def test_bad_arguments(options, message):
         icl.locate(result_of([[0, 1.0]]), **options)
 
 
+@pytest.mark.parametrize("layers", [(4,), (1, 4)])
+def test_a_result_without_a_floor(layers):
+    values = result_of([[0, 1.0]])
+    if len(layers) == 1:
+        values = result_with(values.item_scores[:, :1].numpy())
+    with pytest.raises(ResultError, match="layers is .*: expected 0 and a layer behind it"):
+        icl.locate(replace(values, layers=layers))
+
+
+@pytest.mark.parametrize("n_items", [4, 6])
+def test_few_items_do_not_make_curves_fall(n_items):
+    """Of six curves that only rise, none may be said to fall: one in a hundred is."""
+    curve = np.r_[[0.0] * 6, 0.25, 0.5, 0.75, [1.0] * 24]
+    found = icl.locate(result_of([curve] * 6, noise=0.1, n_items=n_items, n_seeds=3))
+    assert [location.dips for location in found] == [()] * 6
+
+
 def test_a_custom_metric_that_is_not_here():
     result = replace(result_of([[0, 1.0]]), metric="mine")
     with pytest.raises(ResultError, match="'mine' is not part of icl_locate"):

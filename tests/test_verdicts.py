@@ -95,6 +95,26 @@ def test_layers_between_those_that_ran():
     )
 
 
+def test_start_layers_that_leave_over_half_of_the_layers_open():
+    values = result_of([LATE], noise=0.01)
+    ends = replace(
+        values, layers=(0, 12),
+        **{name: getattr(values, name)[:, [0, 12]]
+           for name in ("statistics", "item_scores", "scores")},
+    )  # fmt: skip
+    (found,) = icl.locate(ends)
+    assert str(found) == (
+        "c0: not resolved: one of layers 1 to 12 [1, 12]; the interval spans over half of the "
+        "layers: no start layer between 0 and 12 ran"
+    )
+
+
+def test_a_page_of_a_single_item_speaks_of_no_interval(tmp_path):
+    single = named(result_of([RISE], n_items=1), ["rise"])
+    page = icl.write_report(single, tmp_path / "page.html").read_text()
+    assert "not resolved: the layer has no interval, or one that" in page
+
+
 def test_never_is_said_with_doubt_where_there_is_any(found):
     late = replace(found["late"], interval=(9, 12))
     assert late.label == "never recovered [9, 12]" and "seems to be needed" in late.notes[0]

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -224,7 +223,7 @@ class Curve:
         covariance, scores = self.crossing.covariance, self.scores
         own, pairs = np.diag(covariance), max(self.n * (self.n - 1) // 2, 1)
         errors = np.sqrt(np.maximum(own[:, None] + own - 2 * covariance, 0))
-        margin = NormalDist().inv_cdf(1 - FALSE_DIPS / pairs) * errors
+        margin = student.ppf(1 - FALSE_DIPS / pairs, max(self.spread.n_items - 1, 1)) * errors
         earlier = np.triu(np.ones_like(covariance, dtype=bool), k=1)
         fallen = (scores[:, None] - scores > margin + self._rounding) & earlier
         below = self.crossing.above(scores) < 0

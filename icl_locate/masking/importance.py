@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from icl_locate.checks.arguments import refuse
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
@@ -48,7 +49,8 @@ def layer_importance(result: SweepResult, *, confidence: float = 0.95) -> list[L
     Intervals are Student's, of the difference from the ceiling on the same items and seeds.
 
     Raises:
-        ResultError: if the sweep masked from a layer on, or the confidence is out of range.
+        ResultError: if the sweep masked from a layer on or no layer, or the confidence is out of
+            range.
     """
     scope = result.provenance.get("scope", "from")
     if scope == "from":
@@ -57,6 +59,8 @@ def layer_importance(result: SweepResult, *, confidence: float = 0.95) -> list[L
             "scope='only', or with a window such as scope='window:3'"
         )
     n_layers = len(result.layers) - 1
+    if not n_layers:
+        refuse("layers", result.layers, "a layer before the last, which hides nothing", ResultError)
     ceiling = np.repeat(np.eye(n_layers + 1)[-1:], n_layers, axis=0)
     lost = result.spread().combine(ceiling - np.eye(n_layers + 1)[:-1])
     intervals = lost.interval(confidence).swapaxes(0, 1)

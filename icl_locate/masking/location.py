@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from icl_locate.checks.arguments import check_number
+from icl_locate.checks.arguments import check_number, refuse
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked, number
 from icl_locate.errors import ResultError
@@ -37,7 +37,7 @@ class Location:
         verdict: "recognised": by ``layer`` the context is no longer needed; "never recovered": it
             is needed to the end, and ``layer`` is the last; "no effect": hiding it changes nothing
             beyond noise; "context harms": the score is higher without it; "not resolved": the
-            interval spans over half of the layers.
+            interval spans over half of the layers, or a single item gives none.
         layer: the recognition layer; ``None`` if there is no effect to recover from. If not all
             start layers ran, the lowest of those that did.
         after: the start layer that ran before it, at which the context is still needed: the task is
@@ -167,6 +167,8 @@ class Location:
         if self.verdict != "not resolved" or self.interval is None:
             return []
         wide = "the interval spans over half of the layers"
+        if (self.layer or 0) - (self.after or 0) - 1 > self.layers[-1] / 2:
+            return [f"{wide}: no start layer between {self.after} and {self.layer} ran"]
         if self.enough_items is None:
             more = "items" if self.n_seeds == 1 else "items and seeds"
             return [f"{wide}, and more {more} would hardly do"]
@@ -227,7 +229,7 @@ def locate(
 
     Raises:
         ResultError: if an argument is out of range, the result's metric is not known here, or the
-            sweep did not mask from each layer on.
+            sweep did not mask from each layer on, or its start layers do not go from 0 on.
     """
     scope = result.provenance.get("scope", "from")
     if scope != "from":
@@ -235,6 +237,8 @@ def locate(
             f"this sweep's scope is {scope!r}: a recognition layer is found where masks act from a "
             "layer on; use layer_importance"
         )
+    if result.layers[0] != 0 or len(result.layers) < 2:
+        refuse("layers", result.layers, "0 and a layer behind it, as sweep runs them", ResultError)
     spread, how = result.spread(), (threshold, confidence, n_resamples, seed)
     return [
         _locate_one(condition, result.metric, Curve(spread[i], result.layers, *how))

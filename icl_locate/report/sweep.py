@@ -27,7 +27,7 @@ _MEANING = {
     "never recovered": "the context is needed to the end",
     "no effect": "hiding the context changes nothing beyond noise",
     "context harms": "the score is higher without the context",
-    "not resolved": "the interval of the layer spans over half of the layers",
+    "not resolved": "the layer has no interval, or one that spans over half of the layers",
 }
 
 
