@@ -264,6 +264,7 @@ def test_rank_correlation_with_a_masking_curve(tmp_path):
     rho, low, high = falling.rank_correlation(noisy)
     assert low <= rho <= high and low < high
     assert falling.rank_correlation(noisy) == (rho, low, high), "drawn with the same seed"
+    assert falling.rank_correlation(noisy, seed=2**32 - 1)[0] == rho, "the last seed is one"
     narrow = falling.rank_correlation(noisy, confidence=0.2)
     assert low <= narrow[1] <= narrow[2] < high, "few curves keep their order less well"
     ranks = np.random.default_rng(0).permuted(np.tile(np.arange(9), (50, 2, 1)), axis=-1)

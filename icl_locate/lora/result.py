@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from icl_locate.checks.arguments import check_counts, check_number, check_seeds
+from icl_locate.checks.arguments import LAST_SEED, check_counts, check_number, check_seeds
 from icl_locate.checks.contents import check_table, settle
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked
@@ -100,7 +100,8 @@ class LoraResult(
         """
         place, starts = self._curve_of(result, condition)
         tuned, masked = self.spread(), result.spread()[place][starts]
-        curves = tuned.draws(n_resamples, seed + 1), masked.draws(n_resamples, seed)
+        other = (seed + 1) % (LAST_SEED + 1)  # tuned models draw items of their own
+        curves = tuned.draws(n_resamples, other), masked.draws(n_resamples, seed)
         rhos = np.array([_spearman(a, b) for a, b in zip(*curves, strict=True)])
         known = rhos[~np.isnan(rhos)]  # a flat curve has no ranks
         low, high = percentiles(known, confidence) if len(known) else (np.nan, np.nan)
