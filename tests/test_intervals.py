@@ -18,7 +18,7 @@ from icl_locate.masking.importance import layer_importance
 from icl_locate.metrics import METRICS
 from icl_locate.savings import measure_savings
 from icl_locate.studies import Spread
-from icl_locate.studies.draws import percentiles, shortest
+from icl_locate.studies.draws import draw, percentiles, shortest
 
 MEAN = METRICS["exact_match"]
 
@@ -501,3 +501,8 @@ def test_intervals_that_are_stored_are_of_95_percent(kind):
     for place, cell in enumerate(values):
         low, high = anova.interval(anova.of_mean(cell))
         assert found.interval[:, place].tolist() == pytest.approx([low, high])
+
+
+def test_noise_that_few_items_tell_has_their_tails():
+    found = draw(np.diag([1.0, 4.0]), n_items=5, n_draws=40_000, seed=0)
+    assert np.quantile(found, 0.975, axis=0) == pytest.approx([2.776, 2 * 2.776], rel=0.04)

@@ -392,6 +392,28 @@ def test_few_items_do_not_make_curves_fall(n_items):
     assert [location.dips for location in found] == [()] * 6
 
 
+def test_a_dip_that_shows_where_another_is_left_behind():
+    """The first dip hides the second in the plateau's mean, until the plateau begins behind it."""
+    curve = np.array([0, 0, 0, 1, 1, 0, 1, 1, 1, 0.45, 1, 1, 1.0])
+    layer, dip = Crossing(0.15**2 * np.eye(13), 0.5).layers(curve)
+    assert (int(layer), int(dip)) == (10, 9)
+
+
+def test_a_dip_below_neighbours_whose_noise_is_much_the_same():
+    tilt = np.linspace(-1, 1, 13)
+    covariance = np.outer(tilt, tilt) + 0.01**2 * np.eye(13)
+    curve = np.array([0, 0, 0, *[1.0] * 7, 0.7, 1, 1])
+    assert int(Crossing(covariance, 0.9).layers(curve)[0]) == 11
+
+
+def test_the_ceiling_is_without_the_floor_and_noisy_layers_weigh_less():
+    curve = np.array([0.0, 0.1, 0.2, 0.4])
+    ceiling = Crossing(100 * np.eye(4), 0.9).ceiling(curve)
+    assert float(ceiling) == pytest.approx(0.7 / 3), "all of it is level, but the floor is no part"
+    uneven = Crossing(np.diag([100.0, 700, 100, 100]), 0.9).ceiling(curve)
+    assert float(uneven) == pytest.approx((0.1 / 10 + 0.2 / 4 + 0.4 / 4) / (1 / 10 + 2 / 4))
+
+
 def test_a_custom_metric_that_is_not_here():
     result = replace(result_of([[0, 1.0]]), metric="mine")
     with pytest.raises(ResultError, match="'mine' is not part of icl_locate"):
