@@ -375,6 +375,48 @@ def test_bad_arguments(options, message):
         icl.locate(result_of([[0, 1.0]]), **options)
 
 
+@pytest.mark.parametrize(("standard_errors", "upper"), [(1.85, 2), (2.25, 1)])
+def test_the_upper_end_with_no_shape_assumed_is_two_sided(standard_errors, upper):
+    """Of 40 items a layer is above the threshold beyond noise by 2.02 standard errors or more."""
+    values = np.zeros((1, 3, 1, 40))
+    values[0, 1, 0] = 0.9 + 0.02 * (standard_errors / np.sqrt(39) + np.tile([1, -1], 20))
+    values[0, 2] = 1
+    assert icl.locate(result_with(values), n_resamples=20_000)[0].upper_any == upper
+
+
+def test_the_threshold_is_between_floor_and_ceiling_wherever_these_lie():
+    curve = np.linspace(0, 1, 13)
+    for shift in (0, 10):
+        (found,) = icl.locate(result_of([curve + shift], noise=1e-4), threshold=0.55)
+        assert (found.layer, found.interval, found.upper_any) == (7, (7, 7), 7)
+
+
+def test_an_interval_ends_where_the_upper_end_with_no_shape_assumed_does():
+    """The draws alone would go on to layer 9."""
+    curve = np.r_[[0.0] * 3, 0.5, [1.0] * 9]
+    noisy = result_of([curve], noise=0.3, n_items=10, n_seeds=3, seed=131)
+    (found,) = icl.locate(noisy, n_resamples=300)
+    assert (found.layer, found.interval, found.upper_any) == (4, (4, 8), 8)
+
+
+def test_what_counts_as_recovered_and_as_a_fall_goes_by_the_threshold():
+    result = result_of([[0, 0.6, 1, 0.7, 1, 1]])
+    low, high = (icl.locate(result, threshold=share)[0] for share in (0.5, 0.9))
+    assert low.recovered.tolist() == [False, True, True, True, True, True] and low.dips == ()
+    assert high.recovered.tolist() == [False, False, True, False, True, True] and high.dips == (3,)
+
+
+def test_an_interval_over_just_half_of_the_layers_says_where():
+    half = replace(result_of([[0, 1.0, 1]]), layers=(0, 7, 12))
+    (found,) = icl.locate(half)
+    assert (found.verdict, found.interval) == ("recognised", (1, 7))
+
+
+def test_what_float32_leaves_of_equal_scores_harms_nothing():
+    (found,) = icl.locate(result_of([0.5 - 1e-8 * np.arange(5)]))
+    assert found.verdict == "no effect"
+
+
 @pytest.mark.parametrize("layers", [(4,), (1, 4)])
 def test_a_result_without_a_floor(layers):
     values = result_of([[0, 1.0]])
