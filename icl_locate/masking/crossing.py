@@ -15,6 +15,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import ndarray
 
+from icl_locate.studies.draws import shortest
+
 LEVEL = 2.5
 """Standard errors by which layers of a plateau may differ."""
 FALSE_DIPS = 0.01
@@ -74,6 +76,37 @@ class Crossing:
         smooth[dip:] = capped[dip:]
         smooth[0], smooth[-1] = curve[0], curve[-1]
         return smooth
+
+    def drawn(
+        self, curve: Float[ndarray, "layer"], noise: Float[ndarray, "draw layer"]
+    ) -> Int[ndarray, "draw"]:
+        """Where curves drawn around the smooth one cross, given what measuring again may add."""
+        return self.layers(self.smooth(curve) + noise)[0]
+
+    def interval(
+        self, curve: Float[ndarray, "layer"], noise: Float[ndarray, "draw layer"], confidence: float
+    ) -> tuple[int, int, int]:
+        """Between which places a curve rises for good; and by which it does whatever its shape.
+
+        The first two hold, in the shortest range, those of curves drawn around the smooth one, and
+        end where the third does: one place behind the last that a simultaneous band does not hold
+        above the threshold.
+
+        Args:
+            noise: what measuring again may add.
+        """
+        place = int(self.layers(curve)[0])
+        low, high = shortest(self.drawn(curve, noise), place, confidence)
+        weights = np.eye(self.n + 1)[1:-1]
+        weights[:, 0] -= 1 - self.threshold
+        weights[:, -1] -= self.threshold
+        errors, drawn = self.errors(weights), noise @ weights.T
+        sizes = np.divide(drawn, errors, out=np.zeros_like(drawn), where=errors > 0)
+        widest = np.quantile(sizes.max(axis=1, initial=0), (1 + confidence) / 2)
+        tie = _TIE * abs(curve[-1] - curve[0])
+        open_still = np.flatnonzero(weights @ curve - widest * errors < -tie)
+        upper = int(open_still[-1]) + 2 if len(open_still) else 1
+        return low, min(high, max(upper, place)), upper
 
     def ceiling(self, curves: Curves) -> Float[ndarray, "*curve"]:
         """The mean of the longest run of top layers that is level; noisy ones weigh less.

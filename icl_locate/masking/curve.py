@@ -118,10 +118,10 @@ class Curve:
             return None
         part = replace(self, spread=self.spread[base:], layers=self.layers[base:])
         place, dip = (int(found) for found in part.crossing.layers(part.scores))
-        interval, enough, upper = None, None, part._upper_any()
-        if upper is not None:
-            low, high = part._between(shortest(part._drawn(), place, self.confidence))
-            interval = low, min(high, max(upper, part.layers[place]))
+        interval, upper, enough = None, None, None
+        if self.spread.n_items > 1:
+            *ends, end = part.crossing.interval(part.scores, part.noise, self.confidence)
+            interval, upper = part.between(*ends), part.layers[end]
             if not part.resolves(interval):
                 enough = part._enough(place)
         return Rise(
@@ -173,7 +173,7 @@ class Curve:
         noise = self.noise
         if rest_seed not in (None, self.seed):
             noise = self.spread.noise(self.n_draws, self.seed, self.seed_share, rest_seed=rest_seed)
-        return self.crossing.layers(self.crossing.smooth(self.scores) + noise)[0]
+        return self.crossing.drawn(self.scores, noise)
 
     @property
     def _rounding(self) -> float:
@@ -202,21 +202,9 @@ class Curve:
             return lowest
         return 0 if low > self._rounding else None
 
-    def _between(self, places: tuple[int, int]) -> tuple[int, int]:
+    def between(self, low: int, high: int) -> tuple[int, int]:
         """The layers between two places: from the first that the start layer before left open."""
-        return self.layers[places[0] - 1] + 1, self.layers[places[1]]
-
-    def _upper_any(self) -> int | None:
-        """The layer behind the last that a simultaneous band does not hold above the threshold."""
-        if self.spread.n_items < 2:
-            return None
-        weights = self._above[1:-1]
-        errors, noise = self.crossing.errors(weights), self.noise @ weights.T
-        sizes = np.divide(noise, errors, out=np.zeros_like(noise), where=errors > 0)
-        widest = np.quantile(sizes.max(axis=1, initial=0), (1 + self.confidence) / 2)
-        tie = 1e-9 * abs(self.scores[-1] - self.scores[0])
-        low = np.flatnonzero(weights @ self.scores - widest * errors < -tie)
-        return self.layers[low[-1] + 2 if len(low) else 1]
+        return self.layers[low - 1] + 1, self.layers[high]
 
     def _falls(self) -> list[int]:
         """Places below the threshold whose score lies below an earlier one's beyond noise."""
@@ -255,7 +243,7 @@ class Curve:
         noise = self.spread.covariance_of(n_items, n_seeds, self.seed_share)
         again = self.settled(place) + draw(noise, n_items, self.n_draws, self.seed)
         places = Crossing(noise, self.threshold).layers(again)[0]
-        return self.resolves(self._between(shortest(places, place, self.confidence)))
+        return self.resolves(self.between(*shortest(places, place, self.confidence)))
 
 
 def _differences(n: int, plus: int, minus: list[int]) -> Float[ndarray, "place layer"]:
