@@ -33,6 +33,8 @@ from .interventions.layers import window as window
 from .interventions.masks import ContextMask as ContextMask
 from .interventions.masks import EdgeMask as EdgeMask
 from .interventions.scale import HeadScale as HeadScale
+from .masking.advice import Expected as Expected
+from .masking.advice import plan as plan
 from .masking.comparison import Difference as Difference
 from .masking.comparison import compare as compare
 from .masking.estimate import estimate_sweep as estimate_sweep

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tiny
 import torch
+from simulated import Simulated
 
 import icl_locate as icl
 from icl_locate import context_heads, gates, induction, lora, metrics, plots, savings, studies
@@ -83,6 +84,11 @@ def swept(scope: str = "from", metric: str = "exact_match") -> icl.SweepResult:
     return icl.sweep(
         model(), task(), conditions="examples", seeds=0, metric=metric, scope=scope, **SIZES
     )
+
+
+@cache
+def rising() -> icl.SweepResult:
+    return Simulated(n_layers=3, layer=2, n_items=8, n_seeds=2).result()
 
 
 @cache
@@ -231,6 +237,11 @@ def calls() -> dict[str, Call]:
         ),
         "SweepResult.to_dataframe": Call(swept().to_dataframe, {}),
         "locate": Call(icl.locate, {"result": swept(), "n_resamples": 5}),
+        "plan": Call(
+            icl.plan,
+            {"result": rising(), "n_queries": (4, 8), "n_seeds": 2, "n_resamples": 5},
+            0.5,
+        ),
         "compare": Call(
             icl.compare, {"result_a": swept(), "result_b": swept(), "n_resamples": 5}
         ),

@@ -18,7 +18,7 @@ MODULES = ("context_heads", "gates", "induction", "lora", "metrics", "models", "
            "prompts", "report", "sandbox", "savings", "studies", "tasks")  # fmt: skip
 
 MADE_BY_THE_PACKAGE = {
-    "AblationResult", "Arm", "Comparison", "Difference", "GatesResult", "HeadEffects",
+    "AblationResult", "Arm", "Comparison", "Difference", "Expected", "GatesResult", "HeadEffects",
     "HeadReference", "HeadScores", "HeadSetCurve", "HeadSweepResult", "LayerImportance", "Location",
     "LoraResult", "Measured", "MeasuredSavings", "ModelCosts", "Positions", "Prompts",
     "SandboxResult", "Savings", "Setting", "Site", "Spread", "SweepResult",
