@@ -227,7 +227,7 @@ def test_settings_know_what_options_did_not_exist_yet(small):
 # Scripts that measure for long.
 
 SCRIPTS = [
-    *sorted((ROOT / "tests" / "benchmarks").glob("[is]*.py")),
+    *sorted((ROOT / "tests" / "benchmarks").glob("[ils]*.py")),
     *sorted((ROOT / "docs").glob("*_figures.py")),
 ]
 
