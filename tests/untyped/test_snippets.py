@@ -104,6 +104,10 @@ GIVEN = {
     """,
     "heads": "",
     "induction": "texts = ['Cuba is an island', 'Peru is not']",
+    "locations": """
+        small = {"n_shots": 1, "n_queries": 3, "seeds": (0, 1), "metric": "log_prob"}
+        result = icl.sweep(model, "mine.jsonl", **small)
+    """,
     "masks": """
         task = icl.load_task("mine.jsonl")
         prompts = icl.build_prompts(model, task.test[:2], examples=task.train, n_shots=2)
