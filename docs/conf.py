@@ -4,6 +4,7 @@ import os
 import shutil
 from importlib.metadata import version as package_version
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).parent
 os.environ["PLOTLY_RENDERER"] = "notebook"  # figures as HTML, which a page can show
@@ -41,3 +42,15 @@ nb_execution_mode = "cache"
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_execution_excludepatterns = []
+
+
+def setup(app: Any) -> None:
+    app.connect("autodoc-process-docstring", escape_axes, priority=900)  # after napoleon
+
+
+def escape_axes(*told: Any) -> None:
+    """The axes of a type, such as ``'*cell seed'``, are no emphasis."""
+    lines = told[-1]
+    for i, line in enumerate(lines):
+        if line.startswith(":vartype"):
+            lines[i] = line.replace("'*", r"'\*")
