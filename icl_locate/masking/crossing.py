@@ -97,9 +97,7 @@ class Crossing:
         """
         place = int(self.layers(curve)[0])
         low, high = shortest(self.drawn(curve, noise), place, confidence)
-        weights = np.eye(self.n + 1)[1:-1]
-        weights[:, 0] -= 1 - self.threshold
-        weights[:, -1] -= self.threshold
+        weights = above_threshold(self.n, self.threshold)
         errors, drawn = self.errors(weights), noise @ weights.T
         sizes = np.divide(drawn, errors, out=np.zeros_like(drawn), where=errors > 0)
         widest = np.quantile(sizes.max(axis=1, initial=0), (1 + confidence) / 2)
@@ -200,6 +198,14 @@ class Crossing:
             better = errors < least - 1e-15
             best[better], least = weights[better], np.where(better, errors, least)
         return best, least
+
+
+def above_threshold(n: int, threshold: float) -> Float[ndarray, "contrast layer"]:
+    """The contrasts of each layer between the ends with the threshold between floor and ceiling."""
+    weights = np.eye(n + 1)[1:-1]
+    weights[:, 0] -= 1 - threshold
+    weights[:, -1] -= threshold
+    return weights
 
 
 def isotonic(values: Float[ndarray, "layer"]) -> Float[ndarray, "layer"]:

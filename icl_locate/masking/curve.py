@@ -10,7 +10,7 @@ from numpy import ndarray
 from scipy.stats import t as student
 
 from icl_locate.checks.reprs import short_repr
-from icl_locate.masking.crossing import FALSE_DIPS, Crossing
+from icl_locate.masking.crossing import FALSE_DIPS, Crossing, above_threshold
 from icl_locate.studies.draws import draw, shortest
 from icl_locate.studies.intervals import Spread
 
@@ -85,7 +85,9 @@ class Curve:
     @cached_property
     def seed_share(self) -> Float[ndarray, ""]:
         """Of seeds in what decides: how far each layer lies above the threshold."""
-        return self.spread.combine(self._above[1:-1]).seed_share if self.n > 1 else np.zeros(())
+        if self.n < 2:
+            return np.zeros(())
+        return self.spread.combine(above_threshold(self.n, self.threshold)).seed_share
 
     @cached_property
     def worth(self) -> Spread:
@@ -178,14 +180,6 @@ class Curve:
     @property
     def _rounding(self) -> float:
         return _ROUNDING * float(np.abs(self.scores).max())
-
-    @cached_property
-    def _above(self) -> Float[ndarray, "layer layer"]:
-        """The contrasts of each layer with the threshold between floor and ceiling."""
-        weights = np.eye(self.n + 1)
-        weights[:, 0] -= 1 - self.threshold
-        weights[:, -1] -= self.threshold
-        return weights
 
     def _base(self) -> int | None:
         """The place that recovery is measured from, if there is anything to recover.
