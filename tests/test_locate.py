@@ -7,6 +7,7 @@ from statistics import NormalDist
 import numpy as np
 import planted
 import pytest
+import simulated
 import tiny
 import torch
 from hypothesis import assume, given
@@ -44,21 +45,8 @@ def result_of(curves, noise=0.0, n_items=20, n_seeds=2, seed=0):
 
 def result_with(values, **provenance):
     """A result with the scores of its items, Float[condition, layer, seed, item]."""
-    n_conditions, n_layers, n_seeds, n_items = values.shape
     statistics = np.stack([values, np.ones_like(values)], axis=-1)
-    return icl.SweepResult(
-        conditions=tuple(f"c{i}" for i in range(n_conditions)),
-        layers=tuple(range(n_layers)),
-        seeds=tuple(range(n_seeds)),
-        statistics=torch.from_numpy(statistics),
-        item_scores=torch.from_numpy(values),
-        scores=torch.from_numpy(values.mean(-1)),
-        texts=[],
-        sources=("s",) * n_items,
-        targets=("t",) * n_items,
-        metric="exact_match",
-        provenance=provenance,
-    )
+    return replace(simulated.result_of(statistics), provenance=provenance)
 
 
 @pytest.mark.parametrize("layer", range(N_LAYERS))

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from icl_locate.checks.arguments import check_number, refuse
+from icl_locate.checks.arguments import refuse
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked, number
 from icl_locate.errors import ResultError
@@ -244,15 +244,6 @@ def locate(
         _locate_one(condition, result.metric, Curve(spread[i], result.layers, *how))
         for i, condition in enumerate(result.conditions)
     ]
-
-
-def check_confidence(confidence: float) -> None:
-    """Refuse a confidence that is no share.
-
-    Raises:
-        ResultError: if it is not between 0 and 1, both excluded.
-    """
-    check_number("confidence", confidence, above=0, below=1, error=ResultError)
 
 
 def _locate_one(condition: str, metric: str, curve: Curve) -> Location:
