@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerFast
 import icl_locate as icl
 from icl_locate import Part, Segment
 from icl_locate.embedded.tokenizer import build_tokenizer
-from icl_locate.errors import PromptError
+from icl_locate.errors import PromptError, TaskError
 from icl_locate.prompts.alignment import align
 from icl_locate.prompts.template import choose_examples
 from icl_locate.tasks.task import DEFAULT_TEMPLATE
@@ -458,3 +458,27 @@ def test_a_tokenizer_without_offsets_or_padding_is_refused():
 
     with pytest.raises(PromptError, match="no character offsets: expected a fast tokenizer"):
         icl.build_prompts(model_with(ByT5Tokenizer()), GOOD, n_shots=0)
+
+
+def test_shots_may_be_given_for_each_query():
+    model = SimpleNamespace(tokenizer=build_tokenizer(), cfg=SimpleNamespace())
+    task = icl.load_task("pseudo-translation")
+    queries, shots = task.test[:2], [task.train[3:1:-1], task.train[5:7]]
+    asked = {"template": task.template, "n_shots": 9, "examples": ()}
+    given_ones = icl.build_prompts(model, queries, shots=shots, **asked)
+    for query, shown, text in zip(queries, shots, given_ones.texts, strict=True):
+        spans = task.template.render(list(shown), query.source)
+        assert text == "".join(span.text for span in spans)
+    drawn = [choose_examples(query, task.train, 2, seed=7) for query in queries]
+    built = icl.build_prompts(
+        model, queries, examples=task.train, n_shots=2, template=task.template, seed=7
+    )
+    again = icl.build_prompts(model, queries, shots=drawn, **asked)
+    assert again.texts == built.texts and torch.equal(again.tokens, built.tokens)
+    with pytest.raises(PromptError, match="shots are of 1 queries, but there are 2"):
+        icl.build_prompts(model, queries, shots=drawn[:1], **asked)
+    with pytest.raises(TaskError, match="shots are given, but the task"):
+        icl.Task.from_prompts(built).build(
+            model, n_queries=2, n_shots=2, instruction=True, seed=0, choice="random",
+            prepend_bos=None, shots=drawn,
+        )  # fmt: skip

@@ -43,6 +43,7 @@ def build_prompts(
     seed: int = 0,
     choice: Choice | str = "random",
     prepend_bos: bool | None = None,
+    shots: Sequence[Sequence[Example]] | None = None,
 ) -> Prompts:
     """Build few-shot prompts for a model: choose examples, lay them out, tokenise, align and pad.
 
@@ -56,30 +57,25 @@ def build_prompts(
             with the query.
         prepend_bos: ``None`` follows ``model.tokenizer``, which TransformerLens sets to prepend
             BOS wherever there is one (GPT-2 too); True or False force it.
+        shots: what each query is shown, in this order, where nothing is to be drawn: ``examples``,
+            ``n_shots``, ``seed`` and ``choice`` do not act then.
 
     Raises:
         ModelError: a model without tokenizer and configuration, such as a name.
-        PromptError: no queries; too few examples; an empty source or target; a prompt that exceeds
-            the model's context; control tokens in a source or target that the template refuses;
-            tokens beyond its vocabulary; a tokenizer without offsets, padding token or (if asked
-            for) BOS.
+        PromptError: no queries; too few examples; shots of other queries; an empty source or
+            target; a prompt that exceeds the model's context; control tokens in a source or target
+            that the template refuses; tokens beyond its vocabulary; a tokenizer without offsets,
+            padding token or (if asked for) BOS.
     """
     _check_kind(model)
     template = template or PromptTemplate()
     tokenizer = check_tokenizer(model.tokenizer)
     if not queries:
         raise PromptError("no queries were given: expected at least one Example")
-    rows: list[TokenizedPrompt] = []
-    targets: list[list[int]] = []
-    for query in queries:
-        shots = choose_examples(query, examples, n_shots, seed=seed, choice=choice)
-        for example in (query, *shots):
-            _check_example(example)
-        spans = template.render(shots, query.source)
-        special = template.special_tokens
-        row = align(tokenizer, spans, prepend_bos=prepend_bos, special_tokens=special)
-        rows.append(row)
-        targets.append(continue_prompt(tokenizer, row.text, row.body, query.target, template))
+    if shots is None:
+        shots = [choose_examples(q, examples, n_shots, seed=seed, choice=choice) for q in queries]
+    pairs = _lay_out(tokenizer, template, queries, shots, prepend_bos)
+    rows, targets = [row for row, _ in pairs], [target for _, target in pairs]
     check_length(model, [len(row.tokens) for row in rows], targets)
     prompts = pad_rows(
         rows,
@@ -92,6 +88,35 @@ def build_prompts(
     )
     check_vocabulary(model, [*prompts.tokens.tolist(), *targets])
     return prompts
+
+
+def _lay_out(
+    tokenizer: PreTrainedTokenizerBase,
+    template: PromptTemplate,
+    queries: Sequence[Example],
+    shots: Sequence[Sequence[Example]],
+    prepend_bos: bool | None,
+) -> list[tuple[TokenizedPrompt, list[int]]]:
+    """Each query's prompt, and its target's tokens.
+
+    Raises:
+        PromptError: shots of other queries; empty texts; control tokens that the template refuses.
+    """
+    if len(shots) != len(queries):
+        raise PromptError(
+            f"shots are of {len(shots)} queries, but there are {len(queries)}: expected the "
+            "examples of each"
+        )
+    found = []
+    for query, shown in zip(queries, shots, strict=True):
+        for example in (query, *shown):
+            _check_example(example)
+        spans = template.render(shown, query.source)
+        special = template.special_tokens
+        row = align(tokenizer, spans, prepend_bos=prepend_bos, special_tokens=special)
+        target = continue_prompt(tokenizer, row.text, row.body, query.target, template)
+        found.append((row, target))
+    return found
 
 
 def check_prompts(model: TokenizedModel, prompts: Prompts) -> None:

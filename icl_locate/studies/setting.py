@@ -123,12 +123,14 @@ class Setting:
         *,
         instruction: bool | None = None,
         queries: Sequence[Example] | None = None,
+        shots: Sequence[Sequence[Example]] | None = None,
     ) -> Prompts:
         """The prompts of a seed.
 
         Args:
             instruction: whether they hold the task's instruction; ``None``: if it has one.
             queries: others than the setting's own, to learn from or to measure means on.
+            shots: what each query is shown, where that is not drawn.
 
         Raises:
             PromptError: as `Task.build` does; if the answers to the setting's own queries find
@@ -145,6 +147,7 @@ class Setting:
             choice=str(self.choice),
             prepend_bos=self.prepend_bos,
             queries=queries,
+            shots=shots,
         )
         if queries is None:
             check_generation(model, prompts, self.metric, self.max_new_tokens)

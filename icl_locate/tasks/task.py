@@ -94,18 +94,19 @@ class Task:
         choice: str,
         prepend_bos: bool | None,
         queries: Sequence[Example] | None = None,
+        shots: Sequence[Sequence[Example]] | None = None,
     ) -> "Prompts":
         """The prompts of the first queries, for a model: built, or those that were given.
 
         Args:
             instruction: whether they hold the task's instruction.
             queries: others to build prompts of, such as examples to learn from.
-            n_queries, n_shots, seed, choice, prepend_bos: as `build_prompts` says; of these only
-                ``n_queries`` acts on given prompts.
+            n_queries, n_shots, seed, choice, prepend_bos, shots: as `build_prompts` says; of these
+                only ``n_queries`` acts on given prompts.
 
         Raises:
-            TaskError: too few queries; of given prompts: other queries, or another instruction than
-                they hold.
+            TaskError: too few queries; of given prompts: other queries or shots, or another
+                instruction than they hold.
             PromptError: as `build_prompts` does, or if given prompts do not fit the model.
         """
         from icl_locate.prompts.tokens import build_prompts, check_prompts
@@ -120,11 +121,13 @@ class Task:
                 seed=seed,
                 choice=choice,
                 prepend_bos=prepend_bos,
+                shots=shots,
             )
-        if queries is not None:
+        if queries is not None or shots is not None:
             raise TaskError(
-                f"queries are given, but the task {self.name!r} has prompts of its own, and no "
-                "layout to make others: use a task with examples (icl_locate.load_task)"
+                f"{'shots' if queries is None else 'queries'} are given, but the task "
+                f"{self.name!r} has prompts of its own, and no layout to make others: use a task "
+                "with examples (icl_locate.load_task)"
             )
         if instruction not in self.instructed:
             has = "no instruction" if instruction else "an instruction"
