@@ -8,6 +8,7 @@ from . import sandbox as sandbox
 from . import savings as savings
 from . import studies as studies
 from . import tasks as tasks
+from . import vectors as vectors
 from ._types import Part as Part
 from ._types import Segment as Segment
 from .context_heads import HeadStudy as HeadStudy

@@ -121,6 +121,8 @@ def test_what_metrics_say_of_themselves():
     readouts = {name: type(metrics.readout_of(metric)) for name, metric in metrics.METRICS.items()}
     assert readouts.pop("log_prob") is metrics.TargetLogProb
     assert readouts.pop("label_accuracy") is metrics.LabelLogProbs
+    for name in ("first_token_accuracy", "first_token_prob"):
+        assert readouts.pop(name) is metrics.NextToken
     assert set(readouts.values()) == {metrics.GeneratedText}, "the default"
     assert metrics.readout_of(SharedLetters()) == metrics.GeneratedText()
     assert {name for name, m in metrics.METRICS.items() if not metrics.is_mean(m)} == {
@@ -164,7 +166,9 @@ def test_readouts_that_nobody_reads_are_refused():
     metric.readout = "text"
     with pytest.raises(TaskError, match="^the metric's readout is 'text': expected one of"):
         icl.sweep(tiny.boot("llama"), TASK, metric=metric, **SMALL)
-    assert {metrics.GeneratedText, metrics.TargetLogProb, metrics.LabelLogProbs} == set(READERS)
+    assert {
+        metrics.GeneratedText, metrics.TargetLogProb, metrics.LabelLogProbs, metrics.NextToken,
+    } == set(READERS)  # fmt: skip
 
 
 class Bound(SharedLetters):

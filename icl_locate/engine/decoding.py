@@ -12,7 +12,7 @@ from icl_locate.checks.arguments import show
 from icl_locate.engine.forward import keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
 from icl_locate.interventions.base import Intervention
-from icl_locate.metrics import Metric, readout_of
+from icl_locate.metrics import Metric
 from icl_locate.metrics.traits import compares_targets
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
@@ -222,8 +222,6 @@ def check_generation(model: Model, prompts: Prompts, metric: Metric, max_new_tok
         PromptError: as `check_room` and `check_targets` do; if answers are text, and the model has
             no tokenizer; if they are token ids, and a target holds one that ends them.
     """
-    if not readout_of(metric).generates:
-        return
     check_room(model, prompts, max_new_tokens)
     stops = resolve_stops(prompts, None)
     if prompts.as_text:

@@ -46,7 +46,7 @@ def score_labels(
     short = _of_one_token(tokens)
     found = torch.zeros(len(prompts), len(labels))
     if short:
-        first = _next_tokens(model, prompts, mask, batch_size)
+        first = next_tokens(model, prompts, mask, batch_size)
         for label in short:
             chosen = torch.tensor([row[0] for row in tokens[label]])
             found[:, label] = first.gather(1, chosen[:, None])[:, 0]
@@ -131,7 +131,7 @@ def _of_one_token(tokens: Sequence[Sequence[Sequence[int]]]) -> list[int]:
 
 
 @torch.no_grad()
-def _next_tokens(
+def next_tokens(
     model: Model, prompts: Prompts, mask: Intervention | None, batch_size: int
 ) -> Float[Tensor, "batch d_vocab"]:
     """The log-probabilities of what follows each prompt."""

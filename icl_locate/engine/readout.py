@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icl_locate.engine.decoding import generate
+from icl_locate.engine.decoding import check_generation, generate
+from icl_locate.engine.first_token import check_first_tokens, read_first_tokens
 from icl_locate.engine.labels import score_labels, score_labels_many
 from icl_locate.engine.progress import Tell
 from icl_locate.engine.scoring import score_targets
@@ -18,6 +19,7 @@ from icl_locate.metrics import (
     GeneratedText,
     LabelLogProbs,
     Metric,
+    NextToken,
     Readout,
     TargetLogProb,
     readout_of,
@@ -38,7 +40,7 @@ class Run:
     model: Model
     prompts: Prompts
     max_new_tokens: int
-    batch_size: int
+    batch_size: int = 64
     tell: Tell = lambda share: None  # noqa: ARG005
 
 
@@ -49,10 +51,22 @@ class Reader:
     Attributes:
         hooked: takes the readout, a run, and the intervention that acts in it.
         shared: takes the readout, a run, and masks; gives answers under each.
+        check: refuses prompts of which it could say nothing; asked before anything runs.
     """
 
     hooked: Callable[[Any, Run, Intervention | None], Answers]
     shared: Callable[[Any, Run, Sequence[Mask]], Sequence[Answers]]
+    check: Callable[[Any, Run, Metric], None] = lambda readout, run, metric: None  # noqa: ARG005
+
+
+def check_readable(run: Run, metric: Metric) -> None:
+    """Refuse prompts on which a metric's readout could say nothing.
+
+    Raises:
+        PromptError, TaskError: as the readout's own check says.
+    """
+    readout = readout_of(metric)
+    _reader_of(readout).check(readout, run, metric)
 
 
 def read(run: Run, metric: Metric, mask: Intervention | None) -> Answers:
@@ -109,10 +123,28 @@ def _labels_many(readout: LabelLogProbs, run: Run, masks: Sequence[Mask]) -> Seq
     return [readout.choose(some, run.prompts.texts) for some in scores.tolist()]
 
 
+def _first_tokens(readout: NextToken, run: Run, mask: Intervention | None) -> Answers:
+    found = read_first_tokens(readout, run.model, run.prompts, mask, batch_size=run.batch_size)
+    return [float(value) for value in found]
+
+
+def _first_tokens_many(readout: NextToken, run: Run, masks: Sequence[Mask]) -> Sequence[Answers]:
+    return [_first_tokens(readout, run, mask) for mask in masks]
+
+
+def _check_generation(readout: GeneratedText, run: Run, metric: Metric) -> None:  # noqa: ARG001
+    check_generation(run.model, run.prompts, metric, run.max_new_tokens)
+
+
+def _check_first_tokens(readout: NextToken, run: Run, metric: Metric) -> None:  # noqa: ARG001
+    check_first_tokens(readout, run.model, run.prompts)
+
+
 READERS: dict[type[Readout], Reader] = {
-    GeneratedText: Reader(_texts, _texts_many),
+    GeneratedText: Reader(_texts, _texts_many, _check_generation),
     TargetLogProb: Reader(_log_probs, _log_probs_many),
     LabelLogProbs: Reader(_labels, _labels_many),
+    NextToken: Reader(_first_tokens, _first_tokens_many, _check_first_tokens),
 }
 
 

@@ -14,12 +14,14 @@ from icl_locate.metrics.base import (
     mean_statistics,
     score_totals,
 )
+from icl_locate.metrics.first_token import FirstToken
 from icl_locate.metrics.labels import LabelAccuracy
 from icl_locate.metrics.programs import PassRate
 from icl_locate.metrics.readouts import (
     Answers,
     GeneratedText,
     LabelLogProbs,
+    NextToken,
     Readout,
     TargetLogProb,
     readout_of,
@@ -51,11 +53,13 @@ __all__ = [
     "Answers",
     "CorpusBleu",
     "CorpusChrf",
+    "FirstToken",
     "GeneratedText",
     "LabelAccuracy",
     "LabelLogProbs",
     "MeanMetric",
     "Metric",
+    "NextToken",
     "PassRate",
     "Readout",
     "Statistics",

@@ -27,7 +27,7 @@ class Metric(Protocol):
     A metric may say more of itself. Each of these has a default where it says nothing:
 
     - ``readout``: what is read off a run, and so what its answers are (`GeneratedText`, the
-      default; `TargetLogProb` gives numbers, `LabelLogProbs` the best label).
+      default; `TargetLogProb` and `NextToken` give numbers, `LabelLogProbs` the best label).
     - ``is_mean``: whether its statistics are those of `mean_statistics`, so that a saved result's
       intervals can be computed without it (False).
     - ``scores(totals)``: what ``score`` gives for each row of a table, to 1e-9, all at once; from

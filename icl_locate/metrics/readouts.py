@@ -4,9 +4,9 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
-from icl_locate.checks.arguments import ErrorKind, check_items, refuse
+from icl_locate.checks.arguments import ErrorKind, check_choice, check_items, refuse
 from icl_locate.checks.signatures import check_fields, checked
 from icl_locate.errors import TaskError
 
@@ -102,6 +102,27 @@ class LabelLogProbs(Readout):
         return self.labels[place]
 
 
+FirstTokenKind = Literal["accuracy", "prob"]
+
+
+@dataclass(frozen=True)
+class NextToken(Readout):
+    """The next token's distribution behind the prompt, where the target's first token stands in it.
+
+    Attributes:
+        reads: "accuracy": 1 if that is the likeliest token, else 0; "prob": its probability.
+        answers: what a query may be answered with, where that is known.
+    """
+
+    reads: FirstTokenKind | str = "accuracy"
+    answers: tuple[str, ...] = ()
+    gives_text: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_fields(self, TaskError)
+        check_choice("reads", self.reads, get_args(FirstTokenKind), error=TaskError)
+
+
 GENERATED_TEXT, TARGET_LOG_PROB = GeneratedText(), TargetLogProb()
 
 
@@ -113,6 +134,9 @@ def readout_of(metric: object) -> Readout:
     """
     found = getattr(metric, "readout", GENERATED_TEXT)
     if not isinstance(found, Readout):
-        expected = "one of icl_locate.metrics.GeneratedText(), TargetLogProb(), LabelLogProbs(...)"
+        expected = (
+            "one of icl_locate.metrics.GeneratedText(), TargetLogProb(), LabelLogProbs(...), "
+            "NextToken(...)"
+        )
         refuse("the metric's readout", found, expected, TaskError)
     return found

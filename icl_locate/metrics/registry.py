@@ -12,6 +12,7 @@ from icl_locate.checks.arguments import check_text, refuse
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import ResultError, TaskError
 from icl_locate.metrics.base import MeanMetric, Metric, TextScore, is_mean
+from icl_locate.metrics.first_token import FirstToken
 from icl_locate.metrics.labels import LabelAccuracy
 from icl_locate.metrics.log_prob import MeanLogProb
 from icl_locate.metrics.programs import PassRate
@@ -33,6 +34,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "log_prob": LOG_PROB,
         "label_accuracy": LabelAccuracy(),
+        "first_token_accuracy": FirstToken("accuracy"),
+        "first_token_prob": FirstToken("prob"),
         "pass@1": PassRate(),
     }
 )

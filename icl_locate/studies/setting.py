@@ -9,9 +9,9 @@ from icl_locate._types import Segment
 from icl_locate.checks.arguments import LAST_SEED, check_counts, check_items, check_seeds
 from icl_locate.checks.signatures import anything, checked, whole
 from icl_locate.engine.choice import Engine
-from icl_locate.engine.decoding import check_generation
 from icl_locate.engine.grid import run_grid
 from icl_locate.engine.hooked import Cell
+from icl_locate.engine.readout import Run, check_readable
 from icl_locate.errors import MaskError, PromptError, TaskError
 from icl_locate.interventions.base import Intervention, check_intervention
 from icl_locate.metrics import (
@@ -135,6 +135,7 @@ class Setting:
         Raises:
             PromptError: as `Task.build` does; if the answers to the setting's own queries find
                 no room in the model's context, or none could equal its target.
+            TaskError: if the metric reads first tokens that cannot tell answers apart.
         """
         if instruction is None:
             instruction = self.task.template.instruction is not None
@@ -150,7 +151,7 @@ class Setting:
             shots=shots,
         )
         if queries is None:
-            check_generation(model, prompts, self.metric, self.max_new_tokens)
+            check_readable(Run(model, prompts, self.max_new_tokens), self.metric)
         return prompts
 
     @checked(TaskError, runs=anything)

@@ -490,11 +490,20 @@ def _metrics() -> dict[str, Call]:
         "metrics.CorpusChrf.statistics": Call(chrf.statistics, texts),
         "metrics.CorpusChrf.score": Call(chrf.score, {"totals": np.ones(18)}),
         "metrics.CorpusChrf.scores": Call(chrf.scores, {"totals": np.ones((2, 18))}),
+        "metrics.FirstToken": Call(metrics.FirstToken, {}),
+        "metrics.FirstToken.for_task": Call(
+            metrics.FirstToken().for_task, {"task": task(), "n_queries": 2}
+        ),
+        "metrics.FirstToken.statistics": Call(
+            metrics.FirstToken().statistics, {"answers": [0.5], "targets": ["b"]}
+        ),
+        "metrics.FirstToken.score": Call(metrics.FirstToken().score, two),
         "metrics.LabelAccuracy": Call(metrics.LabelAccuracy, {}),
         "metrics.LabelAccuracy.bound_to": Call(labels.bound_to, {"examples": examples}),
         "metrics.LabelAccuracy.for_task": Call(
             labels.for_task, {"task": task(), "n_queries": 2}
         ),
+        "metrics.NextToken": Call(metrics.NextToken, {}),
         "metrics.LabelLogProbs": Call(metrics.LabelLogProbs, {"labels": ("a", "b")}),
         "metrics.LabelLogProbs.choose": Call(
             labels.readout.choose, {"log_probs": [[0.5, 1.0]], "prompts": ["p"]}
