@@ -10,8 +10,9 @@ from torch import Tensor
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.context import put_masks
+from icl_locate.hooks.edits import put_edits
 from icl_locate.hooks.holding import hold
-from icl_locate.hooks.outputs import check_outputs, put_ablations, put_scales
+from icl_locate.hooks.outputs import check_outputs
 from icl_locate.hooks.padding import runs_of
 from icl_locate.hooks.positions import RowCount
 from icl_locate.hooks.probe import find_route
@@ -29,8 +30,8 @@ APPLICATIONS.update(
     {
         ContextMask: put_masks,
         EdgeMask: put_masks,
-        HeadAblation: put_ablations,
-        HeadScale: put_scales,
+        HeadAblation: put_edits,
+        HeadScale: put_edits,
     }
 )
 _looked_at: "weakref.WeakSet[Model]" = weakref.WeakSet()

@@ -3,7 +3,6 @@
 import random
 import weakref
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
@@ -11,41 +10,42 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from icl_locate.errors import IclLocateError, MaskError, ModelError
-from icl_locate.hooks.holding import NamedHook
 from icl_locate.hooks.probe import probe_prompts
-from icl_locate.hooks.site import Site
 from icl_locate.interventions.ablation import HeadAblation
+from icl_locate.interventions.edits import Edit, Rows, Where
 from icl_locate.interventions.scale import HeadScale
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import fingerprint
+from icl_locate.prompts.tokens import Prompts
 
 _editable: "weakref.WeakSet[Model]" = weakref.WeakSet()
-StandIn = Callable[[Tensor], Float[Tensor, "#batch #pos #head #d_head"]]
-Places = Callable[[], Int[Tensor, "#batch pos"]]
+StandIn = Callable[[Tensor, Rows], Float[Tensor, "#row #pos #head #d_head"]]
 Table = Float[Tensor, "layer head"]
 Chosen = Bool[Tensor, "layer head"]
 
 
-def put_ablations(site: Site, parts: Sequence[HeadAblation]) -> AbstractContextManager[object]:
-    """The context in which heads' outputs are replaced.
+def ablation_edits(
+    model: Model, prompts: Prompts | None, parts: Sequence[HeadAblation]
+) -> list[Edit]:
+    """The edits that replace heads' outputs.
 
     Raises:
         ModelError: if replacing heads' outputs has no effect on this model.
         MaskError: heads that the model does not have, or that several ablations replace by
             different values; a reference that another model gave.
     """
-    n_layers, n_heads = int(site.model.cfg.n_layers), int(site.model.cfg.n_heads)
+    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     owners: dict[tuple[int, int], HeadAblation] = {}
-    hooks: list[NamedHook] = []
+    edits: list[Edit] = []
     for part in parts:
-        _check_reference(site.model, part)
+        _check_reference(model, part)
         for layer, heads in part.by_layer(n_layers, n_heads).items():
             new = [head for head in heads if _claim(owners, part, layer, head)]
             if new:
-                values = _stand_in(part, layer, new, site)
-                hooks.append((f"blocks.{layer}.attn.hook_z", partial(_replace, new, values)))
-    check_outputs(site.model)
-    return site.hooked(hooks)
+                values = _stand_in(part, layer, new, prompts)
+                edits.append(Edit(layer, "z", partial(_replace, new, values)))
+    check_outputs(model)
+    return edits
 
 
 def _claim(
@@ -78,62 +78,65 @@ def _check_reference(model: Model, ablation: HeadAblation) -> None:
         )
 
 
-def _replace(heads: list[int], values: StandIn, z: Tensor, hook: object) -> Tensor:  # noqa: ARG001
+def _replace(heads: list[int], values: StandIn, z: Tensor, rows: Rows) -> Tensor:
     new = z.clone()
-    new[:, :, heads] = values(z).to(z.dtype)
+    new[:, :, heads] = values(z, rows).to(z.dtype)
     return new
 
 
-def _stand_in(ablation: HeadAblation, layer: int, heads: list[int], site: Site) -> StandIn:
+def _stand_in(
+    ablation: HeadAblation, layer: int, heads: list[int], prompts: Prompts | None
+) -> StandIn:
     """What stands in for the heads' outputs, given the layer's outputs."""
     reference = ablation.reference
     if ablation.method == "zero" or reference is None:
         return _zeros
-    places = partial(site.rows.places, layer)
     if ablation.method == "resample":
         samples = reference.samples[layer][:, :, heads]
-        names = () if site.prompts is None else tuple(site.prompts.texts)
+        names = () if prompts is None else tuple(prompts.texts)
         draw = partial(_draw, ablation.seed, names)
-        return partial(_resampled, places, samples, reference.sample_lengths, draw)
+        return partial(_resampled, samples, reference.sample_lengths, draw)
     means = reference.mean_z if ablation.method == "mean_z" else reference.mean_input_z
-    return partial(_means, places, means[layer][:, heads])
+    return partial(_means, means[layer][:, heads])
 
 
-def _zeros(z: Tensor) -> Tensor:
+def _zeros(z: Tensor, rows: Rows) -> Tensor:  # noqa: ARG001
     return z.new_zeros(1, 1, 1, 1)
 
 
-def _means(places: Places, table: Float[Tensor, "row head d_head"], z: Tensor) -> Tensor:
-    return table[places().clamp(max=len(table) - 1)].to(z.device)
+def _means(table: Float[Tensor, "row head d_head"], z: Tensor, rows: Rows) -> Tensor:
+    return table[rows().places.clamp(max=len(table) - 1)].to(z.device)
 
 
 def _resampled(
-    places: Places,
     samples: Float[Tensor, "sample pos head d_head"],
     lengths: Int[Tensor, "sample"],
-    draw: Callable[[int, int], Int[Tensor, "row"]],
+    draw: Callable[[Where, int], Int[Tensor, "row"]],
     z: Tensor,
+    rows: Rows,
 ) -> Tensor:
-    drawn = draw(len(z), len(lengths))
-    within = places() % lengths[drawn][:, None]
+    where = rows()
+    drawn = draw(where, len(lengths))
+    within = where.places % lengths[drawn][:, None]
     return samples[drawn[:, None], within].to(z.device)
 
 
-def _draw(seed: int, names: Sequence[str], n_rows: int, n_samples: int) -> Int[Tensor, "row"]:
-    """Which sample each row is given, by its text, or its number where there is none."""
-    keys = [name or str(i) for i, name in enumerate(names)] or list(map(str, range(n_rows)))
+def _draw(seed: int, names: Sequence[str], where: Where, n_samples: int) -> Int[Tensor, "row"]:
+    """Which sample each row is given, by its prompt's text, or its number where there is none."""
+    numbers = where.prompts.tolist()
+    keys = [(names[i] if names else "") or str(i) for i in numbers]
     return torch.tensor([random.Random(f"{seed}/{key}").randrange(n_samples) for key in keys])
 
 
-def put_scales(site: Site, parts: Sequence[HeadScale]) -> AbstractContextManager[object]:
-    """The context in which heads' outputs are multiplied by their factors.
+def scale_edits(model: Model, parts: Sequence[HeadScale]) -> list[Edit]:
+    """The edits that multiply heads' outputs by their factors.
 
     Raises:
         ModelError: if replacing heads' outputs has no effect on this model.
         MaskError: heads that the model does not have, or that are given several factors, or
             several tensors of them of which one is learned.
     """
-    n_layers, n_heads = int(site.model.cfg.n_layers), int(site.model.cfg.n_heads)
+    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     taken = torch.zeros(n_layers, n_heads, dtype=torch.bool)
     scales: list[tuple[Table, Chosen]] = []
     for part in parts:
@@ -150,13 +153,12 @@ def put_scales(site: Site, parts: Sequence[HeadScale]) -> AbstractContextManager
                 )
         scales.append((table, named & ~taken))
         taken |= named
-    hooks: list[NamedHook] = [
-        (f"blocks.{layer}.attn.hook_z", partial(_scale, table[layer], mine[layer]))
+    check_outputs(model)
+    return [
+        Edit(layer, "z", partial(_scale, table[layer], mine[layer]))
         for table, mine in scales
         for layer in mine.any(dim=1).nonzero()[:, 0].tolist()
     ]
-    check_outputs(site.model)
-    return site.hooked(hooks)
 
 
 def _refuse_two_learned(one: Table, other: Table, both: Chosen) -> None:
@@ -175,9 +177,9 @@ def _refuse_two_learned(one: Table, other: Table, both: Chosen) -> None:
 def _scale(
     factors: Float[Tensor, "head"],
     mine: Bool[Tensor, "head"],
-    z: Float[Tensor, "batch pos head d_head"],
-    hook: object,  # noqa: ARG001
-) -> Float[Tensor, "batch pos head d_head"]:
+    z: Float[Tensor, "row pos head d_head"],
+    rows: Rows,  # noqa: ARG001
+) -> Float[Tensor, "row pos head d_head"]:
     given = factors.to(z.device, z.dtype)
     if not mine.all():
         given = torch.where(mine.to(z.device), given, 1.0)
