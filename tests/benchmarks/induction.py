@@ -8,10 +8,7 @@ score labels. Their outputs are compared, ratios are of medians. Writes numbers 
 """
 
 import json
-import platform
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,6 +21,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformer_lens.model_bridge import TransformerBridge
 from transformers import PreTrainedTokenizerFast
+from turns import DOCS, in_turn, machine, timed
 
 import icl_locate as icl
 from icl_locate import induction
@@ -31,8 +29,6 @@ from icl_locate.interventions.base import Intervention
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.files import check_output, replace_file
 from icl_locate.tasks import PATTERN_TASKS, pattern_task
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 @dataclass(frozen=True)
@@ -102,15 +98,6 @@ def each_label(
     )
 
 
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds, and what came out."""
-    start = time.perf_counter()
-    found = run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, found
-
-
 def compare(
     model: TransformerBridge,
     prompts: Prompts,
@@ -124,14 +111,7 @@ def compare(
         "one at a time": lambda: one_at_a_time(model, prompts, labels, act),
         "each label": lambda: each_label(model, prompts, labels, act),
     }
-    ways["batched"]()
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    found: dict[str, Tensor] = {}
-    for _ in range(config.repeats):
-        for way, run in ways.items():
-            took, found[way] = timed(run)
-            seconds[way].append(took)
-    medians = {way: statistics.median(values) for way, values in seconds.items()}
+    medians, found = in_turn(ways, config.repeats, ours="batched")
     return {
         "seconds": medians,
         "over_one_at_a_time": medians["one at a time"] / medians["batched"],
@@ -192,9 +172,9 @@ def main(config: Config) -> None:
         model, _ = build(shape, config.device, n_ctx=1024, d_vocab=config.d_vocab)
         give_tokenizer(model)
         found.append(measure(name, model, config))
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {config.device}"
-    record = {"machine": machine, "torch": torch.__version__, "repeats": config.repeats}
-    record |= {"task": config.task, "n_prompts": config.n_prompts, "found": found}
+    record = {"machine": machine(config.device), "torch": torch.__version__}
+    record |= {"repeats": config.repeats, "task": config.task}
+    record |= {"n_prompts": config.n_prompts, "found": found}
     text = json.dumps(record, indent=1)
     replace_file(config.output / "induction_benchmark.json", [f"{text}\n".encode()])
     text = table(found, config)

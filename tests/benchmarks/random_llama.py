@@ -107,6 +107,25 @@ def random_prompts(
     )
 
 
+def with_generated(segments: Tensor, n_new: int) -> Tensor:
+    """The segments, and those of new tokens behind them."""
+    return torch.nn.functional.pad(segments, (0, n_new), value=int(Segment.GENERATED))
+
+
+def hidden_cells(segments: Tensor, mask: icl.ContextMask) -> Tensor:
+    """What a mask hides ``[prompt, row, key]``, above its start layer."""
+    hidden = torch.isin(segments, torch.tensor([int(s) for s in mask.hide]))[:, None, :]
+    own = torch.eye(segments.shape[1], dtype=torch.bool)
+    return hidden & ~own if mask.keep_self else hidden.expand(-1, len(own), -1)
+
+
+def of_targets(logits: Tensor, targets: Tensor) -> Tensor:
+    """The targets' log-probabilities, from logits whose last rows stand at and before them."""
+    targets = targets.to(logits.device)
+    log_probs = logits[:, -targets.shape[1] - 1 : -1].float().log_softmax(-1)
+    return log_probs.gather(-1, targets[..., None])[..., 0].sum(-1).cpu()
+
+
 def _giver(mask: Tensor, span: Sequence[int]) -> Callable[..., Any]:
     """A forward pre-hook that gives attention the rows of a mask that are being run."""
 
@@ -124,13 +143,12 @@ def hugging_face_loop(
     target = torch.tensor(prompts.target_tokens)
     tokens = torch.cat([prompts.tokens, target], dim=1).to(plain.device)
     total, width = tokens.shape[1], target.shape[1]
-    segments = torch.nn.functional.pad(prompts.segments, (0, width), value=int(Segment.GENERATED))
+    segments = with_generated(prompts.segments, width)
     lowest = torch.finfo(plain.dtype).min
     causal = torch.ones(total, total, dtype=torch.bool).tril()
     found: list[Tensor] = []
     for mask in masks:
-        hidden = torch.isin(segments, torch.tensor([int(s) for s in mask.hide]))[:, None, None, :]
-        gone = hidden & (~torch.eye(total, dtype=torch.bool) if mask.keep_self else True)
+        gone = hidden_cells(segments, mask)[:, None]
         base = torch.zeros(len(tokens), 1, total, total, dtype=plain.dtype)
         clean = base.masked_fill(~causal, lowest).to(plain.device)
         masked = base.masked_fill(~causal | gone, lowest).to(plain.device)
@@ -140,11 +158,10 @@ def hugging_face_loop(
             )
             for i, layer in enumerate(plain.model.layers)
         ]
-        logits = plain(tokens, use_cache=False, logits_to_keep=width + 1).logits[:, :-1]
+        logits = plain(tokens, use_cache=False, logits_to_keep=width + 1).logits
         for handle in handles:
             handle.remove()
-        log_probs = logits.float().log_softmax(-1)
-        found.append(log_probs.gather(-1, tokens[:, -width:, None])[..., 0].sum(-1).cpu())
+        found.append(of_targets(logits, target))
     return torch.stack(found)
 
 
@@ -155,7 +172,7 @@ def hugging_face_answers(
     """Greedy tokens by one eager, cached run a mask, each layer given its own 4-D mask."""
     lowest, n_prompt = torch.finfo(plain.dtype).min, prompts.tokens.shape[1]
     total = n_prompt + n_new
-    segments = torch.nn.functional.pad(prompts.segments, (0, n_new), value=int(Segment.GENERATED))
+    segments = with_generated(prompts.segments, n_new)
     causal = torch.ones(total, total, dtype=torch.bool).tril()
     found: list[Tensor] = []
     for mask in masks:

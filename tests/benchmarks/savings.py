@@ -7,7 +7,6 @@ next to what was measured.
 """
 
 import json
-import platform
 import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,12 +15,11 @@ from typing import Annotated, Any
 import torch
 import tyro
 from random_llama import Shape, build, random_prompts
+from turns import DOCS, machine
 
 from icl_locate.records.files import check_output, replace_file
 from icl_locate.savings import ModelCosts, estimate_savings
 from icl_locate.savings.measure import Runs
-
-DOCS = Path(__file__).parents[2] / "docs"
 
 
 @dataclass(frozen=True)
@@ -107,9 +105,9 @@ def main(config: Config) -> None:
     """Measure, and write what was found."""
     check_output(config.output, ("savings_benchmark.json", "savings_table.md"))
     rows = measure(config)
-    machine = f"{platform.machine()}, {torch.get_num_threads()} threads, {config.device}"
-    record = {"machine": machine, "torch": torch.__version__, "repeats": config.repeats}
-    record |= {"n_prompts": config.n_prompts, "n_new": config.n_new, "rows": rows}
+    record = {"machine": machine(config.device), "torch": torch.__version__}
+    record |= {"repeats": config.repeats, "n_prompts": config.n_prompts}
+    record |= {"n_new": config.n_new, "rows": rows}
     text = json.dumps(record, indent=1)
     replace_file(config.output / "savings_benchmark.json", [f"{text}\n".encode()])
     text = table(rows)

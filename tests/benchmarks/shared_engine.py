@@ -8,9 +8,6 @@ leaves the other parts' numbers as they are.
 """
 
 import json
-import platform
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +26,7 @@ from random_llama import (
     random_prompts,
 )
 from torch import Tensor
+from turns import DOCS, in_turn, machine
 
 import icl_locate as icl
 from icl_locate.engine.budget import tokens_in_flight
@@ -38,7 +36,6 @@ from icl_locate.plots import DASHES, PALETTE
 from icl_locate.records.files import check_output, replace_file
 from icl_locate.savings.memory import peak_bytes
 
-DOCS = Path(__file__).parents[2] / "docs"
 Part = Literal["log-prob", "generation", "growth"]
 PARTS: tuple[Part, ...] = ("log-prob", "generation", "growth")
 KEPT = icl.PAPER_CONDITIONS[2]  # examples hidden, instructions kept
@@ -83,31 +80,6 @@ class Config:
 def masks_of(condition: icl.Condition, n_layers: int) -> list[icl.ContextMask]:
     """The condition's masks from every start layer, the last of which hides nothing."""
     return [condition.mask(icl.from_layer(start)) for start in range(n_layers + 1)]
-
-
-def timed(run: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of a run, and its outcome."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    outcome = run()
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, outcome
-
-
-def in_turn(
-    ways: dict[str, Callable[[], Any]], n_runs: int
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Run all ways in turn, ours once before to warm up; their median seconds, and outcomes."""
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    outcomes: dict[str, Any] = {}
-    timed(ways["shared"])
-    for _ in range(n_runs):
-        for way, run in ways.items():
-            taken, outcomes[way] = timed(run)
-            seconds[way].append(taken)
-    return {way: statistics.median(values) for way, values in seconds.items()}, outcomes
 
 
 def compare_scores(config: Config, conditions: Sequence[icl.Condition]) -> dict[str, Any]:
@@ -254,19 +226,13 @@ def table(rows: Sequence[dict[str, Any]], config: Config) -> str:
             row["agreement"],
         ]
         lines.append(f"| {' | '.join(cells)} |")
-    on_gpu = config.device == "cuda"
-    where = (
-        torch.cuda.get_device_name()
-        if on_gpu
-        else f"{platform.machine()}, {torch.get_num_threads()} threads"
-    )
     shape = config.shape
     lines += [
         "",
         f"Medians of {config.n_runs} alternating runs; random Llama of {shape.n_layers} layers, "
         f"d={shape.d_model}, {config.n_tokens} tokens of which {100 * config.hidden:.0f} % are "
         f"examples, {config.n_prompts} prompt{'s' if config.n_prompts > 1 else ''} scored, "
-        f"{config.dtype}; {where}.",
+        f"{config.dtype}; {machine(config.device)}.",
     ]
     return "\n".join(lines)
 
