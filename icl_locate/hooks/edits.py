@@ -6,6 +6,7 @@ from functools import partial
 
 from torch import Tensor
 
+from icl_locate.hooks.heads import split_heads
 from icl_locate.hooks.outputs import ablation_edits, scale_edits
 from icl_locate.hooks.registry import application_of
 from icl_locate.hooks.site import Site
@@ -39,7 +40,8 @@ def put_edits(site: Site, parts: Sequence[Intervention]) -> AbstractContextManag
 
 
 def _apply(edit: Edit, site: Site, value: Tensor, hook: object) -> Tensor:  # noqa: ARG001
-    return edit(value, partial(site.where, edit.layer, len(value)))
+    split = split_heads(site.model, value) if edit.point == "z" else value
+    return edit(split, partial(site.where, edit.layer, len(value))).reshape(value.shape)
 
 
 def edits_of(model: Model, prompts: Prompts | None, intervention: Intervention) -> list[Edit]:

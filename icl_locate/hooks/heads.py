@@ -34,7 +34,7 @@ def watch_attention(
     def show(layer: int) -> Callable[..., Tensor]:
         def watch(value: Tensor, hook: object) -> Tensor:  # noqa: ARG001
             shown.add(layer)
-            watcher(layer, value)
+            watcher(layer, split_heads(model, value) if point == "hook_z" else value)
             return value
 
         return watch
@@ -49,6 +49,15 @@ def watch_attention(
             f"nothing passed {point} of layer {unseen[0]} of this {model.cfg.architecture}: its "
             "heads cannot be watched"
         )
+
+
+def split_heads(model: Model, z: Tensor) -> Float[Tensor, "batch pos head d_head"]:
+    """Heads' outputs, split by the model's heads.
+
+    TransformerLens splits those of latent attention by the width of its queries, which is not the
+    width of its values.
+    """
+    return z.reshape(*z.shape[:2], int(model.cfg.n_heads), -1)
 
 
 @contextmanager
