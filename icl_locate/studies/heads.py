@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy import ndarray
 from torch import Tensor
 
-from icl_locate.checks.arguments import check_count, check_seeds, refuse
-from icl_locate.checks.contents import check_pairs, check_table, settle
+from icl_locate.checks.arguments import check_count, refuse
+from icl_locate.checks.contents import check_pairs, check_table
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import MaskError, ResultError
 from icl_locate.interventions.heads import HeadSet
+from icl_locate.studies.beside import Beside
 from icl_locate.studies.draws import percentiles
 from icl_locate.studies.intervals import Spread
-from icl_locate.studies.result import Measured
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 class HeadTable(
-    Measured,
+    Beside,
     axes={"layer": "layers", "head": "heads", "seed": "seeds"},
+    beside=("ceiling", "floor"),
     form="",
     tensors=(),
     labels=(),
@@ -32,23 +32,16 @@ class HeadTable(
     """A result with a score of each head; a base of frozen dataclasses, which say `_gains`.
 
     Attributes:
-        seeds: each drew other examples.
-        statistics: each item's sufficient statistics; cell ``layer * n_heads + head``, and behind
-            them the ceiling and the floor.
-        scores: the metric over all items.
-        ceiling, floor: what heads are held against.
+        scores: the metric over all items, ``[layer, head, seed]``.
+        ceiling, floor: what heads are held against, ``[seed]``.
     """
 
-    seeds: tuple[int, ...]
     ceiling: Tensor
     floor: Tensor
 
     def _check(self) -> None:
-        settle(self, seeds=check_seeds(self.seeds, error=ResultError))
-        check_table("scores", self.scores, (None, None, len(self.seeds)))
+        check_table("scores", self.scores, (None, None, None))
         super()._check()
-        check_table("ceiling", self.ceiling, (len(self.seeds),))
-        check_table("floor", self.floor, (len(self.seeds),))
 
     @property
     def layers(self) -> range:
@@ -59,22 +52,6 @@ class HeadTable(
     def heads(self) -> range:
         """The heads of a layer."""
         return range(self.scores.shape[1])
-
-    def _shape_of_statistics(self) -> tuple[int, ...]:
-        return len(self.layers) * len(self.heads) + 2, len(self.seeds)
-
-    def _scored(self, statistics: ndarray) -> list[tuple[ndarray, ndarray]]:
-        parts = self.scores.flatten(0, 1), self.ceiling[None], self.floor[None]
-        return [(statistics.sum(axis=-2), torch.cat(parts).numpy())]
-
-    def spread(self) -> Spread:
-        """How the heads' scores scatter over items and seeds.
-
-        Raises:
-            ResultError: if the metric is not known here.
-        """
-        n_layers, n_heads = len(self.layers), len(self.heads)
-        return super().spread()[np.arange(n_layers * n_heads).reshape(n_layers, n_heads)]
 
     @property
     def worth(self) -> Float[Tensor, "layer head"]:
@@ -116,12 +93,11 @@ class HeadTable(
         Raises:
             ResultError: if the layer or the confidence is out of range.
         """
-        n_layers, n_heads = self.worth.shape
-        check_count("layer", layer, least=0, most=n_layers, error=ResultError)
+        check_count("layer", layer, least=0, most=len(self.layers), error=ResultError)
         worth = self._worth()
         table = np.concatenate([worth.mean[None], worth.draws(n_resamples, seed)]).clip(min=0)
         with np.errstate(invalid="ignore"):
-            shares = table[:, : layer * n_heads].sum(axis=1) / table.sum(axis=1)
+            shares = table[:, : layer * len(self.heads)].sum(axis=1) / table.sum(axis=1)
         known = shares[1:][~np.isnan(shares[1:])]
         low, high = percentiles(known, confidence) if len(known) else (np.nan, np.nan)
         return float(shares[0]), float(low), float(high)
@@ -158,9 +134,10 @@ class HeadTable(
 
     def _worth(self) -> Spread:
         """How the heads' worth scatters; a cell a head."""
-        cells = super().spread()
-        *heads, ceiling, floor = np.eye(len(cells.mean))
-        return cells.combine(heads - floor if self._gains() else ceiling - heads)
+        if self._gains():
+            return self._against("floor")
+        lost = self._against("ceiling")
+        return Spread(-lost.scores, -lost.influence)
 
     def _gains(self) -> bool:
         """Whether a head's worth is what it gains on the floor, not what the ceiling loses."""
