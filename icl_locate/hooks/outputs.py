@@ -15,7 +15,7 @@ from icl_locate.interventions.ablation import HeadAblation
 from icl_locate.interventions.edits import Edit, Rows, Where
 from icl_locate.interventions.scale import HeadScale
 from icl_locate.models.bridge import Model
-from icl_locate.models.fingerprint import fingerprint
+from icl_locate.models.fingerprint import check_origin
 from icl_locate.prompts.tokens import Prompts
 
 _editable: "weakref.WeakSet[Model]" = weakref.WeakSet()
@@ -70,12 +70,9 @@ def _recipe(part: HeadAblation) -> tuple[object, ...]:
 
 
 def _check_reference(model: Model, ablation: HeadAblation) -> None:
-    reference = ablation.reference
-    if reference is not None and reference.provenance.get("fingerprint") != fingerprint(model):
-        raise MaskError(
-            f"the reference was measured on another model ({reference.provenance.get('model')}, or "
-            "other weights or another dtype of it): make it with this one, by head_reference"
-        )
+    if ablation.reference is not None:
+        recipe, remedy = ablation.reference.provenance, "make it with this one, by head_reference"
+        check_origin("the reference", recipe, model, remedy, MaskError)
 
 
 def _replace(heads: list[int], values: StandIn, z: Tensor, rows: Rows) -> Tensor:

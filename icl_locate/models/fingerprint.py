@@ -7,15 +7,17 @@ models apart, and is no seal against forgery.
 
 import hashlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
+from icl_locate.checks.arguments import ErrorKind
 from icl_locate.models.bridge import Model
 
 _BITS = {1: torch.int8, 2: torch.int16}
@@ -110,3 +112,21 @@ def _shift(values: Int[Tensor, "word"], bits: int) -> Int[Tensor, "word"]:
     """A shift to the right that fills with zeros."""
     shifted: Tensor = (values >> bits) & (2 ** (64 - bits) - 1)
     return shifted
+
+
+def check_origin(
+    what: str, provenance: Mapping[str, Any], model: Model, remedy: str, error: ErrorKind
+) -> None:
+    """Refuse what was measured on other weights.
+
+    Args:
+        what: its name, such as "the reference".
+        provenance: its own; the weights' checksum stands under ``fingerprint``.
+        remedy: how to make one with this model.
+        error: what is raised.
+    """
+    if provenance.get("fingerprint") != fingerprint(model):
+        raise error(
+            f"{what} was measured on another model ({provenance.get('model')}, or other weights or "
+            f"another dtype of it): {remedy}"
+        )
