@@ -1,3 +1,5 @@
 """Vectors: what the context leaves in the residual stream, taken out and put in elsewhere."""
 
-__all__: list[str] = []
+from icl_locate.vectors.peak import Peak, locate_peak
+
+__all__ = ["Peak", "locate_peak"]
