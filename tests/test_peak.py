@@ -9,6 +9,7 @@ import pytest
 import torch
 from jaxtyping import Float
 from scipy.special import expit, logit, ndtr
+from simulated import Simulated
 from torch import Tensor
 
 import icl_locate as icl

@@ -123,16 +123,27 @@ def locate_peak(
         expected = "layer, or layer and seed, such as those that task_vectors gives"
         refuse("the axes of curve", [*curve.axes], expected, ResultError)
     spread, base = curve.spread(), getattr(curve, "baseline", None)
-    mean, known = spread.mean, spread.n_items > 1
-    could_be = np.ones(len(mean), dtype=bool)
-    if known:
+    could_be = np.ones(len(spread.mean), dtype=bool)
+    if spread.n_items > 1:
         could_be = _could_be(spread, base, confidence, (n_resamples, seed))
-    layers = [int(layer) for layer in curve.axes["layer"]]
-    candidates = [layer for layer, found in zip(layers, could_be, strict=True) if found]
+    return _peak(curve, spread, base, could_be, threshold, confidence)
+
+
+def _peak(
+    curve: Measured,
+    spread: Spread,
+    base: Spread | None,
+    could_be: Bool[ndarray, "layer"],
+    threshold: float,
+    confidence: float,
+) -> Peak:
+    layers = tuple(int(layer) for layer in curve.axes["layer"])
+    mean, known = spread.mean, spread.n_items > 1
+    candidates = tuple(layer for layer, found in zip(layers, could_be, strict=True) if found)
     floor = min(0.0, float(mean.min())) if base is None else float(base.mean)
     top = int(mean.argmax())
-    verdict: Verdict = "peak"
     still = mean >= floor + (threshold - _TIE) * (mean[top] - floor)
+    verdict: Verdict = "peak"
     if not candidates:
         verdict = "no peak"
     elif not known or np.ptp(np.flatnonzero(could_be)) + 1 > len(layers) / 2:
@@ -142,12 +153,12 @@ def locate_peak(
         verdict=verdict,
         layer=layers[top] if candidates else None,
         interval=(candidates[0], candidates[-1]) if candidates and known else None,
-        candidates=tuple(candidates),
+        candidates=candidates,
         last_layer=layers[int(np.flatnonzero(still)[-1])] if candidates else None,
         value=float(mean[top]),
         value_interval=(float(low), float(high)),
         baseline=floor,
-        layers=tuple(layers),
+        layers=layers,
         scores=torch.from_numpy(mean),
         score_interval=torch.from_numpy(spread.interval(confidence)),
         threshold=threshold,

@@ -15,7 +15,17 @@ import torch
 from simulated import Simulated
 
 import icl_locate as icl
-from icl_locate import context_heads, gates, induction, lora, metrics, plots, savings, studies
+from icl_locate import (
+    context_heads,
+    gates,
+    induction,
+    lora,
+    metrics,
+    plots,
+    savings,
+    studies,
+    vectors,
+)
 from icl_locate.hooks.positions import RowCount
 from icl_locate.interventions.edges import InductionEdges, Positions
 from icl_locate.lora import LoraConfig, LoraResult
@@ -390,6 +400,7 @@ def _trained() -> dict[str, Call]:
              "max_new_tokens": 2, "device": "cpu"},
             0.1,
         ),
+        "vectors.locate_peak": Call(vectors.locate_peak, {"curve": tuned()}),
         "lora.LoraResult.interval": Call(tuned().interval, {}),
         "lora.LoraResult.rank_correlation": Call(
             tuned().rank_correlation, {"result": swept(), "n_resamples": 5}

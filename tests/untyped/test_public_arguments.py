@@ -20,7 +20,7 @@ MODULES = ("context_heads", "gates", "induction", "lora", "metrics", "models", "
 MADE_BY_THE_PACKAGE = {
     "AblationResult", "Arm", "Comparison", "Difference", "Expected", "GatesResult", "HeadEffects",
     "HeadReference", "HeadScores", "HeadSetCurve", "HeadSweepResult", "LayerImportance", "Location",
-    "LoraResult", "Measured", "MeasuredSavings", "ModelCosts", "Positions", "Prompts",
+    "LoraResult", "Measured", "MeasuredSavings", "ModelCosts", "Peak", "Positions", "Prompts",
     "SandboxResult", "Savings", "Setting", "Site", "Spread", "SweepResult",
 }  # fmt: skip
 NO_CALLS = {
