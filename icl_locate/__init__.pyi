@@ -33,7 +33,9 @@ from .interventions.layers import until_layer as until_layer
 from .interventions.layers import window as window
 from .interventions.masks import ContextMask as ContextMask
 from .interventions.masks import EdgeMask as EdgeMask
+from .interventions.places import At as At
 from .interventions.scale import HeadScale as HeadScale
+from .interventions.states import StateEdit as StateEdit
 from .masking.advice import Expected as Expected
 from .masking.advice import plan as plan
 from .masking.comparison import Difference as Difference

@@ -24,7 +24,7 @@ from icl_locate.engine.grid import run_grid
 from icl_locate.engine.hooked import run_cell
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks import ablate_heads, hold, scale_heads
-from icl_locate.hooks.outputs import check_outputs
+from icl_locate.hooks.points import check_point
 from icl_locate.hooks.positions import RowCount
 from icl_locate.interventions.base import Composition
 from icl_locate.interventions.masks import MaskUnion
@@ -507,11 +507,11 @@ def test_a_model_whose_heads_cannot_be_edited_still_takes_masks(monkeypatch):
     model, prompts = tiny.boot_fresh("llama"), prompts_for("llama")
     mask = kinds("llama")["segments"]
 
-    def refuse(some):
+    def refuse(some, point):
         raise ModelError("the outputs of its heads cannot be replaced")
 
     for module in ("outputs", "apply"):
-        monkeypatch.setattr(f"icl_locate.hooks.{module}.check_outputs", refuse)
+        monkeypatch.setattr(f"icl_locate.hooks.{module}.check_point", refuse)
     with icl.intervene(model, prompts, mask):
         pass
     with (
@@ -605,7 +605,7 @@ def test_a_model_without_heads_outputs_says_so_each_time():
 def test_that_heads_can_be_edited_is_not_denied_for_a_context_that_was_open():
     model, prompts = tiny.boot_fresh("llama"), prompts_for("llama")
     with hold(model, runs_of_no_prompts), pytest.raises(MaskError, match="^not now"):
-        check_outputs(model)
+        check_point(model, "z")
     with icl.intervene(model, prompts, icl.HeadAblation({(0, 1)})):
         pass
 

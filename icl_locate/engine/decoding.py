@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Int
@@ -9,7 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from icl_locate.checks.arguments import show
-from icl_locate.engine.forward import keep_logits, masked, require_numbers
+from icl_locate.engine.forward import cut, keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
 from icl_locate.interventions.base import Intervention
 from icl_locate.metrics import Metric
@@ -36,53 +37,57 @@ def generate(
 
     Args and errors: as `icl_locate.generate`, which also drops context.
     """
-
-    def under_mask(batch: Prompts) -> AbstractContextManager[object]:
-        return masked(model, batch, mask)
-
+    acting = partial(masked, model)
     with hold_weights(model):
-        return decode(model, prompts, under_mask, max_new_tokens, stop, batch_size, on_text)
+        return decode(model, prompts, acting, max_new_tokens, stop, batch_size, on_text, mask=mask)
 
 
 def decode(
     model: Model,
     prompts: Prompts,
-    context: Callable[[Prompts], AbstractContextManager[object]],
+    context: Callable[[Prompts, Intervention | None], AbstractContextManager[object]],
     max_new_tokens: int,
     stop: str | Sequence[str] | None,
     batch_size: int,
     on_text: OnText | None,
     *,
+    mask: Intervention | None = None,
     cache: Callable[[], Cache | None] = lambda: None,
 ) -> list[str]:
     """Greedy answers to each prompt, each batch inside its own context.
 
     Args:
+        context: given a batch and the mask for it.
         cache: makes the cache of a batch; ``None`` lets the model make its own.
     """
     stops = resolve_stops(prompts, stop)
     check_prompts(model, prompts)
     check_room(model, prompts, max_new_tokens)
     answers: list[str] = []
-    for batch in prompts.batches(batch_size):
+    for batch, acting in cut(prompts, mask, batch_size):
         growing = Answers(model, len(batch), stops, as_text=prompts.as_text)
-        with context(batch):
+        with context(batch, acting):
             first = len(answers)
-            _decode_batch(model, batch, cache(), growing, max_new_tokens, on_text, first)
+            decode_batch(model, batch, cache(), growing, max_new_tokens, on_text, first)
         answers += growing.texts()
     return answers
 
 
 @torch.no_grad()
-def _decode_batch(
+def decode_batch(
     model: Model,
     prompts: Prompts,
     cache: Cache | None,
     answers: "Answers",
     max_new_tokens: int,
-    on_text: OnText | None,
-    first: int,
+    on_text: OnText | None = None,
+    first: int = 0,
 ) -> None:
+    """Let the answers of a batch grow, inside whatever context is open.
+
+    Args:
+        first: the number of the batch's first prompt, as ``on_text`` is told it.
+    """
     device = model.cfg.device
     step = prompts.tokens.to(device)
     attention_mask = prompts.attention_mask.long().to(device)
@@ -145,6 +150,11 @@ class Answers:
                 self._tokens[row].append(token)
                 self._done[row] = any(stop in self._decode(row) for stop in self._stops)
         return torch.tensor(self._done)
+
+    @property
+    def tokens(self) -> list[list[int]]:
+        """Each answer's tokens so far, without that which ended it."""
+        return self._tokens
 
     def texts(self) -> list[str]:
         """The answers, cut at their first stop string, without surrounding white space."""

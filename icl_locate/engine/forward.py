@@ -1,6 +1,7 @@
 """What every run of a model under a mask shares."""
 
 import inspect
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
 from jaxtyping import Float
@@ -10,6 +11,7 @@ from icl_locate.errors import NumericalError
 from icl_locate.hooks import hold, intervene
 from icl_locate.hooks.padding import runs_of
 from icl_locate.interventions.base import Intervention
+from icl_locate.interventions.states import require_batch
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
@@ -25,6 +27,24 @@ def masked(
     if mask is None:
         return hold(model, runs_of(prompts))
     return intervene(model, prompts, mask)
+
+
+def cut(
+    prompts: Prompts, mask: Intervention | None, size: int
+) -> Iterator[tuple[Prompts, Intervention | None]]:
+    """Consecutive slices of at most ``size`` prompts, and the intervention for each.
+
+    Raises:
+        MaskError: if the intervention has values for another number of prompts.
+        PromptError: if ``size`` is less than 1.
+    """
+    if mask is not None:
+        require_batch(mask, len(prompts))
+    start = 0
+    for batch in prompts.batches(size):
+        items = range(start, start + len(batch))
+        yield batch, None if mask is None else mask.take(items)
+        start += len(batch)
 
 
 def keep_logits(model: Model, n_last: int) -> dict[str, int]:

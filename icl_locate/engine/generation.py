@@ -63,7 +63,7 @@ def generate(
         raise MaskError("give either a mask or drop_context_from, not both")
     start = drop_context_from
 
-    def dropped(batch: Prompts) -> AbstractContextManager[object]:
+    def dropped(batch: Prompts, acting: object) -> AbstractContextManager[object]:  # noqa: ARG001
         return drop_context(model, batch, start)
 
     return decoding.decode(

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from icl_locate.checks.signatures import checked
-from icl_locate.engine.forward import keep_logits, masked, require_numbers
+from icl_locate.engine.forward import cut, keep_logits, masked, require_numbers
 from icl_locate.engine.progress import Tell, part, silent
 from icl_locate.engine.scoring import score_targets
 from icl_locate.engine.shared.scoring import score_many
@@ -138,8 +138,8 @@ def next_tokens(
     device = model.cfg.device
     found = []
     with hold_weights(model):
-        for batch in prompts.batches(batch_size):
-            with masked(model, batch, mask):
+        for batch, acting in cut(prompts, mask, batch_size):
+            with masked(model, batch, acting):
                 logits = model(
                     batch.tokens.to(device),
                     attention_mask=batch.attention_mask.long().to(device),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from icl_locate._types import Part, Segment
 from icl_locate.checks.signatures import checked
-from icl_locate.engine.forward import keep_logits, masked, require_numbers
+from icl_locate.engine.forward import cut, keep_logits, masked, require_numbers
 from icl_locate.errors import PromptError
 from icl_locate.interventions.base import Intervention
 from icl_locate.models.bridge import Model
@@ -39,7 +39,7 @@ def score_targets(
     """
     check_prompts(model, prompts)
     with hold_weights(model):
-        scores = [_score_batch(model, batch, mask) for batch in prompts.batches(batch_size)]
+        scores = [_score_batch(model, *batch) for batch in cut(prompts, mask, batch_size)]
     return torch.cat(scores)
 
 

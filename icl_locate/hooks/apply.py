@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 
 from jaxtyping import Float
 from torch import Tensor
@@ -12,8 +13,8 @@ from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.context import put_masks
 from icl_locate.hooks.edits import put_edits
 from icl_locate.hooks.holding import hold
-from icl_locate.hooks.outputs import check_outputs
 from icl_locate.hooks.padding import runs_of
+from icl_locate.hooks.points import check_point
 from icl_locate.hooks.positions import RowCount
 from icl_locate.hooks.probe import find_route
 from icl_locate.hooks.registry import APPLICATIONS, by_application, put_on
@@ -23,6 +24,7 @@ from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.layers import as_pairs
 from icl_locate.interventions.masks import ContextMask, EdgeMask, Mask, MaskUnion, parts_of
 from icl_locate.interventions.scale import HeadScale
+from icl_locate.interventions.states import StateEdit
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
@@ -32,6 +34,7 @@ APPLICATIONS.update(
         EdgeMask: put_masks,
         HeadAblation: put_edits,
         HeadScale: put_edits,
+        StateEdit: put_edits,
     }
 )
 _looked_at: "weakref.WeakSet[Model]" = weakref.WeakSet()
@@ -42,11 +45,12 @@ _looked_at: "weakref.WeakSet[Model]" = weakref.WeakSet()
 def intervene(model: Model, prompts: Prompts, intervention: Intervention) -> Iterator[Model]:
     """Do something to a model inside a ``with``: any composition of interventions by ``|``.
 
-    Context masks, edge masks, head ablations, head scales and kinds of your own
+    Context masks, edge masks, head ablations, head scales, state edits and kinds of your own
     (`register_intervention`). Their order does not matter, and twice is once: masks hide what any
     of them hides; ablations then replace heads' outputs; scales multiply what stands there, be it
-    the head's own output or what replaced it. A head that two ablations replace by different
-    values, or that has two different factors, is refused.
+    the head's own output or what replaced it; states are edited as `StateEdit` says. A head that
+    two ablations replace by different values, or that has two different factors, is refused, and
+    so is a state that two edits replace by different values.
 
     Everything that runs inside must run on ``prompts.tokens`` with ``prompts.attention_mask`` (a
     run of padded prompts without it raises a MaskError): a forward pass, or generation with or
@@ -144,6 +148,6 @@ def _look_first(model: Model) -> None:
     if model in _looked_at:
         return
     _looked_at.add(model)
-    for look in (find_route, check_outputs):
+    for look in (find_route, partial(check_point, point="z")):  # which tries all points
         with suppress(ModelError, MaskError):
             look(model)

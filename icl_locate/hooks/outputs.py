@@ -1,7 +1,6 @@
 """Edits of heads' outputs: what stands in for them, and by how much they are scaled."""
 
 import random
-import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -9,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from icl_locate.errors import IclLocateError, MaskError, ModelError
-from icl_locate.hooks.probe import probe_prompts
+from icl_locate.errors import MaskError
+from icl_locate.hooks.points import check_point
 from icl_locate.interventions.ablation import HeadAblation
 from icl_locate.interventions.edits import Edit, Rows, Where
 from icl_locate.interventions.scale import HeadScale
@@ -18,7 +17,6 @@ from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import check_origin
 from icl_locate.prompts.tokens import Prompts
 
-_editable: "weakref.WeakSet[Model]" = weakref.WeakSet()
 StandIn = Callable[[Tensor, Rows], Float[Tensor, "#row #pos #head #d_head"]]
 Table = Float[Tensor, "layer head"]
 Chosen = Bool[Tensor, "layer head"]
@@ -44,7 +42,7 @@ def ablation_edits(
             if new:
                 values = _stand_in(part, layer, new, prompts)
                 edits.append(Edit(layer, "z", partial(_replace, new, values)))
-    check_outputs(model)
+    check_point(model, "z")
     return edits
 
 
@@ -150,7 +148,7 @@ def scale_edits(model: Model, parts: Sequence[HeadScale]) -> list[Edit]:
                 )
         scales.append((table, named & ~taken))
         taken |= named
-    check_outputs(model)
+    check_point(model, "z")
     return [
         Edit(layer, "z", partial(_scale, table[layer], mine[layer]))
         for table, mine in scales
@@ -181,40 +179,3 @@ def _scale(
     if not mine.all():
         given = torch.where(mine.to(z.device), given, 1.0)
     return z * given[:, None]
-
-
-def check_outputs(model: Model) -> None:
-    """Refuse a model on which edits of heads' outputs do nothing; tried until they do something.
-
-    Raises:
-        ModelError: if every head at zero leaves the logits of random tokens as they are.
-    """
-    if model in _editable:
-        return
-    why_not = _try_silence(model)
-    if why_not:
-        raise ModelError(
-            f"the outputs of this {model.cfg.architecture}'s heads cannot be replaced: {why_not}"
-        )
-    _editable.add(model)
-
-
-def _try_silence(model: Model) -> str:
-    """Why edits of heads' outputs do nothing; empty if they do something."""
-    hooks = [(f"blocks.{layer}.attn.hook_z", _silence) for layer in range(int(model.cfg.n_layers))]
-    try:
-        tokens = probe_prompts(model).tokens[:1].to(model.cfg.device)
-        real = torch.ones_like(tokens)
-        with torch.no_grad():
-            clean = model(tokens, attention_mask=real)
-            with model.hooks(fwd_hooks=hooks):
-                silent = model(tokens, attention_mask=real)
-    except (IclLocateError, torch.OutOfMemoryError):  # says nothing of the model
-        raise
-    except (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError) as error:
-        return f"{type(error).__name__}: {error}"[:120]
-    return "with every head at zero nothing changed" if torch.equal(clean, silent) else ""
-
-
-def _silence(z: Tensor, hook: object) -> Tensor:  # noqa: ARG001
-    return torch.zeros_like(z)

@@ -11,6 +11,7 @@ from icl_locate.interventions.ablation import HeadAblation
 from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.masks import ContextMask, EdgeMask
 from icl_locate.interventions.scale import HeadScale
+from icl_locate.interventions.states import StateEdit
 
 Application = Callable[[Site, Sequence[Any]], AbstractContextManager[object]]
 """Gives the context in which some interventions of one kind act at a site."""
@@ -18,7 +19,7 @@ A = TypeVar("A", bound=Application)
 
 APPLICATIONS: dict[type[Intervention], Application] = {}
 """In the order in which they act at one point of the model: what is scaled is what stands in."""
-_OURS = frozenset({ContextMask, EdgeMask, HeadAblation, HeadScale})
+_OURS = frozenset({ContextMask, EdgeMask, HeadAblation, HeadScale, StateEdit})
 
 
 def register_intervention(kind: type[Intervention]) -> Callable[[A], A]:

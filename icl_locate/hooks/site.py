@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Int8
 from torch import Tensor
 
@@ -13,7 +12,6 @@ from icl_locate.checks.signatures import checked
 from icl_locate.errors import MaskError
 from icl_locate.hooks.holding import NamedHook, owned
 from icl_locate.hooks.positions import RowCount
-from icl_locate.interventions.edits import Where
 from icl_locate.interventions.hidden import extend_segments
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
@@ -67,14 +65,3 @@ class Site:
         self.rows.require_rows()
         segments = self.prompts.segments.to(self.model.cfg.device)
         return extend_segments(segments, self.rows.end)[:, self.rows.start :]
-
-    def where(self, layer: int, n_texts: int) -> Where:
-        """Which rows the running call shows a layer, of so many texts.
-
-        Raises:
-            MaskError: if there is padding, and no prompts that say where; inside a `drop_context`
-                that drops rows there.
-        """
-        places = self.rows.places(layer)
-        positions = torch.arange(self.rows.start, self.rows.end)[None]
-        return Where(torch.arange(n_texts), positions, places)

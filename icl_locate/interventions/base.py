@@ -1,14 +1,17 @@
 """What every intervention is: a value that says what is done to a model, and that composes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from icl_locate.checks.arguments import ErrorKind, check_items, refuse
 from icl_locate.checks.reprs import short_repr
-from icl_locate.checks.signatures import KINDS
+from icl_locate.checks.signatures import KINDS, checked
 from icl_locate.errors import MaskError
 
-_EXPECTED = "a ContextMask, an EdgeMask, a HeadAblation, a HeadScale, or several joined by |"
+_EXPECTED = (
+    "a ContextMask, an EdgeMask, a HeadAblation, a HeadScale, a StateEdit, or several joined by |"
+)
 
 
 class Intervention:
@@ -23,6 +26,14 @@ class Intervention:
     def parts(self) -> tuple["Intervention", ...]:
         """The interventions that it is made of; one that is no union is its own only part."""
         return (self,)
+
+    @checked(MaskError)
+    def take(self, items: Sequence[int]) -> "Intervention":  # noqa: ARG002
+        """The intervention for some of the prompts that it was made for.
+
+        It is itself, unless it holds something for each prompt.
+        """
+        return self
 
     def __or__(self, other: "Intervention") -> "Intervention":
         return Composition((self, check_intervention("mask", other)))
@@ -51,6 +62,10 @@ class Composition(Intervention):
     def parts(self) -> tuple[Intervention, ...]:
         """The interventions that it is made of."""
         return self.members
+
+    def take(self, items: Sequence[int]) -> "Intervention":
+        """Each of its parts, for some of the prompts."""
+        return Composition(tuple(part.take(items) for part in self.members))
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Composition) and set(self.members) == set(other.members)

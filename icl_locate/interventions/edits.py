@@ -20,6 +20,7 @@ POINTS: tuple[Point, ...] = ("resid_pre", "z", "attn_out", "mlp_out", "resid_pos
 """In the order in which values pass them."""
 
 
+@short_repr("prompts", "positions", "places")
 @dataclass(frozen=True)
 class Where:
     """Which rows run.

@@ -238,6 +238,18 @@ def calls() -> dict[str, Call]:
         ),
         "HeadScale": Call(icl.HeadScale, {"factors": {(0, 0): 0.5}}),
         "HeadScale.table": Call(scale.table, {"n_layers": 3, "n_heads": 4}),
+        "At": Call(
+            icl.At, {"segment": "examples", "part": "target", "shot": "each", "which": "last"}
+        ),
+        "StateEdit": Call(
+            icl.StateEdit,
+            {"method": "interpolate", "values": torch.ones(2, 8), "layer": 1, "at": "query",
+             "point": "z", "head": 1, "weight": 0.5},
+        ),
+        "StateEdit.take": Call(
+            icl.StateEdit("add", torch.ones(2, 32), 1).take, {"items": [0, 1]}
+        ),
+        "Intervention.take": Call(mask.take, {"items": [0]}),
         "Site.hooked": Call(
             icl.Site(model(), None, RowCount(None, "an intervention")).hooked,
             {"hooks": [("blocks.0.mlp.hook_out", print)]},
