@@ -16,6 +16,7 @@ from .engine.dropping import drop_context as drop_context
 from .engine.generation import generate as generate
 from .engine.labels import score_labels as score_labels
 from .engine.scoring import score_targets as score_targets
+from .engine.states import states as states
 from .hooks import Site as Site
 from .hooks import attention_hooks as attention_hooks
 from .hooks import intervene as intervene

@@ -1,5 +1,6 @@
 """The teacher-forced log-probability of each target."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -79,17 +80,22 @@ def append_targets(prompts: Prompts) -> Prompts:
     Raises:
         PromptError: if a target has no tokens.
     """
-    width = max(len(tokens) for tokens in prompts.target_tokens)
     empty = [i for i, tokens in enumerate(prompts.target_tokens) if not tokens]
     if empty:
         raise PromptError(f"the target of prompt {empty[0]} has no tokens: expected text to score")
-    rows = [tokens + [0] * (width - len(tokens)) for tokens in prompts.target_tokens]
-    real = torch.tensor([[i < len(t) for i in range(width)] for t in prompts.target_tokens])
+    return append_tokens(prompts, prompts.target_tokens)
+
+
+def append_tokens(prompts: Prompts, tokens: Sequence[Sequence[int]]) -> Prompts:
+    """The prompts with tokens appended to each as GENERATED, padded on the right."""
+    width = max(map(len, tokens))
+    rows = torch.tensor([[*row] + [0] * (width - len(row)) for row in tokens], dtype=torch.long)
+    real = torch.arange(width) < torch.tensor([len(row) for row in tokens])[:, None]
     segments = torch.where(real, int(Segment.GENERATED), int(Segment.PAD)).to(torch.int8)
     filler = torch.zeros_like(segments)
     return replace(
         prompts,
-        tokens=torch.cat([prompts.tokens, torch.tensor(rows)], dim=1),
+        tokens=torch.cat([prompts.tokens, rows], dim=1),
         attention_mask=torch.cat([prompts.attention_mask, real], dim=1),
         segments=torch.cat([prompts.segments, segments], dim=1),
         parts=torch.cat([prompts.parts, filler + int(Part.NONE)], dim=1),

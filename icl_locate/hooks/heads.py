@@ -1,4 +1,4 @@
-"""Watching what attention does, and giving it other inputs."""
+"""Watching what passes the points of a layer, and giving attention other inputs."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,26 +28,44 @@ def watch_attention(
     Raises:
         ModelError: at the end, if nothing passed there while the model ran inside.
     """
+    with watch(model, f"blocks.{{}}.attn.{point}", watcher, layers):
+        yield
+
+
+@contextmanager
+def watch(
+    model: Model, name: str, watcher: Watcher, layers: Sequence[int] | None = None
+) -> Iterator[None]:
+    """Show ``watcher(layer, value)`` what passes a point of each layer.
+
+    Args:
+        name: the point's, with {} for the layer.
+        layers: which; ``None`` means all.
+
+    Raises:
+        ModelError: at the end, if nothing passed there while the model ran inside.
+    """
     check_model(model)
     shown: set[int] = set()
 
     def show(layer: int) -> Callable[..., Tensor]:
-        def watch(value: Tensor, hook: object) -> Tensor:  # noqa: ARG001
+        def look(value: Tensor, hook: object) -> Tensor:  # noqa: ARG001
             shown.add(layer)
-            watcher(layer, split_heads(model, value) if point == "hook_z" else value)
+            watcher(layer, split_heads(model, value) if name.endswith("hook_z") else value)
             return value
 
-        return watch
+        return look
 
     chosen = range(int(model.cfg.n_layers)) if layers is None else layers
-    hooks = [(f"blocks.{layer}.attn.{point}", show(layer)) for layer in chosen]
+    hooks = [(name.format(layer), show(layer)) for layer in chosen]
     with hold(model), model.hooks(fwd_hooks=owned(hooks)):
         yield
     unseen = sorted(set(chosen) - shown)
     if unseen:
+        point = name.rpartition(".")[2]
         raise ModelError(
-            f"nothing passed {point} of layer {unseen[0]} of this {model.cfg.architecture}: its "
-            "heads cannot be watched"
+            f"nothing passed {point} of layer {unseen[0]} of this {model.cfg.architecture}: it "
+            "cannot be watched"
         )
 
 

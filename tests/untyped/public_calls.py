@@ -228,6 +228,7 @@ def calls() -> dict[str, Call]:
         "load_task": Call(icl.load_task, {"task": home / "pairs.jsonl"}),
         "score_targets": Call(icl.score_targets, on_model),
         "score_labels": Call(icl.score_labels, {**on_model, "labels": ["a", "b"]}),
+        "states": Call(icl.states, {**on_model, "at": "query", "point": "z"}),
         "generate": Call(icl.generate, {**on_model, "max_new_tokens": 2}),
         "drop_context": Call(icl.drop_context, {**on_model, "from_layer": 1}),
         "mask_attention": Call(icl.mask_attention, {**on_model, "mask": mask}),

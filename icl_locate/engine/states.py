@@ -1,0 +1,163 @@
+"""Reading states at chosen positions, in chunks that fit memory."""
+
+from functools import partial
+from typing import Any, cast
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from icl_locate._types import Segment
+from icl_locate.checks.signatures import anything, checked, one_of, whole
+from icl_locate.engine.budget import default_budget, run_in_chunks
+from icl_locate.engine.decoding import Answers, check_room, decode_batch
+from icl_locate.engine.forward import keep_logits, masked, require_numbers
+from icl_locate.engine.scoring import append_tokens
+from icl_locate.errors import MaskError
+from icl_locate.hooks.heads import watch
+from icl_locate.hooks.points import HOOKS, check_point
+from icl_locate.interventions.base import Intervention
+from icl_locate.interventions.edits import POINTS, Point
+from icl_locate.interventions.places import Places, as_places, chosen_positions, numbered
+from icl_locate.interventions.states import require_batch
+from icl_locate.models.bridge import Model
+from icl_locate.models.fingerprint import hold_weights
+from icl_locate.prompts.tokens import Prompts, check_prompts
+
+
+@checked(MaskError, at=anything, point=one_of(*POINTS), max_new_tokens=whole(0))
+def states(
+    model: Model,
+    prompts: Prompts,
+    at: Any = "last",
+    *,
+    point: Point | str = "resid_post",
+    intervention: Intervention | None = None,
+    max_new_tokens: int = 0,
+    batch_size: int = 32,
+    token_budget: int | None = None,
+) -> Float[Tensor, "layer batch pos *width"]:
+    """The states that pass a point of every layer, at chosen positions of prompts.
+
+    They are those of one pass of the whole prompts, bit by bit; of a model in half precision, as
+    float32. Nothing but the chosen positions is kept.
+
+    Args:
+        at: "last" (each prompt's last token), "all", a `Segment` or its name, an `At`, or a list
+            of these, all of which are meant; "generated": the tokens that the model generates.
+        point: "resid_pre" or "resid_post", the residual stream before or after each block;
+            "attn_out" or "mlp_out", what its attention or its MLP adds to it; "z", the outputs of
+            its heads before the output projection.
+        intervention: what acts on the model meanwhile; states are read behind its own edits.
+        max_new_tokens: how many tokens are generated greedily, less where a text ends before.
+        batch_size: prompts that run at once, at most.
+        token_budget: tokens in flight at once, at most; ``None`` derives it from free memory.
+
+    Returns:
+        On the CPU; ``[layer, batch, pos, d_model]``, at the point "z" ``[layer, batch, pos, head,
+        d_head]``. Positions are in the order of the text; where a prompt has fewer than others,
+        NaN stands behind its last.
+
+    Raises:
+        MaskError: positions that a prompt lacks; an intervention that does not fit; "generated"
+            without ``max_new_tokens``, or the other way round.
+        ModelError: if the model has no such point, or edits have no effect there.
+        PromptError: if the prompts do not fit the model, or the budget not one prompt.
+        NumericalError: if the model gives NaN.
+    """
+    places = as_places(at)
+    generated = any(place.segment is Segment.GENERATED for place in places)
+    if not places or generated != (max_new_tokens > 0):
+        raise MaskError(
+            f"at is {at!r} and max_new_tokens {max_new_tokens}: name some positions, and "
+            "'generated' where tokens are generated, and only there"
+        )
+    check_point(model, cast(Point, point))
+    check_prompts(model, prompts)
+    if generated:
+        check_room(model, prompts, max_new_tokens)
+    if intervention is not None:
+        require_batch(intervention, len(prompts))
+    n_most = int(chosen_positions(places, prompts).sum(dim=1).max()) + max_new_tokens
+    kept = _Kept(int(model.cfg.n_layers), len(prompts), n_most)
+    cost = prompts.tokens.shape[1] + max_new_tokens
+    budget = default_budget(model, prompts, cost) if token_budget is None else token_budget
+    read = partial(_read, model, intervention, places, HOOKS[cast(Point, point)], max_new_tokens)
+    with hold_weights(model):
+        run_in_chunks(prompts, cost, budget, batch_size, partial(read, kept))
+    return kept.states()
+
+
+class _Kept:
+    """The states that were read so far, NaN where there are none."""
+
+    def __init__(self, n_layers: int, n_prompts: int, n_positions: int) -> None:
+        self._shape = n_layers, n_prompts, n_positions
+        self._states: Tensor | None = None
+        self._n_most = 0
+        self.n_done = 0
+
+    def add(
+        self,
+        positions: Int[Tensor, "batch pos"],
+        valid: Bool[Tensor, "batch pos"],
+        layer: int,
+        value: Tensor,
+    ) -> None:
+        """Keep the chosen positions of the batch that is under way, at one layer."""
+        rows = torch.arange(len(positions), device=value.device)[:, None]
+        chosen = value[rows, positions.to(value.device)].detach().cpu()
+        if chosen.dtype in (torch.float16, torch.bfloat16):
+            chosen = chosen.float()
+        absent = ~valid.reshape(*valid.shape, *[1] * (chosen.ndim - 2))
+        chosen = require_numbers(chosen.masked_fill(absent, 0.0)).masked_fill(absent, torch.nan)
+        if self._states is None:
+            self._states = chosen.new_full((*self._shape, *chosen.shape[2:]), torch.nan)
+        batch = slice(self.n_done, self.n_done + len(chosen))
+        self._states[layer, batch, : chosen.shape[1]] = chosen
+
+    def finish(self, valid: Bool[Tensor, "batch pos"]) -> None:
+        """Go on to the next batch."""
+        self.n_done += len(valid)
+        self._n_most = max(self._n_most, int(valid.sum(dim=1).max()))
+
+    def states(self) -> Float[Tensor, "layer batch pos *width"]:
+        """All of them, without positions that no prompt has."""
+        found = torch.zeros(*self._shape, 0) if self._states is None else self._states
+        return found[:, :, : self._n_most]
+
+
+@torch.no_grad()
+def _read(
+    model: Model,
+    intervention: Intervention | None,
+    places: Places,
+    name: str,
+    n_new: int,
+    kept: _Kept,
+    batch: Prompts,
+) -> None:
+    """Read the states of the next prompts: generated tokens are run once more, behind theirs."""
+    acting = intervention
+    if intervention is not None:
+        acting = intervention.take(range(kept.n_done, kept.n_done + len(batch)))
+    if n_new:
+        growing = Answers(model, len(batch), (), as_text=False)
+        with masked(model, batch, acting):
+            decode_batch(model, batch, None, growing, n_new)
+        batch = append_tokens(batch, growing.tokens)
+    chosen = chosen_positions(places, batch)
+    n_each = chosen.sum(dim=1, keepdim=True)
+    valid = torch.arange(int(n_each.max())) < n_each
+    positions = torch.zeros(valid.shape, dtype=torch.long)
+    prompt, position = chosen.nonzero(as_tuple=True)
+    positions[prompt, numbered(chosen)[prompt, position]] = position
+    device = model.cfg.device
+    keep = partial(kept.add, positions, valid)
+    with masked(model, batch, acting), watch(model, name, keep):
+        model(
+            batch.tokens.to(device),
+            attention_mask=batch.attention_mask.long().to(device),
+            **keep_logits(model, 1),
+        )
+    kept.finish(valid)
