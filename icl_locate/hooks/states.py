@@ -15,6 +15,7 @@ from icl_locate.interventions.edits import Change, Edit, Point, Rows, Where
 from icl_locate.interventions.places import chosen_positions, numbered
 from icl_locate.interventions.states import FORMULAS, Formula, StateEdit, require_batch
 from icl_locate.models.bridge import Model
+from icl_locate.models.fingerprint import check_origin
 from icl_locate.prompts.tokens import Prompts
 
 _ONE_A_ROW = ("replace", "interpolate", "steer")
@@ -43,7 +44,7 @@ def state_edits(model: Model, prompts: Prompts | None, parts: Sequence[StateEdit
 
 
 def _check_place(model: Model, part: StateEdit) -> None:
-    """Refuse a layer, head or width that the model does not have."""
+    """Refuse a layer, head or width that the model does not have, and values of other weights."""
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     if part.layer >= n_layers:
         raise MaskError(
@@ -61,6 +62,9 @@ def _check_place(model: Model, part: StateEdit) -> None:
             f"values of a StateEdit are of width {part.values.shape[-1]}, but what passes "
             f"{part.point!r} is of width {width}: expected {width}"
         )
+    if part.origin is not None:
+        remedy = "measure them on this one, or leave origin out"
+        check_origin("the vector of a StateEdit", part.origin, model, remedy, MaskError)
 
 
 class _Placed:

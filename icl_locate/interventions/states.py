@@ -1,6 +1,6 @@
 """States that are edited at chosen positions: what is done to them, with which values, where."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -57,6 +57,8 @@ class StateEdit(Intervention):
         weight: of "interpolate", 0 to 1; of "steer", any number (a negative one turns away).
         generated: whether tokens that follow the prompts (generated ones, and targets that are
             scored) are edited, too, each by the values of all rows or of its prompt.
+        origin: the recipe of what the values were measured on: a model with another ``fingerprint``
+            than stands in it is refused. ``None``: any model takes them.
 
     Raises:
         MaskError: if an argument is none of these, or does not go with the others.
@@ -70,6 +72,7 @@ class StateEdit(Intervention):
     head: int | None = None
     weight: float = 1.0
     generated: bool = False
+    origin: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check_choice("method", self.method, _METHODS, error=MaskError)
@@ -81,11 +84,20 @@ class StateEdit(Intervention):
             "weight": self._check_weight(),
             "values": self._check_values(),
         }
+        if self.origin is not None:
+            taken["origin"] = self._check_origin()
         if self.head is not None:
             taken["head"] = check_count("head", self.head, least=0, error=MaskError)
         for name, value in taken.items():
             object.__setattr__(self, name, value)
         self._check_together()
+
+    def _check_origin(self) -> dict[str, Any]:
+        """Of a recipe, what tells weights apart."""
+        origin = self.origin
+        if not isinstance(origin, Mapping) or not isinstance(origin.get("fingerprint"), str):
+            refuse("origin", origin, "a recipe with a fingerprint, such as provenance", MaskError)
+        return {name: origin.get(name) for name in ("model", "fingerprint")}
 
     def _check_weight(self) -> float:
         if self.method == "interpolate":
