@@ -155,10 +155,11 @@ def test_a_mixture_of_experts_gets_bounds_and_budgets(monkeypatch):
     )
     assert costs.widest == 2 * 2 * 256, "of two experts: what opens the gate, and what passes it"
     seen = []
-    monkeypatch.setattr(grid, "run_in_chunks", lambda *given: seen.append(given[2]))
+    budget = grid.default_budget
+    monkeypatch.setattr(grid, "default_budget", lambda *a: seen.append(budget(*a)) or seen[0])
     grid.run_grid(
-        model, prompts_of(model), [], icl.metrics.get_metric("bleu"), engine="shared",
-        max_new_tokens=2, batch_size=2,
+        model, prompts_of(model), [icl.ContextMask({"examples"}, icl.from_layer(3))],
+        icl.metrics.get_metric("log_prob"), engine="shared", max_new_tokens=2, batch_size=2,
     )  # fmt: skip
     assert seen[0] > 1000
 

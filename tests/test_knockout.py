@@ -370,16 +370,6 @@ def test_bad_rules():
             InductionEdges()(half, 2)
 
 
-def test_the_shared_engine_refuses_edges():
-    from icl_locate.engine.shared.scoring import score_many
-    from icl_locate.engine.shared.streams import NotSharedError
-
-    model = tiny.boot("llama")
-    prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=1)
-    with pytest.raises(NotSharedError, match="what each run's own tokens say"):
-        score_many(model, prompts, [induction.knockout(HEADS)])
-
-
 def test_a_model_that_takes_no_mask_for_single_heads():
     import transformers as hf
 

@@ -14,13 +14,13 @@ from test_laws import make_prompts, masks, prompts_strategy
 import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.engine import choice, readout
-from icl_locate.engine.budget import run_in_chunks, tokens_in_flight
+from icl_locate.engine.budget import Cost, run_in_chunks
 from icl_locate.engine.choice import choose_engine
 from icl_locate.engine.grid import run_grid
 from icl_locate.engine.scoring import append_targets
 from icl_locate.engine.shared.decoding import generate_many
-from icl_locate.engine.shared.scoring import can_drop, score_many
-from icl_locate.engine.shared.streams import Rows, plan_streams
+from icl_locate.engine.shared.rows import Rows
+from icl_locate.engine.shared.scoring import can_drop, plan_last, score_many
 from icl_locate.errors import ModelError, NumericalError, PromptError
 from icl_locate.metrics import METRICS
 from icl_locate.models.costs import ModelCosts
@@ -98,17 +98,12 @@ def test_law_10_both_engines_give_the_same(architecture, prompts, chosen):
 def test_only_few_rows_are_computed():
     segments = [1] + [2] * 4 + [3] * 40 + [4] * 5
     prompts = make_prompts([segments], torch.arange(50)[None] + 5)
-    readout = torch.zeros(1, 50, dtype=torch.bool)
-    readout[0, -1] = True
-    counts = {}
+    model, counts = tiny.boot("llama"), {}
     for condition in icl.PAPER_CONDITIONS[1:]:
-        mask = condition.mask(icl.from_layer(1))
-        streams, places = plan_streams([mask], prompts.segments, readout, 3, 4, drop=True)
-        assert places == [(0, 0)] and streams[0].starts == (1,)
-        counts[condition.name] = (
-            streams[0].static.positions.shape[1],
-            streams[0].active.positions.shape[1],
-        )
+        plan, _ = plan_last(model, prompts, [condition.mask(icl.from_layer(1))], drop=True)
+        assert plan.places == (0,) and not plan.groups[0]
+        (group,) = plan.groups[1]
+        counts[condition.name] = (group.static.width, group.active.width)
     assert counts == {
         "instructions+examples": (1, 5),
         "examples, instructions kept": (5, 5),
@@ -145,21 +140,32 @@ def test_sweeps_are_equal_whatever_the_engine_and_the_chunks():
 def test_a_budget_bounds_every_batch(monkeypatch):
     model = tiny.boot("llama")
     prompts = prompts_for(model)
-    cost = tokens_in_flight(model, prompts, PAPER, 4)
+    cost = Cost.of(model, prompts, PAPER, 4)
     shared = {"engine": "shared", "max_new_tokens": 4, "batch_size": 9}
     sizes = []
 
     def generate_some(model, batch, *arguments, **options):
-        sizes.append(len(batch))
+        sizes.append((len(batch), len(arguments[0])))
         return generate_many(model, batch, *arguments, **options)
 
     monkeypatch.setattr(readout, "generate_many", generate_some)
     for n_at_once in (1, 2):
-        budget = (n_at_once + 1) * cost - 1
+        budget = (n_at_once + 1) * cost.total - 1
         run_grid(model, prompts, PAPER, METRICS["bleu"], token_budget=budget, **shared)
-        assert max(sizes) == n_at_once
-    with pytest.raises(PromptError, match=f"token_budget is {cost - 1}, but one prompt .* {cost}"):
-        run_grid(model, prompts, PAPER, METRICS["bleu"], token_budget=cost - 1, **shared)
+        assert max(size for size, _ in sizes) == n_at_once
+        assert {n for _, n in sizes} == {len(PAPER)}
+        sizes.clear()
+    whole = run_grid(model, prompts, PAPER, METRICS["bleu"], **shared)
+    sizes.clear()
+    least = cost.base + max(cost.each)
+    for budget in (cost.total - 1, least):  # then runs go in portions, too
+        cells = run_grid(model, prompts, PAPER, METRICS["bleu"], token_budget=budget, **shared)
+        assert [cell.texts for cell in cells] == [cell.texts for cell in whole]
+        assert max(n for _, n in sizes) < len(PAPER) and (1 in {size for size, _ in sizes})
+        sizes.clear()
+    message = f"token_budget is {least - 1}, but one prompt with one run .* holds {least} tokens"
+    with pytest.raises(PromptError, match=message):
+        run_grid(model, prompts, PAPER, METRICS["bleu"], token_budget=least - 1, **shared)
 
 
 @pytest.mark.parametrize("condition", icl.PAPER_CONDITIONS, ids=lambda c: c.name)
@@ -177,28 +183,27 @@ def test_a_token_in_flight_takes_little_more_memory_than_in_a_clean_run(architec
     clean = peak_bytes(lambda: icl.score_targets(model, prompts)) / forced.tokens.shape[1]
     promised = ModelCosts.of(model).token_bytes(prompts.tokens.shape[1])
     for n_new, peak in ours.items():
-        each = peak / tokens_in_flight(model, prompts, masks, n_new)
+        each = peak / Cost.of(model, prompts, masks, n_new).total
         assert each <= 1.5 * clean and each / len(prompts) <= promised
 
 
 def test_out_of_memory_halves_the_budget_and_goes_on():
-    prompts = make_prompts([[1, 2, 3, 4]] * 8, torch.arange(32).view(8, 4))
-    sizes, tokens = [], []
+    sizes, done = [], []
 
-    def run(batch):
-        sizes.append(len(batch))
-        if len(batch) > 2:
+    def run(items):
+        sizes.append(len(items))
+        if len(items) > 2:
             raise torch.OutOfMemoryError("full")
-        tokens.extend(batch.tokens[:, 0].tolist())
+        done.extend(items)
 
-    run_in_chunks(prompts, cost=1, budget=100, batch_size=8, run=run)
-    assert sizes == [8, 4, 2, 2, 2, 2] and tokens == list(range(0, 32, 4))
+    run_in_chunks(8, cost=1, budget=100, batch_size=8, run=run)
+    assert sizes == [8, 4, 2, 2, 2, 2] and done == list(range(8))
 
     def never(batch):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
 
     with pytest.raises(RuntimeError, match="can't allocate"):
-        run_in_chunks(prompts, cost=1, budget=100, batch_size=8, run=never)
+        run_in_chunks(8, cost=1, budget=100, batch_size=8, run=never)
 
 
 @pytest.mark.parametrize("metric", ["log_prob", "exact_match", "label_accuracy"])

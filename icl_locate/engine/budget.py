@@ -2,35 +2,106 @@
 
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import psutil
 import torch
 
 from icl_locate.engine.scoring import append_targets
-from icl_locate.engine.shared.scoring import can_drop
-from icl_locate.engine.shared.streams import plan_streams
+from icl_locate.engine.shared.decoding import portions
+from icl_locate.engine.shared.scoring import can_drop, plan_last, plan_scoring
 from icl_locate.errors import ModelError, PromptError
-from icl_locate.interventions.masks import Mask
+from icl_locate.interventions.base import Intervention
 from icl_locate.models.bridge import Model
 from icl_locate.models.costs import ModelCosts
 from icl_locate.prompts.tokens import Prompts
 
+_PLANNED_AT_ONCE = 16
 
-def tokens_in_flight(
-    model: Model, prompts: Prompts, masks: Sequence[Mask], n_generated: int
-) -> int:
-    """How many tokens one prompt holds at once, over the clean run and all masked ones."""
-    forced = append_targets(prompts) if not n_generated else prompts
-    readout = torch.zeros_like(forced.segments, dtype=torch.bool)
-    readout[:, -1] = True
-    n_layers, n_heads, drop = int(model.cfg.n_layers), int(model.cfg.n_heads), can_drop(model)
-    streams, _ = plan_streams(masks, forced.segments, readout, n_layers, n_heads, drop=drop)
-    width, n_texts = forced.tokens.shape[1], 1 + sum(len(stream.starts) for stream in streams)
-    masked = sum(len(stream.starts) * stream.keys().positions.shape[1] for stream in streams)
-    generated = n_generated * n_texts
-    if n_generated and not drop:
-        width *= n_texts  # each text then has its own copy of the prompt's cache
-    return width + masked + generated
+
+def _batches(n: int) -> list[range]:
+    return [range(i, min(i + _PLANNED_AT_ONCE, n)) for i in range(0, n, _PLANNED_AT_ONCE)]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """How many tokens one prompt holds at once.
+
+    Attributes:
+        base: in the clean run.
+        each: in each of the others; 0 where one does what an earlier one does, or nothing.
+    """
+
+    base: int
+    each: tuple[int, ...]
+
+    @classmethod
+    def of(
+        cls, model: Model, prompts: Prompts, runs: Sequence[Intervention], n_generated: int
+    ) -> "Cost":
+        """The cost of the dearest of some prompts."""
+        found = [
+            cls._of(model, prompts.take(items), [run.take(items) for run in runs], n_generated)
+            for items in _batches(len(prompts))
+        ]
+        return cls(
+            max(cost.base for cost in found),
+            tuple(max(some) for some in zip(*(cost.each for cost in found), strict=True)),
+        )
+
+    @classmethod
+    def _of(
+        cls, model: Model, prompts: Prompts, runs: Sequence[Intervention], n_generated: int
+    ) -> "Cost":
+        drop = can_drop(model)
+        if n_generated:
+            plan, _ = plan_last(model, prompts, runs, drop=drop, continues=True)
+        else:
+            prompts = append_targets(prompts)
+            plan, _ = plan_scoring(model, prompts, runs, drop=drop)
+        width = prompts.tokens.shape[1]
+        held = [plan.most_keys(run) + n_generated for run in range(plan.n_runs)]
+        if n_generated:  # a text with a row of its own has its own copy of the prompt's keys
+            for portion in portions(plan, n_generated, int(model.cfg.d_model), drop=drop):
+                for run in () if portion.by_prompt else portion.runs:
+                    held[run] = 2 * width + n_generated
+        first = {place: i for i, place in reversed(list(enumerate(plan.places)))}
+        each = [
+            0 if place is None or first[place] != i else held[place]
+            for i, place in enumerate(plan.places)
+        ]
+        return cls(width + n_generated, tuple(each))
+
+    @property
+    def total(self) -> int:
+        """All runs together."""
+        return self.base + sum(self.each)
+
+    def of_portion(self, runs: Sequence[int]) -> int:
+        """Some of the runs together, and the clean one."""
+        return self.base + sum(self.each[run] for run in runs)
+
+    def portions(self, budget: int) -> list[list[int]]:
+        """The numbers of the runs, in portions that a budget holds.
+
+        Raises:
+            PromptError: if it does not hold one.
+        """
+        dearest = self.base + max(self.each, default=0)
+        if budget < dearest:
+            raise PromptError(
+                f"token_budget is {budget}, but one prompt with one run beside the clean one holds "
+                f"{dearest} tokens at once: raise it"
+            )
+        found: list[list[int]] = []
+        left = 0
+        for run, cost in enumerate(self.each):
+            if not found or cost > left:
+                found.append([])
+                left = budget - self.base
+            found[-1].append(run)
+            left -= cost
+        return found
 
 
 def default_budget(model: Model, prompts: Prompts, cost: int) -> int:
@@ -56,22 +127,26 @@ def default_budget(model: Model, prompts: Prompts, cost: int) -> int:
 
 
 def run_in_chunks(
-    prompts: Prompts, cost: int, budget: int, batch_size: int, run: Callable[[Prompts], None]
+    n_prompts: int, cost: int, budget: int, batch_size: int, run: Callable[[range], None]
 ) -> None:
     """Run batches that fit a budget; when memory runs out all the same, go on with half of it.
+
+    Args:
+        cost: of one prompt.
+        run: runs the prompts of some numbers.
 
     Raises:
         PromptError: if the budget does not hold one prompt.
     """
     if budget < cost:
         raise PromptError(
-            f"token_budget is {budget}, but one prompt with all its masked runs holds {cost} "
-            "tokens at once: raise it, or sweep fewer conditions at a time"
+            f"token_budget is {budget}, but one prompt holds {cost} tokens at once: raise it"
         )
-    size, start = min(batch_size, budget // cost, len(prompts)), 0
-    while start < len(prompts):
+    size, start = min(batch_size, budget // cost, n_prompts), 0
+    while start < n_prompts:
+        items = range(start, min(start + size, n_prompts))
         try:
-            run(prompts[start : start + size])
+            run(items)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if size == 1 or not _is_out_of_memory(error):
                 raise

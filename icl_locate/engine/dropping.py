@@ -15,8 +15,8 @@ from icl_locate.checks.arguments import check_count
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.choice import why_not_shared
 from icl_locate.engine.shared.replay import BlockCall, first, replaced_blocks, with_first
+from icl_locate.engine.shared.rows import CutMask, Rows
 from icl_locate.engine.shared.scoring import can_drop
-from icl_locate.engine.shared.streams import CutMask, Rows
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks import hold
 from icl_locate.hooks.padding import runs_of

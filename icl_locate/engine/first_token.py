@@ -1,12 +1,14 @@
 """The next token behind each prompt, at the first token of its target."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from icl_locate.engine.labels import label_tokens, next_tokens
+from icl_locate.engine.progress import Tell, silent
+from icl_locate.engine.shared.scoring import read_next_many
 from icl_locate.errors import PromptError, TaskError
 from icl_locate.interventions.base import Intervention
 from icl_locate.metrics import NextToken
@@ -37,6 +39,29 @@ def read_first_tokens(
     if readout.reads == "accuracy":
         return (found.argmax(dim=-1) == wanted).float()
     return found.gather(1, wanted[:, None])[:, 0].exp()
+
+
+def read_first_tokens_many(
+    readout: NextToken,
+    model: Model,
+    prompts: Prompts,
+    runs: Sequence[Intervention],
+    *,
+    drop: bool = True,
+    tell: Tell = silent,
+) -> Float[Tensor, "run batch"]:
+    """`read_first_tokens` under each intervention, by the shared engine.
+
+    Args:
+        tell: told how much of the work is done.
+
+    Raises:
+        NotSharedError: if the model's blocks cannot be run on other rows.
+        PromptError, NumericalError: as `read_first_tokens` does.
+    """
+    wanted = torch.tensor(_first_tokens(prompts))
+    log_probs, best = read_next_many(model, prompts, runs, wanted, drop=drop, tell=tell)
+    return best.float() if readout.reads == "accuracy" else log_probs.exp()
 
 
 def check_first_tokens(readout: NextToken, model: Model, prompts: Prompts) -> None:

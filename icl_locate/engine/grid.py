@@ -1,10 +1,11 @@
 """Whole grids of cells: one set of prompts under many masks, by either engine, within memory."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
-from icl_locate.engine.budget import default_budget, run_in_chunks, tokens_in_flight
-from icl_locate.engine.choice import Engine, choose_engine, other_than_masks
+from icl_locate.engine.budget import Cost, default_budget, run_in_chunks
+from icl_locate.engine.choice import Engine, choose_engine
 from icl_locate.engine.hooked import Cell, run_cell
 from icl_locate.engine.progress import CellCount
 from icl_locate.engine.readout import Run, read_many
@@ -31,37 +32,51 @@ def run_grid(
     """Run the prompts under each intervention; one cell for each.
 
     Args:
-        runs: masks, or any other interventions and compositions of them.
-        engine: as `choose_engine` takes it; "auto" runs grids of anything but context masks on
-            the hooks engine.
+        runs: masks, or any other interventions and compositions of them, of different kinds too.
+        engine: as `choose_engine` takes it.
         token_budget: for the shared engine, the most tokens that are in flight at once, over all
-            runs; ``None`` derives it from free memory.
+            runs that go together; ``None`` derives it from free memory.
         on_progress: told how many more cells are done; where all cells are under way at once, how
             many their work so far comes to.
 
     Raises:
         ModelError: if the shared engine was asked for, and cannot run these.
     """
-    if engine == "auto" or other_than_masks(runs) is not None:
-        engine = choose_engine(model, engine, runs)
+    engine = choose_engine(model, engine, runs)
     if engine == "hooks":
         return _run_hooked(model, prompts, runs, metric, max_new_tokens, batch_size, on_progress)
-    masks = [as_mask(run) for run in runs]
-    cost = tokens_in_flight(
-        model, prompts, masks, max_new_tokens if readout_of(metric).generates else 0
-    )
-    answers: list[list[Any]] = [[] for _ in masks]
-    count = CellCount(on_progress, len(masks), len(prompts))
-
-    def run_batch(batch: Prompts) -> None:
-        one = Run(model, batch, max_new_tokens, batch_size, count.during(len(batch)))
-        for written, new in zip(answers, read_many(one, metric, masks), strict=True):
-            written.extend(new)
-        count.finish(len(batch))
-
-    limit = token_budget if token_budget is not None else default_budget(model, prompts, cost)
-    run_in_chunks(prompts, cost, limit, batch_size, run_batch)
+    for run in runs:
+        check_segments(run, prompts.segments)
+    cost = Cost.of(model, prompts, runs, max_new_tokens if readout_of(metric).generates else 0)
+    limit = token_budget if token_budget is not None else default_budget(model, prompts, cost.total)
+    answers: list[list[Any]] = [[] for _ in runs]
+    for some in cost.portions(limit):
+        count = CellCount(on_progress, len(some), len(prompts))
+        run_batch = partial(
+            _run_batch, model, prompts, [runs[i] for i in some], metric, max_new_tokens, batch_size,
+            count, [answers[i] for i in some],
+        )  # fmt: skip
+        run_in_chunks(len(prompts), cost.of_portion(some), limit, batch_size, run_batch)
     return [Cell.of(metric, row, prompts.targets) for row in answers]
+
+
+def _run_batch(
+    model: Model,
+    prompts: Prompts,
+    runs: Sequence[Intervention],
+    metric: Metric,
+    max_new_tokens: int,
+    batch_size: int,
+    count: CellCount,
+    answers: Sequence[list[Any]],
+    items: range,
+) -> None:
+    """Run some of the prompts by the shared engine, and add their answers."""
+    one = Run(model, prompts.take(items), max_new_tokens, batch_size, count.during(len(items)))
+    found = read_many(one, metric, [run.take(items) for run in runs])
+    for written, new in zip(answers, found, strict=True):
+        written.extend(new)
+    count.finish(len(items))
 
 
 def _run_hooked(

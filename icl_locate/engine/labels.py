@@ -14,7 +14,6 @@ from icl_locate.engine.scoring import score_targets
 from icl_locate.engine.shared.scoring import score_many
 from icl_locate.errors import PromptError
 from icl_locate.interventions.base import Intervention
-from icl_locate.interventions.masks import Mask
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.alignment import continue_prompt
@@ -60,13 +59,13 @@ def score_labels(
 def score_labels_many(
     model: Model,
     prompts: Prompts,
-    masks: Sequence[Mask],
+    runs: Sequence[Intervention],
     labels: Sequence[str],
     *,
     drop: bool = True,
     tell: Tell = silent,
-) -> Float[Tensor, "mask batch label"]:
-    """`score_labels` under each mask, by the shared engine: one pass for all short labels.
+) -> Float[Tensor, "run batch label"]:
+    """`score_labels` under each intervention, by the shared engine: one pass for all short labels.
 
     Args:
         tell: told how much of the work is done.
@@ -77,7 +76,7 @@ def score_labels_many(
     """
     tokens = label_tokens(model, prompts, labels)
     short = _of_one_token(tokens)
-    found = torch.zeros(len(masks), len(prompts), len(labels))
+    found = torch.zeros(len(runs), len(prompts), len(labels))
     long = [label for label in range(len(labels)) if label not in short]
     n_passes = len(long) + bool(short)
     shares = iter(part(tell, i / n_passes, (i + 1) / n_passes) for i in range(n_passes))
@@ -85,11 +84,11 @@ def score_labels_many(
         rivals = torch.tensor([[row[0] for row in tokens[label]] for label in short]).T
         target = replace(prompts, target_tokens=tokens[short[0]])
         found[:, :, short] = score_many(
-            model, target, masks, drop=drop, rivals=rivals, tell=next(shares)
+            model, target, runs, drop=drop, rivals=rivals, tell=next(shares)
         )
     for label, share in zip(long, shares, strict=True):
         target = replace(prompts, target_tokens=tokens[label])
-        found[:, :, label] = score_many(model, target, masks, drop=drop, tell=share)
+        found[:, :, label] = score_many(model, target, runs, drop=drop, tell=share)
     return found
 
 

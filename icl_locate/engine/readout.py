@@ -5,7 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from icl_locate.engine.decoding import check_generation, generate
-from icl_locate.engine.first_token import check_first_tokens, read_first_tokens
+from icl_locate.engine.first_token import (
+    check_first_tokens,
+    read_first_tokens,
+    read_first_tokens_many,
+)
 from icl_locate.engine.labels import score_labels, score_labels_many
 from icl_locate.engine.progress import Tell
 from icl_locate.engine.scoring import score_targets
@@ -13,7 +17,6 @@ from icl_locate.engine.shared.decoding import generate_many
 from icl_locate.engine.shared.scoring import can_drop, score_many
 from icl_locate.errors import TaskError
 from icl_locate.interventions.base import Intervention
-from icl_locate.interventions.masks import Mask
 from icl_locate.metrics import (
     Answers,
     GeneratedText,
@@ -50,12 +53,12 @@ class Reader:
 
     Attributes:
         hooked: takes the readout, a run, and the intervention that acts in it.
-        shared: takes the readout, a run, and masks; gives answers under each.
+        shared: takes the readout, a run, and interventions; gives answers under each.
         check: refuses prompts of which it could say nothing; asked before anything runs.
     """
 
     hooked: Callable[[Any, Run, Intervention | None], Answers]
-    shared: Callable[[Any, Run, Sequence[Mask]], Sequence[Answers]]
+    shared: Callable[[Any, Run, Sequence[Intervention]], Sequence[Answers]]
     check: Callable[[Any, Run, Metric], None] = lambda readout, run, metric: None  # noqa: ARG005
 
 
@@ -76,11 +79,11 @@ def read(run: Run, metric: Metric, mask: Intervention | None) -> Answers:
     return _reader_of(readout).hooked(readout, run, mask)
 
 
-def read_many(run: Run, metric: Metric, masks: Sequence[Mask]) -> Sequence[Answers]:
-    """What a metric's readout gives under each mask, by the shared engine."""
+def read_many(run: Run, metric: Metric, runs: Sequence[Intervention]) -> Sequence[Answers]:
+    """What a metric's readout gives under each intervention, by the shared engine."""
     readout = readout_of(metric)
     readout.require()
-    return _reader_of(readout).shared(readout, run, masks)
+    return _reader_of(readout).shared(readout, run, runs)
 
 
 def _texts(readout: GeneratedText, run: Run, mask: Intervention | None) -> Answers:  # noqa: ARG001
@@ -90,10 +93,10 @@ def _texts(readout: GeneratedText, run: Run, mask: Intervention | None) -> Answe
 def _texts_many(
     readout: GeneratedText,  # noqa: ARG001
     run: Run,
-    masks: Sequence[Mask],
+    runs: Sequence[Intervention],
 ) -> Sequence[Answers]:
     return generate_many(
-        run.model, run.prompts, masks, run.max_new_tokens, drop=can_drop(run.model), tell=run.tell
+        run.model, run.prompts, runs, run.max_new_tokens, drop=can_drop(run.model), tell=run.tell
     )
 
 
@@ -105,9 +108,9 @@ def _log_probs(readout: TargetLogProb, run: Run, mask: Intervention | None) -> A
 def _log_probs_many(
     readout: TargetLogProb,  # noqa: ARG001
     run: Run,
-    masks: Sequence[Mask],
+    runs: Sequence[Intervention],
 ) -> Sequence[Answers]:
-    found = score_many(run.model, run.prompts, masks, drop=can_drop(run.model), tell=run.tell)
+    found = score_many(run.model, run.prompts, runs, drop=can_drop(run.model), tell=run.tell)
     return [[float(value) for value in row] for row in found]
 
 
@@ -116,9 +119,11 @@ def _labels(readout: LabelLogProbs, run: Run, mask: Intervention | None) -> Answ
     return readout.choose(scores.tolist(), run.prompts.texts)
 
 
-def _labels_many(readout: LabelLogProbs, run: Run, masks: Sequence[Mask]) -> Sequence[Answers]:
+def _labels_many(
+    readout: LabelLogProbs, run: Run, runs: Sequence[Intervention]
+) -> Sequence[Answers]:
     scores = score_labels_many(
-        run.model, run.prompts, masks, readout.labels, drop=can_drop(run.model), tell=run.tell
+        run.model, run.prompts, runs, readout.labels, drop=can_drop(run.model), tell=run.tell
     )
     return [readout.choose(some, run.prompts.texts) for some in scores.tolist()]
 
@@ -128,8 +133,13 @@ def _first_tokens(readout: NextToken, run: Run, mask: Intervention | None) -> An
     return [float(value) for value in found]
 
 
-def _first_tokens_many(readout: NextToken, run: Run, masks: Sequence[Mask]) -> Sequence[Answers]:
-    return [_first_tokens(readout, run, mask) for mask in masks]
+def _first_tokens_many(
+    readout: NextToken, run: Run, runs: Sequence[Intervention]
+) -> Sequence[Answers]:
+    found = read_first_tokens_many(
+        readout, run.model, run.prompts, runs, drop=can_drop(run.model), tell=run.tell
+    )
+    return [[float(value) for value in row] for row in found]
 
 
 def _check_generation(readout: GeneratedText, run: Run, metric: Metric) -> None:  # noqa: ARG001

@@ -82,9 +82,10 @@ def states(
     kept = _Kept(int(model.cfg.n_layers), len(prompts), n_most)
     cost = prompts.tokens.shape[1] + max_new_tokens
     budget = default_budget(model, prompts, cost) if token_budget is None else token_budget
-    read = partial(_read, model, intervention, places, HOOKS[cast(Point, point)], max_new_tokens)
+    name = HOOKS[cast(Point, point)]
+    read = partial(_read, model, prompts, intervention, places, name, max_new_tokens, kept)
     with hold_weights(model):
-        run_in_chunks(prompts, cost, budget, batch_size, partial(read, kept))
+        run_in_chunks(len(prompts), cost, budget, batch_size, read)
     return kept.states()
 
 
@@ -130,17 +131,17 @@ class _Kept:
 @torch.no_grad()
 def _read(
     model: Model,
+    prompts: Prompts,
     intervention: Intervention | None,
     places: Places,
     name: str,
     n_new: int,
     kept: _Kept,
-    batch: Prompts,
+    items: range,
 ) -> None:
     """Read the states of the next prompts: generated tokens are run once more, behind theirs."""
-    acting = intervention
-    if intervention is not None:
-        acting = intervention.take(range(kept.n_done, kept.n_done + len(batch)))
+    batch = prompts.take(items)
+    acting = None if intervention is None else intervention.take(items)
     if n_new:
         growing = Answers(model, len(batch), (), as_text=False)
         with masked(model, batch, acting):

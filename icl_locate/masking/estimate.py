@@ -20,12 +20,14 @@ from icl_locate.checks.arguments import refuse
 from icl_locate.checks.signatures import checked, number
 from icl_locate.engine.choice import Engine
 from icl_locate.engine.scoring import append_targets
+from icl_locate.engine.shared.acts import Acts
 from icl_locate.engine.shared.decoding import portions
-from icl_locate.engine.shared.streams import Stream, plan_streams
+from icl_locate.engine.shared.plan import Plan, plan_runs
 from icl_locate.errors import ModelError, PromptError, TaskError
 from icl_locate.interventions.conditions import Condition
+from icl_locate.interventions.edges import Positions
 from icl_locate.interventions.layers import as_starts, masked_layers
-from icl_locate.interventions.masks import Mask, resolve
+from icl_locate.interventions.masks import Mask, parts_of, resolve
 from icl_locate.models.costs import ModelCosts
 from icl_locate.models.loading import resolve_device
 from icl_locate.prompts.template import Choice
@@ -159,40 +161,47 @@ def _shared(costs: ModelCosts, prompts: Prompts, masks: Sequence[Mask], n_new: i
     if not n_new:
         forced = append_targets(prompts)
         readout = torch.roll(forced.segments == Segment.GENERATED, -1, dims=1)
-        return _one_pass(costs, forced.segments, readout, masks)[0]
+        return _one_pass(costs, _plan(costs, forced.segments, readout, masks), readout)
     total, (batch, width) = _NONE, prompts.segments.shape
     readout = torch.zeros_like(prompts.attention_mask)
     readout[:, -1] = True
-    sizes = {"n_layers": costs.n_layers, "n_heads": costs.n_heads, "d_model": costs.d_model}
-    for some in portions(prompts, masks, n_new, **sizes):
-        work, streams = _one_pass(costs, prompts.segments, readout, some)
-        n_runs = _count_runs(streams)
-        logits = costs.unembedding_operations(batch * n_runs * (n_new - 1))
-        total += work + _Work(0, logits)
-        for layer in range(costs.n_layers):  # all runs of a prompt share its cache
-            own = sum(s.n_running(layer) * s.active.positions.shape[1] for s in streams)
-            total += _steps(costs, layer, batch * n_runs, width + own, n_new - 1, n_runs)
+    whole = _plan(costs, prompts.segments, readout, masks, continues=True)
+    for portion in portions(whole, n_new, costs.d_model, drop=True):
+        plan, n_texts = portion.plan, portion.plan.n_runs + 1
+        logits = costs.unembedding_operations(batch * n_texts * (n_new - 1))
+        total += _one_pass(costs, plan, readout) + _Work(0, logits)
+        for layer in range(costs.n_layers):
+            own = sum(len(g.runs) * g.active.width for g in plan.groups[layer])
+            n_keys, n_beside = (width + own, n_texts) if portion.by_prompt else (width, 1)
+            total += _steps(costs, layer, batch * n_texts, n_keys, n_new - 1, n_beside)
     return total
 
 
-def _one_pass(
+def _plan(
     costs: ModelCosts,
     segments: Int8[Tensor, "batch pos"],
     readout: Bool[Tensor, "batch pos"],
     masks: Sequence[Mask],
-) -> tuple[_Work, list[Stream]]:
-    """One pass up the layers for the clean run and all masked ones, and what is read out."""
+    *,
+    continues: bool = False,
+) -> Plan:
     n_layers, n_heads = costs.n_layers, costs.n_heads
-    streams, _ = plan_streams(masks, segments, readout, n_layers, n_heads, drop=True)
-    batch, width = segments.shape
-    n_read = _count_runs(streams) * int(readout.sum(dim=1).max()) + 1  # the model's own last row
+    acts = [Acts.of(parts_of(mask), (), n_layers, n_heads) for mask in masks]
+    positions = Positions(segments)
+    return plan_runs(acts, positions, readout, n_layers, n_heads, drop=True, continues=continues)
+
+
+def _one_pass(costs: ModelCosts, plan: Plan, readout: Bool[Tensor, "batch pos"]) -> _Work:
+    """One pass up the layers for the clean run and all masked ones, and what is read out."""
+    batch, width = plan.positions.segments.shape
+    n_read = (plan.n_runs + 1) * int(readout.sum(dim=1).max()) + 1  # the model's own last row
     work = _Work(0, costs.unembedding_operations(batch * n_read))
-    for layer in range(n_layers):
+    for layer, groups in enumerate(plan.groups):
         work += _rows(costs, layer, batch * width, width)
-        for stream in streams:
-            n_rows, n_keys = stream.active.positions.shape[1], stream.keys().positions.shape[1]
-            work += _rows(costs, layer, batch * stream.n_running(layer) * n_rows, n_keys)
-    return work, streams
+        for group in groups:
+            n_rows = batch * len(group.runs) * group.active.width
+            work += _rows(costs, layer, n_rows, group.n_keys)
+    return work
 
 
 def _hooked(costs: ModelCosts, prompts: Prompts, masks: Sequence[Mask], n_new: int) -> _Work:
@@ -217,11 +226,6 @@ def _steps(
 ) -> _Work:
     operations = costs.decoding_operations(layer, n_rows, n_keys, n_steps, n_new=n_new)
     return _Work(n_rows * n_steps, operations)
-
-
-def _count_runs(streams: Sequence[Stream]) -> int:
-    """The masked runs, and the clean one."""
-    return 1 + sum(len(stream.starts) for stream in streams)
 
 
 @checked(ModelError, seconds=number(above=0, most=60))

@@ -29,7 +29,7 @@ from torch import Tensor
 from turns import DOCS, in_turn, machine
 
 import icl_locate as icl
-from icl_locate.engine.budget import tokens_in_flight
+from icl_locate.engine.budget import Cost
 from icl_locate.engine.shared.decoding import generate_many
 from icl_locate.engine.shared.scoring import score_many
 from icl_locate.plots import DASHES, PALETTE
@@ -125,7 +125,7 @@ def compare_scores(config: Config, conditions: Sequence[icl.Condition]) -> dict[
     one = prompts[:1]
     ours = peak_bytes(lambda: score_many(bridge, one, grids[0][1]))
     clean = peak_bytes(lambda: icl.score_targets(bridge, one))
-    in_flight = tokens_in_flight(bridge, one, grids[0][1], 0)
+    in_flight = Cost.of(bridge, one, grids[0][1], 0).total
     return {
         "work": f"log-probabilities, {shape.n_layers + 1} start layers, "
         f"{len(conditions)} condition{'s' if len(conditions) > 1 else ''}",
@@ -173,7 +173,7 @@ def compare_answers(config: Config) -> dict[str, Any]:
     floor = passes * seconds["one clean pass"] + steps * a_step
     ours = peak_bytes(lambda: generate_many(bridge, prompts, masks, n_new, ()))
     ordinary = peak_bytes(lambda: icl.generate(bridge, prompts, None, n_new, ()))
-    in_flight = len(prompts) * tokens_in_flight(bridge, prompts, masks, n_new)
+    in_flight = len(prompts) * Cost.of(bridge, prompts, masks, n_new).total
     return {
         "work": f"generation, {n_new} new tokens, {len(masks)} start layers, 1 condition, "
         f"{len(prompts)} prompts",

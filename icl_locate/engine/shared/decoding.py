@@ -4,6 +4,7 @@ A cell is one run of one prompt; cells are numbered run by run, and a run's by p
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,11 +16,14 @@ from transformers.cache_utils import DynamicCache
 from icl_locate.engine.decoding import Answers, check_room, resolve_stops
 from icl_locate.engine.forward import keep_logits, require_numbers
 from icl_locate.engine.progress import Tell, part, silent
+from icl_locate.engine.shared.beginning import begin_texts
+from icl_locate.engine.shared.groups import SharedPass
+from icl_locate.engine.shared.plan import Plan
 from icl_locate.engine.shared.replay import BlockCall, replaced_blocks, with_first
-from icl_locate.engine.shared.scoring import SharedPass, read_out, run_index
-from icl_locate.engine.shared.streams import Rows, plan_streams
-from icl_locate.engine.shared.texts import LayerTexts, begin_texts
-from icl_locate.interventions.masks import Mask
+from icl_locate.engine.shared.rows import Rows
+from icl_locate.engine.shared.scoring import plan_last, read_out
+from icl_locate.engine.shared.texts import Cells, LayerTexts
+from icl_locate.interventions.base import Intervention
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
@@ -29,20 +33,21 @@ _PREFILL = 0.3  # a guess at its share of the work, for progress bars
 def generate_many(
     model: Model,
     prompts: Prompts,
-    masks: Sequence[Mask],
+    runs: Sequence[Intervention],
     max_new_tokens: int = 50,
     stop: str | Sequence[str] | None = None,
     *,
     drop: bool = True,
     tell: Tell = silent,
 ) -> list[list[str]]:
-    """Greedy answers to each prompt under each mask: one prefill, one decoding batch.
+    """Greedy answers to each prompt under each intervention: one prefill, one decoding batch.
 
     Args:
+        runs, drop: as `score_many` says.
         tell: told how much of the work is done.
 
     Returns:
-        ``answers[mask][prompt]``, equal to those of `generate` with each mask.
+        ``answers[run][prompt]``, equal to those of `generate` with each intervention.
 
     Raises:
         PromptError: as `generate` does.
@@ -51,44 +56,53 @@ def generate_many(
     """
     stops = resolve_stops(prompts, stop)
     check_room(model, prompts, max_new_tokens)
-    if not drop:
-        return _generate(model, prompts, masks, max_new_tokens, stops, tell, drop=False)
-    found: list[list[str]] = []
-    sizes = {name: int(getattr(model.cfg, name)) for name in ("n_layers", "n_heads", "d_model")}
-    for some in portions(prompts, masks, max_new_tokens, **sizes):
-        share = part(tell, len(found) / len(masks), (len(found) + len(some)) / len(masks))
-        found += _generate(model, prompts, some, max_new_tokens, stops, share, drop=True)
-    return found
+    plan, last = plan_last(model, prompts, runs, drop=drop, continues=True)
+    found: dict[int, list[str]] = {}
+    some = portions(plan, max_new_tokens, int(model.cfg.d_model), drop=drop)
+    for i, portion in enumerate(some):
+        share = part(tell, i / len(some), (i + 1) / len(some))
+        texts = _generate(model, prompts, portion, last, max_new_tokens, stops, share, drop=drop)
+        found |= dict(zip([*portion.runs, plan.n_runs], texts, strict=True))
+    return [found[plan.n_runs if place is None else place] for place in plan.places]
 
 
-def portions(
-    prompts: Prompts,
-    masks: Sequence[Mask],
-    n_new: int,
-    *,
-    n_layers: int,
-    n_heads: int,
-    d_model: int,
-) -> list[list[Mask]]:
-    """The masks in portions whose keys together keep attention cheaper than the rest of a layer."""
-    segments = prompts.segments
-    readout = torch.zeros_like(segments, dtype=torch.bool)
-    readout[:, -1] = True
-    streams, places = plan_streams(masks, segments, readout, n_layers, n_heads, drop=True)
-    width, limit = segments.shape[1], 4 * d_model
-    found: list[list[Mask]] = [[]]
-    held: set[tuple[int, int]] = set()
+@dataclass(frozen=True)
+class Portion:
+    """Runs that decode together.
+
+    Attributes:
+        runs: their numbers in the plan of all.
+        plan: theirs alone.
+        by_prompt: whether a prompt's texts share a row of the batch; else each has one.
+    """
+
+    runs: tuple[int, ...]
+    plan: Plan
+    by_prompt: bool
+
+
+def portions(plan: Plan, n_new: int, d_model: int, *, drop: bool) -> list[Portion]:
+    """Runs in portions whose keys together keep attention cheaper than the rest of a layer.
+
+    Runs that compute most of a prompt's keys themselves have nothing to gain from the others', and
+    decode in rows of their own.
+    """
+    width, limit = plan.positions.segments.shape[1], 4 * d_model
+    rows = [plan.most_rows(run) for run in range(plan.n_runs)]
+    alone = [run for run, n in enumerate(rows) if not drop or 2 * n > width]
+    shared: list[list[int]] = [[]]
     n_keys = width
-    for mask, place in zip(masks, places, strict=True):
-        more = 0
-        if place is not None and place not in held:
-            more = streams[place[0]].active.positions.shape[1] + n_new
-        if found[-1] and more and n_keys + more > limit:
-            found.append([])
-            held, n_keys = set(), width
-        found[-1].append(mask)
-        held |= {place} if place is not None else set()
-        n_keys += more
+    for run, n in enumerate(rows):
+        if run in alone:
+            continue
+        if shared[-1] and n_keys + n + n_new > limit:
+            shared.append([])
+            n_keys = width
+        shared[-1].append(run)
+        n_keys += n + n_new
+    found = [Portion(tuple(some), plan.only(some), by_prompt=True) for some in shared if some]
+    if alone or not found:
+        found.append(Portion(tuple(alone), plan.only(alone), by_prompt=False))
     return found
 
 
@@ -96,37 +110,40 @@ def portions(
 def _generate(
     model: Model,
     prompts: Prompts,
-    masks: Sequence[Mask],
+    portion: Portion,
+    last: Rows,
     max_new_tokens: int,
     stops: Sequence[str],
     tell: Tell,
     *,
     drop: bool,
 ) -> list[list[str]]:
-    device, n_layers = model.cfg.device, int(model.cfg.n_layers)
-    segments, n_prompts = prompts.segments.to(device), len(prompts)
-    readout = torch.zeros_like(segments, dtype=torch.bool)
-    readout[:, -1] = True
-    streams, places = plan_streams(
-        masks, segments, readout, n_layers, int(model.cfg.n_heads), drop=drop
-    )
+    """The answers of a portion's runs, and of the clean run behind them."""
+    plan, n_prompts, n_heads = portion.plan, len(prompts), int(model.cfg.n_heads)
     prefill, decoding = part(tell, 0.0, _PREFILL), part(tell, _PREFILL, 1.0)
-    shared = SharedPass(n_layers, streams, Rows.where(readout), keeps_caches=True, tell=prefill)
+    shared = SharedPass(plan, last, n_heads, keeps_caches=True, beside=drop, tell=prefill)
     cache = _prefill(model, prompts, shared)
     layers = [
-        begin_texts(layer, cache, shared.active[layer], streams, max_new_tokens, by_prompt=drop)
-        for layer in range(n_layers)
+        begin_texts(
+            layer,
+            cache,
+            shared.own[layer],
+            plan,
+            n_heads,
+            max_new_tokens,
+            by_prompt=portion.by_prompt,
+        )
+        for layer in range(int(model.cfg.n_layers))
     ]
     logits = read_out(model, shared.readout)
     answers = Answers(model, len(logits), stops, as_text=prompts.as_text)
     _decode(model, prompts, shared, layers, logits, answers, max_new_tokens, decoding)
     found = answers.texts()
-    by_run = [found[i : i + n_prompts] for i in range(0, len(found), n_prompts)]
-    return [by_run[run_index(streams, place)] for place in places]
+    return [found[i : i + n_prompts] for i in range(0, len(found), n_prompts)]
 
 
 def _prefill(model: Model, prompts: Prompts, shared: SharedPass) -> DynamicCache:
-    """Run the prompts once, and all masked rows with them; returns the clean run's cache."""
+    """Run the prompts once, and all other runs' rows with them; returns the clean run's cache."""
     cache = DynamicCache()
     with replaced_blocks(model, shared):
         model(
@@ -154,7 +171,7 @@ def _decode(
     attention_mask = prompts.attention_mask.long().to(device)
     n_texts = len(logits)
     alive = torch.arange(n_texts, device=device)
-    written = alive % n_prompts  # a number for each alive cell's prompt and text so far
+    cells = Cells(alive // n_prompts, alive % n_prompts, alive % n_prompts, alive[:, None][:, :0])
     for n_generated in range(1, max_new_tokens + 1):
         step = require_numbers(logits[:, -1]).argmax(dim=-1)
         done = answers.extend(step, alive.tolist()).to(device)
@@ -162,25 +179,29 @@ def _decode(
         tell(max(1 - int(stays.sum()) / n_texts, n_generated / max_new_tokens))
         if n_generated == max_new_tokens or not stays.any():
             break
-        alive, step = alive[stays], step[stays]
-        pairs = torch.stack([written[stays], step], dim=1)
-        written = torch.unique(pairs, dim=0, return_inverse=True)[1]
+        alive, cells = alive[stays], cells.keep(stays, step)
         for texts in layers:
-            texts.keep(stays, written, alive % n_prompts)
-        seen = torch.nn.functional.pad(attention_mask[alive % n_prompts], (0, n_generated), value=1)
+            texts.keep(stays, cells)
+        seen = torch.nn.functional.pad(attention_mask[cells.prompts], (0, n_generated), value=1)
         length = width + n_generated - 1
-        with replaced_blocks(model, partial(_step, shared, layers)):
+        with replaced_blocks(model, partial(_step, shared, layers, cells)):
             logits = model(
-                step[:, None],
+                step[stays][:, None],
                 attention_mask=seen,
                 past_key_values=_length_only(len(alive), length, len(layers), device),
                 use_cache=True,
             )
 
 
-def _step(shared: SharedPass, layers: Sequence[LayerTexts], call: BlockCall) -> Any:
+def _step(shared: SharedPass, layers: Sequence[LayerTexts], cells: Cells, call: BlockCall) -> Any:
     """One block's newest rows, over each cell's own keys."""
-    return with_first(shared.readout, layers[call.layer](call))
+    found = layers[call.layer](call)
+    if call.layer == len(layers) - 1:
+        last = {
+            run: acts.entering.get(len(layers), ()) for run, acts in enumerate(shared.plan.acts)
+        }
+        found = cells.edited(last, shared.plan, found[:, 0])[:, None]
+    return with_first(shared.readout, found)
 
 
 def _length_only(

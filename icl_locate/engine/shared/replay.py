@@ -1,7 +1,7 @@
 """Calling a model's own blocks on other rows, with the arguments that it gave them."""
 
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from icl_locate.engine.shared.streams import CutMask, NotSharedError
-from icl_locate.hooks.holding import hold, own
+from icl_locate.engine.shared.rows import CutMask, NotSharedError
+from icl_locate.hooks.holding import NamedHook, hold, own
 from icl_locate.hooks.routes import built_in_mask, hooks_of_empty_rows
 from icl_locate.models.bridge import Model
 
@@ -94,12 +94,14 @@ class BlockCall:
         cache: Cache,
         take_rows: Take,
         take_keys: Take,
+        hooks: Sequence[NamedHook] = (),
     ) -> Any:
         """The block on other rows; returns what it gives, of which `first` is the residual stream.
 
         Args:
             take_rows: picks the rows of an argument ``[batch, query_pos, ...]``.
             take_keys: picks the keys of an argument ``[batch, head, 1, key_pos]``.
+            hooks: act on the block meanwhile, on what its empty rows leave.
         """
         n_heads = int(self.model.cfg.n_heads)
 
@@ -122,17 +124,20 @@ class BlockCall:
 
         args = tuple(fit(None, value) for value in self.args[1:])
         kwargs = {name: fit(name, value) for name, value in self.kwargs.items()}
-        with self._emptied(cut):
+        with self._hooked(cut, hooks):
             if self.args:
                 return self.forward(hidden, *args, **kwargs)
             return self.forward(**kwargs | {"hidden_states": hidden})
 
-    def _emptied(self, cut: CutMask) -> Any:
-        """A context in which rows without a visible key attend to nothing."""
-        if cut.empty is None:
-            return nullcontext()
-        hooks = hooks_of_empty_rows(self.layer, lambda: cut.empty, lambda: cut.silent)
-        return self.model.hooks(fwd_hooks=hooks)
+    def _hooked(self, cut: CutMask, hooks: Sequence[NamedHook]) -> AbstractContextManager[object]:
+        """A context in which rows without a visible key attend to nothing, and hooks act."""
+        named = list(hooks)
+        if cut.empty is not None:
+            named = hooks_of_empty_rows(self.layer, lambda: cut.empty, lambda: cut.silent) + named
+        context: AbstractContextManager[object] = (
+            self.model.hooks(fwd_hooks=named) if named else nullcontext()
+        )
+        return context
 
 
 def first(output: Any) -> Tensor:

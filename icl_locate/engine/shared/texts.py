@@ -1,33 +1,83 @@
 """The texts that decode at one layer, and the cache that they share.
 
-All cells of a prompt share one row of the batch and one cache: its keys are the prompt's clean
-ones, those that each masked run computed for itself, and the generated ones. Query positions are
-the texts: below their start, cells whose texts are equal so far are one computation. The mask shows
-to each text what its run may see.
+Cells of a prompt may share one row of the batch and one cache: its keys are the prompt's clean
+ones, those that each run computed for itself, and the generated ones. Query positions are the
+texts: below their start, cells whose texts are equal so far are one computation. The mask shows to
+each text what its run may see. Where runs compute most of a prompt's keys, each text has a row.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from icl_locate.engine.shared.replay import BlockCall, cache_with, first
-from icl_locate.engine.shared.streams import CutMask, Rows, Stream
+from icl_locate.engine.shared.acts import continued
+from icl_locate.engine.shared.plan import Group, Plan
+from icl_locate.engine.shared.replay import BlockCall, first
+from icl_locate.engine.shared.rows import CutMask, NotSharedError
+from icl_locate.hooks.heads import split_heads
+from icl_locate.hooks.points import HOOKS
+from icl_locate.interventions.edits import Edit, Point, Where
+
+
+@dataclass(frozen=True)
+class Cells:
+    """The cells that have not ended.
+
+    Attributes:
+        runs, prompts: of each, by number; the clean run's is the last.
+        texts: a number for each one's prompt and text so far, ascending by prompt.
+        written: the tokens of each so far.
+    """
+
+    runs: Int[Tensor, "alive"]
+    prompts: Int[Tensor, "alive"]
+    texts: Int[Tensor, "alive"]
+    written: Int[Tensor, "alive new"]
+
+    def keep(self, stays: Bool[Tensor, "alive"], new: Int[Tensor, "alive"]) -> "Cells":
+        """Those that stay, each with a new token."""
+        pairs = torch.stack([self.texts[stays], new[stays]], dim=1)
+        texts = torch.unique(pairs, dim=0, return_inverse=True)[1]
+        written = torch.cat([self.written, new[:, None]], dim=1)[stays]
+        return Cells(self.runs[stays], self.prompts[stays], texts, written)
+
+    def edited(
+        self, edits: Mapping[int, Sequence[Edit]], plan: Plan, values: Float[Tensor, "alive *rest"]
+    ) -> Float[Tensor, "alive *rest"]:
+        """Values of the newest rows, as the edits of each cell's run leave them."""
+        for run, some in edits.items():
+            mine = (self.runs == run).nonzero()[:, 0]
+            if len(mine):
+                value = values[mine][:, None]
+                for edit in some:
+                    value = edit(value, partial(self._where, plan, mine))
+                values = values.index_copy(0, mine, value[:, 0])
+        return values
+
+    def _where(self, plan: Plan, mine: Int[Tensor, "some"]) -> Where:
+        prompts = self.prompts[mine].cpu()
+        newest = plan.positions.segments.shape[1] + self.written.shape[1] - 1
+        positions = torch.full_like(prompts, newest)[:, None]
+        return Where(prompts, positions, positions - plan.padding[prompts])
 
 
 class LayerTexts:
     """The texts that are computed at one layer, and the cache that they share.
 
-    A text's kind is 0 while it is clean, else its stream's number from 1.
+    A text's kind is 0 while it is clean, else its group's number from 1.
     """
 
     def __init__(
         self,
         layer: int,
         cache: DynamicCache,
-        streams: Sequence[Stream],
+        plan: Plan,
+        n_heads: int,
         *,
         columns: Int[Tensor, "row key"],
         kinds: Int[Tensor, "cell"],
@@ -44,26 +94,23 @@ class LayerTexts:
             own: the keys that each of a row's texts may see as far as its run is concerned.
             by_prompt: whether a prompt's texts share a row; else each text has one.
         """
-        self._layer, self._cache, self._streams = layer, cache, streams
+        self._layer, self._cache, self._plan, self._n_heads = layer, cache, plan, n_heads
         self._columns, self._own = columns, own
         self._kinds, self._rows, self._slots = kinds, rows, slots
         self._by_prompt = by_prompt
+        every = enumerate(plan.acts)
+        self._entering = {run: acts.entering.get(layer, ()) for run, acts in every}
+        self._inside = _by_point({run: a.inside.get(layer, ()) for run, a in enumerate(plan.acts)})
 
-    def keep(
-        self,
-        stays: Bool[Tensor, "cell"],
-        texts: Int[Tensor, "alive"],
-        prompts: Int[Tensor, "alive"],
-    ) -> None:
+    def keep(self, stays: Bool[Tensor, "cell"], cells: Cells) -> None:
         """Let cells go, and part those whose texts have become different.
 
         Args:
             stays: which cells stay.
-            texts: a number for the text so far of each that stays, ascending by prompt.
-            prompts: the prompt of each that stays.
+            cells: those.
         """
-        n_cells = len(stays)
-        self._kinds = self._kinds[stays]
+        n_cells, prompts, texts = len(stays), cells.prompts, cells.texts
+        self._kinds, self._cells = self._kinds[stays], cells
         alone = n_cells + torch.arange(len(texts), device=texts.device)
         names = 2 * n_cells * prompts + torch.where(self._kinds > 0, alone, texts)
         ranks = torch.unique(names, return_inverse=True)[1]
@@ -77,8 +124,6 @@ class LayerTexts:
         if not parents.equal(torch.arange(len(self._columns), device=parents.device)):
             self._cache.layers[self._layer].batch_select_indices(parents)
             self._columns = self._columns[parents]
-        self._prompts = prompts.new_empty(len(homes))
-        self._prompts[rows] = prompts
         self._rows, self._slots, self._own = rows, slots, own
 
     def __call__(self, call: BlockCall) -> Float[Tensor, "alive 1 d_model"]:
@@ -100,10 +145,36 @@ class LayerTexts:
             columns = self._columns[:, None, None].expand(-1, *value.shape[1:3], -1)
             return value[a_cell].gather(-1, columns)
 
-        cut = self._cut(mask)
-        shown_hidden = call.hidden[shown][:, :, 0]
-        output = call.rerun(shown_hidden, cut, self._cache, take_rows, take_keys)
+        hidden = self._cells.edited(self._entering, self._plan, call.hidden[:, 0])
+        output = call.rerun(
+            hidden[shown],
+            self._cut(mask),
+            self._cache,
+            take_rows,
+            take_keys,
+            [
+                (HOOKS[point].format(self._layer), partial(self._edit, call, point, edits))
+                for point, edits in self._inside.items()
+            ],
+        )
         return first(output)[self._rows, self._slots][:, None]
+
+    def _edit(
+        self,
+        call: BlockCall,
+        point: Point,
+        edits: Mapping[int, Sequence[Edit]],
+        value: Tensor,
+        hook: object,  # noqa: ARG002
+    ) -> Tensor:
+        """The newest rows' states at a point of the block, as each cell's run leaves them."""
+        if value.shape[:2] != self._own.shape[:2]:
+            raise NotSharedError(f"a point gives values of shape {tuple(value.shape)}")
+        places = self._rows, self._slots
+        shown = value[places]
+        split = split_heads(call.model, shown[:, None])[:, 0] if point == "z" else shown
+        edited = self._cells.edited(edits, self._plan, split)
+        return value.index_put(places, edited.reshape(shown.shape))
 
     def _add_keys(self, n_new: int, column: int) -> None:
         """Let each text have one more key, all in the same column of their prompts."""
@@ -117,107 +188,53 @@ class LayerTexts:
         """Each text's mask over the keys of its row's cache."""
         lowest = torch.finfo(mask.dtype).min
         n_rows, n_slots, _ = self._own.shape
-        kinds = self._kinds.new_zeros(n_rows, n_slots)
-        kinds[self._rows, self._slots] = self._kinds
-        by_kind, silent = [mask[:, :, 0]], [False]
-        for stream in self._streams:
-            hidden = stream.hidden(self._layer, self._prompts, mask.shape[-1])
-            by_kind.append(torch.where(hidden, lowest, mask)[:, :, 0])
-            silent.append(stream.is_silent(self._layer))
-        n_heads = max(some.shape[1] for some in by_kind)
-        table = torch.stack([some.expand(-1, n_heads, -1) for some in by_kind], dim=1)
-        rows = torch.arange(n_rows, device=kinds.device)[:, None]
-        visible = table[rows, kinds].gather(
-            -1, self._columns[:, None, None].expand(-1, n_slots, n_heads, -1)
-        )
-        visible = visible.masked_fill(~self._own[:, :, None], lowest).transpose(1, 2)
-        return CutMask.of(visible, silent=torch.tensor(silent, device=kinds.device)[kinds])
+        hidden, silences = self._hidden(n_slots, mask.shape[-1])
+        n_heads = max(mask.shape[1], 1 if hidden is None else hidden.shape[2])
+        visible = mask[:, :, 0][:, None].expand(n_rows, n_slots, n_heads, -1)
+        if hidden is not None:
+            visible = torch.where(hidden, lowest, visible)
+        columns = self._columns[:, None, None].expand(-1, n_slots, n_heads, -1)
+        visible = visible.gather(-1, columns).masked_fill(~self._own[:, :, None], lowest)
+        return CutMask.of(visible.transpose(1, 2), silences)
+
+    def _hidden(
+        self, n_slots: int, total: int
+    ) -> tuple[Bool[Tensor, "row slot #head key_pos"] | None, Bool[Tensor, "row slot"] | None]:
+        """What each text's run hides from its newest token; and which runs silence empty rows."""
+        n_rows = len(self._own)
+        hidden: Tensor | None = None
+        silences = self._own.new_zeros(n_rows, n_slots)
+        for kind, group in enumerate(self._plan.groups[self._layer], start=1):
+            mine = (self._kinds == kind).nonzero()[:, 0]
+            if not group.hiding.masks or not len(mine):
+                continue
+            place = self._rows[mine], self._slots[mine]
+            found = self._hidden_from(group, mine)
+            if hidden is None:
+                hidden = self._own.new_zeros(n_rows, n_slots, found.shape[1], total)
+            elif hidden.shape[2] < found.shape[1]:
+                hidden = hidden.repeat(1, 1, found.shape[1], 1)
+            hidden[place] = found
+            silences[place] = group.hiding.silences
+        return hidden, silences if silences.any() else None
+
+    def _hidden_from(
+        self, group: Group, mine: Int[Tensor, "some"]
+    ) -> Bool[Tensor, "some #head key_pos"]:
+        """What a group hides from the newest token of some cells."""
+        shown, written = self._cells.prompts[mine], self._cells.written[mine]
+        back = torch.arange(len(mine))
+        if not group.hiding.by_tokens:  # then it depends on the prompt alone
+            shown, back = torch.unique(shown.cpu(), return_inverse=True)
+            written = written[:1].expand(len(shown), -1)
+        positions = continued(self._plan.positions, written.cpu(), shown.cpu())
+        return group.hiding.cells(positions, 1, self._n_heads)[back, :, 0].to(mine.device)
 
 
-def begin_texts(
-    layer: int,
-    clean: DynamicCache,
-    active: Sequence[tuple[Tensor, Tensor] | None],
-    streams: Sequence[Stream],
-    room: int,
-    *,
-    by_prompt: bool,
-) -> LayerTexts:
-    """A layer's cells as the prefill left them, each with an empty text.
-
-    Args:
-        active: for each stream the keys and values that its runs computed, run by run.
-        room: for how many new tokens of each text.
-    """
-    keys, values = [clean.layers[layer].keys], [clean.layers[layer].values]
-    n_prompts, _, width, _ = keys[0].shape
-    device = keys[0].device
-    blocks = [torch.arange(width, device=device).expand(n_prompts, -1)]  # columns of a run's keys
-    kinds: list[int] = []  # of each run
-    places: list[int] = []  # the block of each run's own keys: 0 is the clean one
-    for kind, (stream, computed) in enumerate(zip(streams, active, strict=True), start=1):
-        running = stream.n_running(layer)
-        if computed is not None:
-            keys.append(computed[0])
-            values.append(computed[1])
-        for run in range(len(stream.starts)):
-            kinds.append(kind if run < running else 0)
-            places.append(len(blocks) if run < running else 0)
-            blocks += [stream.active.positions] if run < running else []
-    kinds.append(0)
-    places.append(0)
-    prompts = torch.arange(n_prompts, device=device)
-    runs = torch.arange(len(kinds), device=device)
-    if by_prompt:
-        keys, values = (_beside(parts, n_prompts) for parts in (keys, values))
-        rows, slots = prompts.repeat(len(runs)), runs.repeat_interleave(n_prompts)
-        own = _visible(streams, kinds, places, blocks)
-        columns, room = torch.cat(blocks, dim=1), room * len(runs)
-    else:
-        rows = (torch.tensor(places, device=device)[:, None] * n_prompts + prompts).flatten()
-        slots = torch.zeros_like(rows)
-        columns = torch.cat(blocks)
-        own = torch.ones_like(columns[:, None], dtype=torch.bool)
-    return LayerTexts(
-        layer,
-        cache_with(layer, torch.cat(keys), torch.cat(values), room),
-        streams,
-        columns=columns,
-        kinds=torch.tensor(kinds, device=device).repeat_interleave(n_prompts),
-        rows=rows,
-        slots=slots,
-        own=own,
-        by_prompt=by_prompt,
-    )
-
-
-def _beside(parts: Sequence[Tensor], n_prompts: int) -> list[Tensor]:
-    """Keys or values of runs ``[run * prompt, head, key, d]``, beside each other by prompt."""
-    by_run = [run for part in parts for run in part.view(-1, n_prompts, *part.shape[1:])]
-    return [torch.cat(by_run, dim=2)]
-
-
-def _visible(
-    streams: Sequence[Stream],
-    kinds: Sequence[int],
-    places: Sequence[int],
-    blocks: Sequence[Int[Tensor, "prompt _"]],
-) -> Bool[Tensor, "prompt run key"]:
-    """The keys of a prompt that belong to each run: static ones are the clean run's."""
-    ends = [0]
-    for block in blocks:
-        ends.append(ends[-1] + block.shape[1])
-    own = torch.zeros(len(blocks[0]), len(kinds), ends[-1], dtype=torch.bool)
-    own = own.to(blocks[0].device)
-    static = [_chosen(stream.static, ends[1]) for stream in streams]
-    for run, (kind, place) in enumerate(zip(kinds, places, strict=True)):
-        own[:, run, : ends[1]] = True if kind == 0 else static[kind - 1]
-        if kind:
-            own[:, run, ends[place] : ends[place + 1]] = streams[kind - 1].active.valid
-    return own
-
-
-def _chosen(rows: Rows, width: int) -> Bool[Tensor, "prompt pos"]:
-    """Which of ``width`` positions the rows are."""
-    counts = torch.zeros(len(rows.positions), width, dtype=torch.long, device=rows.valid.device)
-    return counts.scatter_add(1, rows.positions, rows.valid.long()) > 0
+def _by_point(edits: Mapping[int, Sequence[Edit]]) -> dict[Point, dict[int, list[Edit]]]:
+    """The edits of each run, by the points that they edit."""
+    found: dict[Point, dict[int, list[Edit]]] = {}
+    for run, some in edits.items():
+        for edit in some:
+            found.setdefault(edit.point, {}).setdefault(run, []).append(edit)
+    return found
