@@ -13,6 +13,7 @@ from icl_locate.induction import AblationResult, Arm, HeadEffects, HeadReference
 from icl_locate.lora import LoraResult
 from icl_locate.records.checkpoint import load_checkpoint, save_checkpoint
 from icl_locate.savings import MeasuredSavings
+from icl_locate.vectors import TaskVectors
 
 RECIPE = {"model": "m", "task": "t", "fingerprint": "f", "scope": "from"}
 
@@ -68,6 +69,15 @@ def lora_result() -> LoraResult:
     )  # fmt: skip
 
 
+def task_vectors() -> TaskVectors:
+    table, controls, test = means(4, 1, 3), means(1, 2, 1, 3), means(4, 1, 2)
+    scores = table[..., 0].mean(-1)
+    return TaskVectors(
+        (0, 1), (3,), ("random",), table, scores[:2], scores[2], scores[3], torch.rand(1, 2, 4),
+        controls, controls[..., 0].mean(-1), test, test[..., 0].mean(-1), "log_prob", RECIPE,
+    )  # fmt: skip
+
+
 VALUES: dict[str, Any] = {
     "sweep": sweep_result(),
     "ablation": ablation_result(),
@@ -83,6 +93,7 @@ VALUES: dict[str, Any] = {
         torch.rand(2, 4, 2, 3), torch.rand(2, 4, 2, 3), torch.rand(2, 2, 3, 2, 3),
         torch.tensor([3, 2]), RECIPE,
     ),
+    "task vectors": task_vectors(),
     "savings": MeasuredSavings(
         (0, 2), torch.rand(2, 3), torch.rand(2, 3), torch.tensor([5, 6]), torch.tensor([7, 8]),
         torch.rand(2), torch.full((2, 2), torch.nan), "bleu", RECIPE,

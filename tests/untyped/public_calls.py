@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tiny
 import torch
+from saved_kinds import task_vectors
 from simulated import Simulated
 
 import icl_locate as icl
@@ -414,6 +415,15 @@ def _trained() -> dict[str, Call]:
             0.1,
         ),
         "vectors.locate_peak": Call(vectors.locate_peak, {"curve": tuned()}),
+        "vectors.task_vectors": Call(
+            vectors.task_vectors,
+            {**SIZES, "model": model(), "task": task(), "dev": 2, "seeds": 0, "layers": [1],
+             "n_dummies": 1, "controls": ["random"], "metric": "first_token_prob"},
+            0.1,
+        ),
+        "vectors.TaskVectors.above": Call(task_vectors().above, {"control": "random"}),
+        "vectors.TaskVectors.test_table": Call(task_vectors().test_table, {}),
+        "vectors.TaskVectors.edit": Call(task_vectors().edit, {}),
         "lora.LoraResult.interval": Call(tuned().interval, {}),
         "lora.LoraResult.rank_correlation": Call(
             tuned().rank_correlation, {"result": swept(), "n_resamples": 5}

@@ -21,7 +21,7 @@ MADE_BY_THE_PACKAGE = {
     "AblationResult", "Arm", "Comparison", "Difference", "Expected", "GatesResult", "HeadEffects",
     "HeadReference", "HeadScores", "HeadSetCurve", "HeadSweepResult", "LayerImportance", "Location",
     "LoraResult", "Measured", "MeasuredSavings", "ModelCosts", "Peak", "Positions", "Prompts",
-    "SandboxResult", "Savings", "Setting", "Site", "Spread", "SweepResult",
+    "SandboxResult", "Savings", "Setting", "Site", "Spread", "SweepResult", "TaskVectors",
 }  # fmt: skip
 NO_CALLS = {
     "GeneratedText", "Intervention", "Metric", "Part", "Readout", "Segment", "Statistics",

@@ -1,0 +1,125 @@
+"""Task vectors: what stands at the last token behind demonstrations, put in where there are none.
+
+Hendel et al., "In-Context Learning Creates Task Vectors" (2023).
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from icl_locate.checks.arguments import check_choice, check_items
+from icl_locate.checks.signatures import anything, checked, whole
+from icl_locate.engine.choice import Engine
+from icl_locate.errors import TaskError
+from icl_locate.metrics import Metric, TextScore
+from icl_locate.models.bridge import Model
+from icl_locate.prompts.template import Choice, Example
+from icl_locate.studies.setting import Setting
+from icl_locate.tasks.task import Task
+from icl_locate.vectors.contexts import Source, choose_dev
+from icl_locate.vectors.runs import Runs, choose_layers, with_examples
+from icl_locate.vectors.task_result import CONTROLS, TaskVectors
+from icl_locate.vectors.transfer import Study
+
+
+@checked(
+    TaskError, task=anything, metric=anything, dev=anything, layers=anything, controls=anything,
+    other=anything, n_shots=whole(1), n_dummies=whole(1),
+)  # fmt: skip
+def task_vectors(
+    model: Model,
+    task: Task | str | Path,
+    *,
+    n_shots: int = 5,
+    n_queries: int | None = None,
+    seeds: int | Iterable[int] = (0, 1, 2),
+    n_dummies: int = 2,
+    dev: int | Sequence[Example] | None = None,
+    metric: str | Metric | TextScore | None = "first_token_accuracy",
+    layers: int | Iterable[int] | None = None,
+    pairs: bool = False,
+    controls: Iterable[str] | None = None,
+    other: Task | str | Path | None = None,
+    choice: Choice | str | None = None,
+    prepend_bos: bool | None = None,
+    max_new_tokens: int = 50,
+    batch_size: int = 64,
+    token_budget: int | None = None,
+    engine: Engine | str = "auto",
+    progress: bool = False,
+) -> TaskVectors:
+    """Take a task's vectors from prompts with demonstrations, and put them where there are none.
+
+    A seed's vector of layer ``l`` is the state after block ``l`` at the last token of a prompt with
+    demonstrations and a dummy query, mean over the dummies; all layers come from one pass. It
+    replaces the state at the last token of each query's prompt without context, after block ``l``.
+    Prompts hold no instruction: it would say what the task is. Other options are as in `sweep`.
+
+    The curve over layers rises and falls again: `locate_peak` locates it.
+
+    Args:
+        n_shots: demonstrations, the same for all dummies of a seed.
+        n_queries: the test queries: the first so many of ``task.test``; ``None``: 32, or all.
+        seeds: each draws other demonstrations and dummies, none of which is among the queries.
+        n_dummies: the queries that a vector is the mean of.
+        dev: the queries that the layer is chosen on: a list of Examples, or how many of those
+            behind the test queries in ``task.test``, then from the end of ``task.train``; ``None``:
+            as many as there are test queries, if there are.
+        metric: "first_token_accuracy" is what Hendel et al. read; any other goes, with answers that
+            are generated while the vector is in the prompt.
+        layers: at which vectors are put in; ``None``: all.
+        pairs: whether each layer's vector is put in at every layer, too (``pair_scores``).
+        controls: of "random" and "shuffled", which `TaskVectors` explains; ``None``: both, where
+            there is more than one demonstration to shuffle.
+        other: a task whose vectors are a control, too.
+
+    Raises:
+        TaskError: no dev queries, or some that are test queries; too few examples; a task that the
+            model never gets right with demonstrations; an option out of range.
+        MaskError: layers that the model does not have.
+        PromptError, ModelError, NumericalError: as their sources say.
+    """
+    task = with_examples("task", task)
+    asked: dict[str, Any] = {
+        "metric": metric, "seeds": seeds, "n_shots": n_shots, "choice": choice,
+        "prepend_bos": prepend_bos, "max_new_tokens": max_new_tokens,
+    }  # fmt: skip
+    setting = Setting.of(task, n_queries=n_queries, most_queries=32, **asked)
+    chosen = choose_dev(task, setting.queries, dev)
+    study = Study(
+        test=setting,
+        dev=Setting.of(replace(task, test=chosen), n_queries=len(chosen), **asked),
+        source=Source.of(setting, (*setting.queries, *chosen), n_dummies),
+        other=None if other is None else _source_of(other, asked, setting, chosen, n_dummies),
+        layers=choose_layers(model, layers),
+        controls=_choose_controls(controls, other, n_shots),
+    )
+    with Runs(model, engine, batch_size, token_budget).showing(
+        task.name, progress=progress
+    ) as runs:
+        return study.result(runs, pairs=pairs)
+
+
+def _source_of(
+    other: Task | str | Path,
+    asked: Mapping[str, Any],
+    setting: Setting,
+    dev: Sequence[Example],
+    n_dummies: int,
+) -> Source:
+    """What another task's vectors are made of; nothing is scored on its own queries."""
+    theirs = Setting.of(
+        with_examples("other", other), n_queries=1, **{**asked, "metric": "log_prob"}
+    )
+    return Source.of(theirs, (*setting.queries, *dev), n_dummies)
+
+
+def _choose_controls(
+    controls: Iterable[str] | None, other: object, n_shots: int
+) -> tuple[str, ...]:
+    known = CONTROLS[: 2 if n_shots > 1 else 1]
+    given = known if controls is None else controls
+    found = check_items("controls", given, "a list of names", error=TaskError)
+    names = [check_choice("controls", name, CONTROLS[:2], error=TaskError) for name in found]
+    return tuple(dict.fromkeys([*names, *([] if other is None else CONTROLS[2:])]))
