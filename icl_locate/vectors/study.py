@@ -51,27 +51,19 @@ def task_vectors(
 ) -> TaskVectors:
     """Take a task's vectors from prompts with demonstrations, and put them where there are none.
 
-    A seed's vector of layer ``l`` is the state after block ``l`` at the last token of a prompt with
-    demonstrations and a dummy query, mean over the dummies; all layers come from one pass. It
-    replaces the state at the last token of each query's prompt without context, after block ``l``.
-    Prompts hold no instruction: it would say what the task is. Other options are as in `sweep`.
-
-    The curve over layers rises and falls again: `locate_peak` locates it.
+    A seed's vector of layer ``l`` is the state after block ``l`` at the last token behind
+    demonstrations and a dummy query, mean over the dummies. It replaces that state in each query's
+    prompt without context. No prompt holds the instruction. The curve is one for `locate_peak`;
+    other options are as in `sweep`.
 
     Args:
-        n_shots: demonstrations, the same for all dummies of a seed.
         n_queries: the test queries: the first so many of ``task.test``; ``None``: 32, or all.
         seeds: each draws other demonstrations and dummies, none of which is among the queries.
-        n_dummies: the queries that a vector is the mean of.
-        dev: the queries that the layer is chosen on: a list of Examples, or how many of those
-            behind the test queries in ``task.test``, then from the end of ``task.train``; ``None``:
-            as many as there are test queries, if there are.
-        metric: "first_token_accuracy" is what Hendel et al. read; any other goes, with answers that
-            are generated while the vector is in the prompt.
-        layers: at which vectors are put in; ``None``: all.
+        dev: what the layer is chosen on: Examples, or how many of those behind the test queries,
+            then from the end of ``task.train``; ``None``: as many as there are test queries.
         pairs: whether each layer's vector is put in at every layer, too (``pair_scores``).
-        controls: of "random" and "shuffled", which `TaskVectors` explains; ``None``: both, where
-            there is more than one demonstration to shuffle.
+        controls: of "random" and "shuffled" (`TaskVectors`); ``None``: both, if there is more than
+            one demonstration to shuffle.
         other: a task whose vectors are a control, too.
 
     Raises:
@@ -80,39 +72,52 @@ def task_vectors(
         MaskError: layers that the model does not have.
         PromptError, ModelError, NumericalError: as their sources say.
     """
-    task = with_examples("task", task)
-    asked: dict[str, Any] = {
+    asked = {
         "metric": metric, "seeds": seeds, "n_shots": n_shots, "choice": choice,
         "prepend_bos": prepend_bos, "max_new_tokens": max_new_tokens,
     }  # fmt: skip
-    setting = Setting.of(task, n_queries=n_queries, most_queries=32, **asked)
-    chosen = choose_dev(task, setting.queries, dev)
-    study = Study(
-        test=setting,
-        dev=Setting.of(replace(task, test=chosen), n_queries=len(chosen), **asked),
-        source=Source.of(setting, (*setting.queries, *chosen), n_dummies),
-        other=None if other is None else _source_of(other, asked, setting, chosen, n_dummies),
-        layers=choose_layers(model, layers),
-        controls=_choose_controls(controls, other, n_shots),
-    )
-    with Runs(model, engine, batch_size, token_budget).showing(
-        task.name, progress=progress
-    ) as runs:
-        return study.result(runs, pairs=pairs)
+    queries = with_examples("task", task), n_queries, dev, other
+    chosen = choose_layers(model, layers), _choose_controls(controls, other, n_shots)
+    study = _study(*queries, *chosen, n_dummies, asked)
+    runs = Runs(model, engine, batch_size, token_budget)
+    with runs.showing(study.test.task.name, progress=progress) as shown:
+        return study.result(shown, pairs=pairs)
 
 
-def _source_of(
-    other: Task | str | Path,
-    asked: Mapping[str, Any],
-    setting: Setting,
-    dev: Sequence[Example],
+def _study(
+    task: Task,
+    n_queries: int | None,
+    dev: int | Sequence[Example] | None,
+    other: Task | str | Path | None,
+    layers: tuple[int, ...],
+    controls: tuple[str, ...],
     n_dummies: int,
-) -> Source:
-    """What another task's vectors are made of; nothing is scored on its own queries."""
-    theirs = Setting.of(
-        with_examples("other", other), n_queries=1, **{**asked, "metric": "log_prob"}
+    asked: Mapping[str, Any],
+) -> Study:
+    test = Setting.of(task, n_queries=n_queries, most_queries=32, **asked)
+    chosen = choose_dev(task, test.queries, dev)
+    known = (*test.queries, *chosen)
+    return Study(
+        test=test,
+        dev=Setting.of(replace(task, test=chosen), n_queries=len(chosen), **asked),
+        source=Source.of(test, known, n_dummies),
+        other=None if other is None else source_of(other, known, n_dummies, asked),
+        layers=layers,
+        controls=controls,
     )
-    return Source.of(theirs, (*setting.queries, *dev), n_dummies)
+
+
+def source_of(
+    other: Task | str | Path, known: Sequence[Example], n_dummies: int, asked: Mapping[str, Any]
+) -> Source:
+    """What another task's vectors are made of; nothing is scored on its own queries.
+
+    Args:
+        known: queries that vectors are put into.
+    """
+    task = with_examples("other", other)
+    theirs = Setting.of(task, n_queries=1, **{**asked, "metric": "log_prob"})
+    return Source.of(theirs, known, n_dummies)
 
 
 def _choose_controls(
