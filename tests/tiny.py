@@ -60,11 +60,26 @@ ARCHITECTURES: dict[str, Builder] = {
 """The parity list: score edits work on some, mask edits alone on gpt_neo, opt and gptj."""
 
 
+MORE: dict[str, Builder] = {
+    "llama_wide": lambda: hf.LlamaForCausalLM(
+        hf.LlamaConfig(**_GATED, head_dim=12, attention_bias=True)
+    ),
+    "mixtral": lambda: hf.MixtralForCausalLM(
+        hf.MixtralConfig(**_GATED, num_local_experts=4, num_experts_per_tok=2)
+    ),
+    "gemma3": lambda: hf.Gemma3ForCausalLM(
+        hf.Gemma3TextConfig(**_GATED, head_dim=8, query_pre_attn_scalar=8, sliding_window=WINDOW)
+    ),
+    "phi": lambda: hf.PhiForCausalLM(hf.PhiConfig(**_COMMON, intermediate_size=64)),
+}
+"""Heads wider than their share, with biases behind them; experts; norms behind; parallel parts."""
+
+
 def build(architecture: str, seed: int = 0) -> PreTrainedModel:
     """A tiny random model with weights large enough that attention matters."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = ARCHITECTURES[architecture]()
+        model = (ARCHITECTURES | MORE)[architecture]()
         model.config.pad_token_id, model.config.bos_token_id, model.config.eos_token_id = 0, 1, 2
         model.config._attn_implementation = "eager"
         with torch.no_grad():

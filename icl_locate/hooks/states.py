@@ -156,7 +156,7 @@ class _Placed:
 
 def _values(
     values: float | Tensor, numbers: Int[Tensor, "batch pos"], where: Where
-) -> Float[Tensor, "#row #pos #width"]:
+) -> Float[Tensor, "#row #row_pos #width"]:
     """The values of some rows."""
     if not isinstance(values, Tensor):
         return torch.full((1, 1, 1), values)

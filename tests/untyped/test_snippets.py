@@ -114,6 +114,7 @@ GIVEN = {
         mask = icl.ContextMask("examples", icl.from_layer(1))
     """,
     "savings": "",
+    "states": "",
 }
 """What a page's code takes for granted, by the page's name: its readers have it already."""
 SMALL = {
