@@ -7,9 +7,11 @@ from typing import Any
 import torch
 
 import icl_locate as icl
+from icl_locate import vectors
 from icl_locate.context_heads.result import HeadSweepResult
 from icl_locate.gates import GatesResult
 from icl_locate.induction import AblationResult, Arm, HeadEffects, HeadReference, HeadScores
+from icl_locate.interventions.heads import HeadSet
 from icl_locate.lora import LoraResult
 from icl_locate.records.checkpoint import load_checkpoint, save_checkpoint
 from icl_locate.savings import MeasuredSavings
@@ -61,6 +63,25 @@ def head_sweep_result() -> HeadSweepResult:
     )  # fmt: skip
 
 
+def injected(kind: Any, places: tuple[Any, ...]) -> Any:
+    """Two arms at two places, two seeds, four items."""
+    table = means(6, 2, 4)
+    scores = table[..., 0].mean(-1)
+    return kind(
+        ("vector", "random"), places, (0, 1), table, scores[:4].view(2, 2, 2), scores[4],
+        scores[5], "log_prob", RECIPE,
+    )  # fmt: skip
+
+
+def indirect_effects() -> vectors.HeadIndirectEffects:
+    table = means(6, 1, 4)
+    scores = table[..., 0].mean(-1)
+    return vectors.HeadIndirectEffects(
+        (0,), table, scores[:4].view(2, 2, 1), scores[4], scores[5], torch.rand(2, 2, 3),
+        "first_token_prob", RECIPE,
+    )  # fmt: skip
+
+
 def lora_result() -> LoraResult:
     table = means(2, 2, 4)
     return LoraResult(
@@ -98,6 +119,14 @@ VALUES: dict[str, Any] = {
         (0, 2), torch.rand(2, 3), torch.rand(2, 3), torch.tensor([5, 6]), torch.tensor([7, 8]),
         torch.rand(2), torch.full((2, 2), torch.nan), "bleu", RECIPE,
     ),
+    "indirect effects": indirect_effects(),
+    "function vector": vectors.FunctionVector(
+        torch.rand(2, 4), HeadSet(((1, 0), (0, 1)), 2, 2), torch.rand(2), RECIPE
+    ),
+    "in-context vectors": vectors.InContextVectors(torch.rand(2, 4), torch.rand(2, 4), 0.5, RECIPE),
+    "layer scores": injected(vectors.LayerScores, (0, 2)),
+    "layer curve": injected(vectors.LayerScores, (0, 2)).curve(),
+    "strength scores": injected(vectors.StrengthScores, (0.1, -0.5)),
 }  # fmt: skip
 
 _FORM = "icl_locate.Checkpoint/2"

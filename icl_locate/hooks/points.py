@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_locate.errors import IclLocateError, ModelError
+from icl_locate.errors import IclLocateError, ModelError, NumericalError
 from icl_locate.hooks.heads import split_heads
 from icl_locate.hooks.holding import NamedHook
 from icl_locate.hooks.probe import probe_prompts
@@ -67,6 +67,10 @@ def _try_points(model: Model) -> dict[Point, int | str]:
     tokens = probe_prompts(model).tokens[:1].to(model.cfg.device).expand(len(POINTS), -1)
     try:
         clean = _logits(model, tokens, [])
+        if clean.isnan().any():
+            raise NumericalError(
+                "the model gave NaN for random tokens: check its weights, or load it in float32"
+            )
         seen: dict[Point, list[tuple[int, ...]]] = {point: [] for point in there}
         kept = _logits(model, tokens, _hooks(known, there, partial(_keep, model, seen)))
         other = _logits(model, tokens, _hooks(known, there, _disturb))

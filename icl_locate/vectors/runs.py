@@ -16,8 +16,7 @@ from tqdm.auto import tqdm
 from icl_locate.checks.arguments import check_counts, refuse
 from icl_locate.engine.choice import Engine
 from icl_locate.errors import MaskError, TaskError
-from icl_locate.interventions.base import Intervention
-from icl_locate.interventions.masks import ContextMask
+from icl_locate.interventions.base import Composition, Intervention
 from icl_locate.metrics import score_totals
 from icl_locate.metrics.base import check_columns
 from icl_locate.models.bridge import Model
@@ -27,7 +26,7 @@ from icl_locate.studies.setting import Setting
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
 
-NOTHING = ContextMask(set())
+NOTHING = Composition(())
 """What leaves a model as it is."""
 Vectors = Float[Tensor, "seed layer d_model"]
 Table = Float[ndarray, "..."]

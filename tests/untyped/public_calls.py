@@ -10,6 +10,7 @@ from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+import planted_vector
 import tiny
 import torch
 from saved_kinds import task_vectors
@@ -313,6 +314,7 @@ def calls() -> dict[str, Call]:
         | _studies()
         | _heads()
         | _trained()
+        | _vectors()
         | _savings()
         | _plots()
         | _tasks(home)
@@ -414,6 +416,23 @@ def _trained() -> dict[str, Call]:
              "max_new_tokens": 2, "device": "cpu"},
             0.1,
         ),
+        "lora.LoraResult.interval": Call(tuned().interval, {}),
+        "lora.LoraResult.rank_correlation": Call(
+            tuned().rank_correlation, {"result": swept(), "n_resamples": 5}
+        ),
+    }  # fmt: skip
+
+
+def _vectors() -> dict[str, Call]:
+    circuit, examples = planted_vector.boot(), planted_vector.task("same")
+    on_circuit = {"model": circuit, "task": examples}
+    found = vectors.head_indirect_effects(**on_circuit, n_prompts=2, n_mean=2)
+    one = vectors.function_vector(circuit, found, n_heads=1)
+    asked = {**on_circuit, "n_queries": 2}
+    scores = one.score(**asked)
+    several = vectors.in_context_vectors(circuit, examples.train[:3])
+    steered = several.score(**asked, strengths=0.1)
+    return {
         "vectors.locate_peak": Call(vectors.locate_peak, {"curve": tuned()}),
         "vectors.task_vectors": Call(
             vectors.task_vectors,
@@ -424,10 +443,29 @@ def _trained() -> dict[str, Call]:
         "vectors.TaskVectors.above": Call(task_vectors().above, {"control": "random"}),
         "vectors.TaskVectors.test_table": Call(task_vectors().test_table, {}),
         "vectors.TaskVectors.edit": Call(task_vectors().edit, {}),
-        "lora.LoraResult.interval": Call(tuned().interval, {}),
-        "lora.LoraResult.rank_correlation": Call(
-            tuned().rank_correlation, {"result": swept(), "n_resamples": 5}
+        "vectors.head_indirect_effects": Call(
+            vectors.head_indirect_effects, {**on_circuit, "n_prompts": 2, "n_mean": 2}, 0.2
         ),
+        "vectors.HeadIndirectEffects.best": Call(found.best, {"n": 2}),
+        "vectors.HeadIndirectEffects.to_dataframe": Call(found.to_dataframe, {}),
+        "vectors.function_vector": Call(
+            vectors.function_vector,
+            {"model": circuit, "effects": found, "n_heads": 1, "heads": None}, 0.5,
+        ),
+        "vectors.FunctionVector.edit": Call(one.edit, {"layer": 1}),
+        "vectors.FunctionVector.score": Call(one.score, {**asked, "layers": [0]}, 0.2),
+        "vectors.in_context_vectors": Call(
+            vectors.in_context_vectors, {"model": circuit, "examples": examples, "n_pairs": 2}, 0.3
+        ),
+        "vectors.InContextVectors.edit": Call(several.edit, {"weight": 0.1}),
+        "vectors.InContextVectors.average": Call(several.average, {"others": [several]}),
+        "vectors.InContextVectors.score": Call(several.score, {**asked, "strengths": 0.1}, 0.2),
+        "vectors.LayerScores.curve": Call(scores.curve, {"arm": "random"}),
+        "vectors.LayerScores.gain_interval": Call(scores.gain_interval, {}),
+        "vectors.LayerScores.beyond": Call(scores.beyond, {"control": "random"}),
+        "vectors.LayerScores.spread_of": Call(scores.spread_of, {"name": "floor"}),
+        "vectors.LayerScores.against": Call(scores.against, {"name": "ceiling"}),
+        "vectors.StrengthScores.to_dataframe": Call(steered.to_dataframe, {}),
     }  # fmt: skip
 
 

@@ -15,13 +15,15 @@ from icl_locate.errors import IclLocateError
 
 CALLS = calls()
 MODULES = ("context_heads", "gates", "induction", "lora", "metrics", "models", "plots",
-           "prompts", "report", "sandbox", "savings", "studies", "tasks")  # fmt: skip
+           "prompts", "report", "sandbox", "savings", "studies", "tasks", "vectors")  # fmt: skip
 
 MADE_BY_THE_PACKAGE = {
-    "AblationResult", "Arm", "Comparison", "Difference", "Expected", "GatesResult", "HeadEffects",
-    "HeadReference", "HeadScores", "HeadSetCurve", "HeadSweepResult", "LayerImportance", "Location",
-    "LoraResult", "Measured", "MeasuredSavings", "ModelCosts", "Peak", "Positions", "Prompts",
-    "SandboxResult", "Savings", "Setting", "Site", "Spread", "SweepResult", "TaskVectors",
+    "AblationResult", "Arm", "Comparison", "Difference", "Expected", "FunctionVector",
+    "GatesResult", "HeadEffects", "HeadIndirectEffects", "HeadReference", "HeadScores",
+    "HeadSetCurve", "HeadSweepResult", "InContextVectors", "LayerCurve", "LayerImportance",
+    "LayerScores", "Location", "LoraResult", "Measured", "MeasuredSavings", "ModelCosts", "Peak",
+    "Positions", "Prompts", "SandboxResult", "Savings", "Setting", "Site", "Spread",
+    "StrengthScores", "SweepResult", "TaskVectors",
 }  # fmt: skip
 NO_CALLS = {
     "GeneratedText", "Intervention", "Metric", "Part", "Readout", "Segment", "Statistics",
@@ -34,7 +36,10 @@ BETWEEN_MODULES = {
 }  # fmt: skip
 BY_OTHER_TESTS = {"save", "load"}  # of results: their files have tests of their own
 
-OTHER_NAMES = {"config": "n_train", "n_shots": "EXAMPLES", "path": "the data set"}
+OTHER_NAMES = {
+    "config": "n_train", "effects": "task", "examples": "task", "n_shots": "EXAMPLES",
+    "path": "the data set",
+}  # fmt: skip
 """What a message may say in an argument's place: a field of it, or what it stands for."""
 
 
