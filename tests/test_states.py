@@ -440,11 +440,6 @@ def test_states_are_the_rows_of_one_pass(architecture, monkeypatch):
                     assert under[layer, i, :n].equal(edited[point][layer][i, chosen[i]])
                     assert found[layer, i, n:].isnan().all()
     sizes = []
-
-    def count(batch, *rest):
-        sizes.append(len(batch.tokens))
-        return batch
-
     whole = icl.states(model, prompts, "query")
     monkeypatch.setattr("icl_locate.engine.states.watch", _counting(sizes))
     for options, wanted in (
@@ -458,7 +453,7 @@ def test_states_are_the_rows_of_one_pass(architecture, monkeypatch):
 
 def _counting(sizes):
     def counted(model, name, keep):
-        sizes.append(len(keep.args[0]))
+        sizes.append(len(keep.args[0]))  # the numbers of its prompts
         return watch(model, name, keep)
 
     return counted
@@ -499,9 +494,7 @@ def test_states_of_generated_tokens(architecture, point):
 
 def test_a_prompt_whose_answer_is_empty_has_no_generated_states():
     model, prompts = tiny.boot_fresh("llama"), prompts_for("llama")
-    likely = int(icl.states(model, prompts, max_new_tokens=0).shape[1] * 0) + int(
-        logits_under("llama")[0, -1].argmax()
-    )
+    likely = int(logits_under("llama")[0, -1].argmax())
     model.tokenizer.eos_token_id = likely
     model.original_model.generation_config.eos_token_id = likely
     found = icl.states(model, prompts, ["last", "generated"], max_new_tokens=2)

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from icl_locate._types import Segment
-from icl_locate.checks.signatures import anything, checked, one_of, whole
+from icl_locate.checks.arguments import show
+from icl_locate.checks.signatures import anything, checked, one_of
 from icl_locate.engine.budget import default_budget, run_in_chunks
 from icl_locate.engine.decoding import Answers, check_room, decode_batch
 from icl_locate.engine.forward import keep_logits, masked, require_numbers
@@ -25,7 +26,7 @@ from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.tokens import Prompts, check_prompts
 
 
-@checked(MaskError, at=anything, point=one_of(*POINTS), max_new_tokens=whole(0))
+@checked(MaskError, at=anything, point=one_of(*POINTS))
 def states(
     model: Model,
     prompts: Prompts,
@@ -33,7 +34,7 @@ def states(
     *,
     point: Point | str = "resid_post",
     intervention: Intervention | None = None,
-    max_new_tokens: int = 0,
+    max_new_tokens: int = 50,
     batch_size: int = 32,
     token_budget: int | None = None,
 ) -> Float[Tensor, "layer batch pos *width"]:
@@ -44,14 +45,15 @@ def states(
 
     Args:
         at: "last" (each prompt's last token), "all", a `Segment` or its name, an `At`, or a list
-            of these, all of which are meant; "generated": the tokens that the model generates.
+            of these, all of which are meant; "generated": the tokens that the model generates
+            greedily behind each prompt, which are generated only if they are named.
         point: "resid_pre" or "resid_post", the residual stream before or after each block;
             "attn_out" or "mlp_out", what its attention or its MLP adds to it; "z", the outputs of
             its heads before the output projection.
         intervention: what acts on the model meanwhile; states are read behind its own edits.
-        max_new_tokens: how many tokens are generated greedily, less where a text ends before.
+        max_new_tokens: how many tokens are generated, less where a text ends before.
         batch_size: prompts that run at once, at most.
-        token_budget: tokens in flight at once, at most; ``None`` derives it from free memory.
+        token_budget: tokens in flight at once; ``None`` derives it from free memory.
 
     Returns:
         On the CPU; ``[layer, batch, pos, d_model]``, at the point "z" ``[layer, batch, pos, head,
@@ -59,32 +61,28 @@ def states(
         NaN stands behind its last.
 
     Raises:
-        MaskError: positions that a prompt lacks; an intervention that does not fit; "generated"
-            without ``max_new_tokens``, or the other way round.
+        MaskError: positions that a prompt lacks; an intervention that does not fit.
         ModelError: if the model has no such point, or edits have no effect there.
         PromptError: if the prompts do not fit the model, or the budget not one prompt.
         NumericalError: if the model gives NaN.
     """
     places = as_places(at)
-    generated = any(place.segment is Segment.GENERATED for place in places)
-    if not places or generated != (max_new_tokens > 0):
-        raise MaskError(
-            f"at is {at!r} and max_new_tokens {max_new_tokens}: name some positions, and "
-            "'generated' where tokens are generated, and only there"
-        )
+    if not places:
+        raise MaskError(f"at is {show(at)}, which names no positions: name some, such as 'last'")
+    n_new = max_new_tokens * any(place.segment is Segment.GENERATED for place in places)
     check_point(model, cast(Point, point))
     check_prompts(model, prompts)
-    if generated:
-        check_room(model, prompts, max_new_tokens)
+    if n_new:
+        check_room(model, prompts, n_new)
     if intervention is not None:
         require_batch(intervention, len(prompts))
-    n_most = int(chosen_positions(places, prompts).sum(dim=1).max()) + max_new_tokens
+    n_most = int(chosen_positions(places, prompts).sum(dim=1).max()) + n_new
     kept = _Kept(int(model.cfg.n_layers), len(prompts), n_most)
-    cost = prompts.tokens.shape[1] + max_new_tokens
-    budget = default_budget(model, prompts, cost) if token_budget is None else token_budget
     name = HOOKS[cast(Point, point)]
-    read = partial(_read, model, prompts, intervention, places, name, max_new_tokens, kept)
+    read = partial(_read, model, prompts, intervention, places, name, n_new, kept)
+    cost = prompts.tokens.shape[1] + n_new
     with hold_weights(model):
+        budget = default_budget(model, prompts, cost) if token_budget is None else token_budget
         run_in_chunks(len(prompts), cost, budget, batch_size, read)
     return kept.states()
 
@@ -96,16 +94,16 @@ class _Kept:
         self._shape = n_layers, n_prompts, n_positions
         self._states: Tensor | None = None
         self._n_most = 0
-        self.n_done = 0
 
     def add(
         self,
+        items: range,
         positions: Int[Tensor, "batch pos"],
         valid: Bool[Tensor, "batch pos"],
         layer: int,
         value: Tensor,
     ) -> None:
-        """Keep the chosen positions of the batch that is under way, at one layer."""
+        """Keep the chosen positions of some prompts, at one layer."""
         rows = torch.arange(len(positions), device=value.device)[:, None]
         chosen = value[rows, positions.to(value.device)].detach().cpu()
         if chosen.dtype in (torch.float16, torch.bfloat16):
@@ -114,13 +112,8 @@ class _Kept:
         chosen = require_numbers(chosen.masked_fill(absent, 0.0)).masked_fill(absent, torch.nan)
         if self._states is None:
             self._states = chosen.new_full((*self._shape, *chosen.shape[2:]), torch.nan)
-        batch = slice(self.n_done, self.n_done + len(chosen))
-        self._states[layer, batch, : chosen.shape[1]] = chosen
-
-    def finish(self, valid: Bool[Tensor, "batch pos"]) -> None:
-        """Go on to the next batch."""
-        self.n_done += len(valid)
-        self._n_most = max(self._n_most, int(valid.sum(dim=1).max()))
+        self._states[layer, items.start : items.stop, : chosen.shape[1]] = chosen
+        self._n_most = max(self._n_most, chosen.shape[1])
 
     def states(self) -> Float[Tensor, "layer batch pos *width"]:
         """All of them, without positions that no prompt has."""
@@ -154,11 +147,10 @@ def _read(
     prompt, position = chosen.nonzero(as_tuple=True)
     positions[prompt, numbered(chosen)[prompt, position]] = position
     device = model.cfg.device
-    keep = partial(kept.add, positions, valid)
+    keep = partial(kept.add, items, positions, valid)
     with masked(model, batch, acting), watch(model, name, keep):
         model(
             batch.tokens.to(device),
             attention_mask=batch.attention_mask.long().to(device),
             **keep_logits(model, 1),
         )
-    kept.finish(valid)
