@@ -129,30 +129,44 @@ def head_indirect_effects(
             or that begin with the same token; too few queries; a task of given prompts.
         PromptError, ModelError, NumericalError: as their sources say.
     """
-    asked: dict[str, Any] = {
-        "n_queries": n_prompts, "seeds": seed, "n_shots": n_shots, "choice": choice,
-        "prepend_bos": prepend_bos, "max_new_tokens": 1,
-    }  # fmt: skip
-    setting = Setting.of(task, metric="first_token_prob", **asked)
+    setting, finder = (
+        Setting.of(
+            task, metric=f"first_token_{what}", n_queries=n_prompts, seeds=seed, n_shots=n_shots,
+            choice=choice, prepend_bos=prepend_bos, max_new_tokens=1,
+        )
+        for what in ("prob", "accuracy")
+    )  # fmt: skip
+    options = {"engine": engine, "batch_size": batch_size, "token_budget": token_budget}
+    with hold_weights(model):
+        return _measure(model, setting, finder, n_mean, instruction, options, progress=progress)
+
+
+def _measure(
+    model: Model,
+    setting: Setting,
+    finder: Setting,
+    n_mean: int,
+    instruction: bool,
+    options: Mapping[str, Any],
+    *,
+    progress: bool,
+) -> HeadIndirectEffects:
+    """The effects in one setting; the means are of prompts that another one calls right."""
+    seed, batch_size = setting.seeds[0], options["batch_size"]
     clean = setting.prompts(model, seed, instruction=instruction)
     shuffled = shuffled_prompts(setting, model, seed, instruction=instruction)
-    with hold_weights(model):
-        recipe = setting.recipe(model, [clean, shuffled])
-        finder = Setting.of(task, metric="first_token_accuracy", **asked)
-        known, counts = answered_prompts(
-            finder, model, n_mean, instruction=instruction, batch_size=batch_size
-        )
-        mean_z = mean_outputs(model, known, batch_size=batch_size)
-        n_layers, n_heads, _ = mean_z.shape
-        runs = [
-            replace_output(mean_z, layer, head)
-            for layer in range(n_layers)
-            for head in range(n_heads)
-        ]
-        statistics = run_beside(
-            setting, model, [(clean, shuffled)], lambda seed: runs, progress=progress,  # noqa: ARG005
-            engine=engine, batch_size=batch_size, token_budget=token_budget,
-        )  # fmt: skip
+    recipe = setting.recipe(model, [clean, shuffled])
+    known, counts = answered_prompts(
+        finder, model, n_mean, instruction=instruction, batch_size=batch_size
+    )
+    mean_z = mean_outputs(model, known, batch_size=batch_size)
+    n_layers, n_heads, _ = mean_z.shape
+    runs = [
+        replace_output(mean_z, layer, head) for layer in range(n_layers) for head in range(n_heads)
+    ]
+    statistics = run_beside(
+        setting, model, [(clean, shuffled)], lambda seed: runs, progress=progress, **options  # noqa: ARG005
+    )  # fmt: skip
     scores = torch.from_numpy(score_totals(setting.metric, statistics.sum(dim=-2).numpy()))
     return HeadIndirectEffects(
         seeds=(seed,),
@@ -164,9 +178,9 @@ def head_indirect_effects(
         metric=setting.metric.name,
         provenance={
             **recipe,
-            "instruction": instruction,
-            "engine": str(engine),
             **counts,
+            "instruction": instruction,
+            "engine": str(options["engine"]),
             "mean_prompts_sha256": prompts_digest(known),
         },
     )

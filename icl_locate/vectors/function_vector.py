@@ -25,12 +25,10 @@ from icl_locate.models.fingerprint import check_origin
 from icl_locate.models.projection import project_heads
 from icl_locate.records.saved import Saved
 from icl_locate.studies.heads import as_head_set
-from icl_locate.studies.recipe import describe_value
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
-from icl_locate.vectors.controls import random_like
 from icl_locate.vectors.effects import HeadIndirectEffects, head_indirect_effects
-from icl_locate.vectors.injections import Context, check_against, context_pairs, score_arms
+from icl_locate.vectors.injections import Context, check_against, score_vectors
 from icl_locate.vectors.runs import choose_layers
 from icl_locate.vectors.scores import LayerScores
 
@@ -91,7 +89,7 @@ class FunctionVector(
                 f"layer is {at}: expected 0 to {self.heads.n_layers - 1}, the layers of the model "
                 "that the vector is of"
             )
-        return _addition(self.vector, at, generated, self.provenance)
+        return _additions([at], generated, self.vector, self.provenance)[0]
 
     @checked(TaskError, task=anything, layers=anything, metric=anything, against=anything)
     def score(
@@ -132,9 +130,7 @@ class FunctionVector(
 
         Raises:
             MaskError: layers that the model does not have; vectors of other weights.
-            TaskError: too few queries, no seeds, an unknown metric, labels that begin with the same
-                token or cannot be shuffled.
-            PromptError, ModelError, NumericalError: as their sources say.
+            TaskError, PromptError, ModelError, NumericalError: as their sources say.
         """
         setting = Setting.of(
             task, metric=metric, n_queries=n_queries, seeds=seeds, n_shots=n_shots,
@@ -142,47 +138,24 @@ class FunctionVector(
         )  # fmt: skip
         chosen = choose_layers(model, layers)
         arms = {"vector": self, **check_against(against, FunctionVector)}
-        for name, vector in arms.items():
-            check_origin(f"the vector {name!r}", vector.provenance, model, _REMEDY, MaskError)
-        acting = {
-            name: partial(_additions, vector, chosen, generated) for name, vector in arms.items()
-        }
-        acting["random"] = partial(_random_additions, self, chosen, generated)
-        pairs = context_pairs(setting, model, context, instruction=instruction)
-        said = {
-            "context": str(context), "instruction": instruction, "generated": generated,
-            "engine": str(engine), "vectors": describe_value(arms),
-        }  # fmt: skip
-        fields = score_arms(
-            setting, model, acting, pairs, said, progress=progress, engine=engine,
-            batch_size=batch_size,
+        fields = score_vectors(
+            setting, model, {name: (one.vector, one.provenance) for name, one in arms.items()},
+            partial(_additions, chosen, generated), context=context, instruction=instruction,
+            said={"generated": generated}, engine=engine, batch_size=batch_size, progress=progress,
         )  # fmt: skip
         return LayerScores(layers=chosen, **fields)
 
 
-_REMEDY = "make it with this one, by function_vector"
-
-
-def _addition(
-    vector: Float[Tensor, "d_model"], layer: int, generated: bool, origin: Mapping[str, Any]
-) -> StateEdit:
-    return StateEdit("add", vector, layer, "last", generated=generated, origin=origin)
-
-
 def _additions(
-    vector: FunctionVector,
     layers: Sequence[int],
     generated: bool,
-    seed: int,  # noqa: ARG001
+    vector: Float[Tensor, "d_model"],
+    origin: Mapping[str, Any],
 ) -> list[StateEdit]:
-    return [vector.edit(layer, generated=generated) for layer in layers]
-
-
-def _random_additions(
-    vector: FunctionVector, layers: Sequence[int], generated: bool, seed: int
-) -> list[StateEdit]:
-    drawn = random_like(vector.vector, seed)
-    return [_addition(drawn, layer, generated, vector.provenance) for layer in layers]
+    return [
+        StateEdit("add", vector, layer, "last", generated=generated, origin=origin)
+        for layer in layers
+    ]
 
 
 @checked(MaskError, effects=anything, heads=anything)

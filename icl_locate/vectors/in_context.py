@@ -20,20 +20,19 @@ from icl_locate.interventions.base import Composition
 from icl_locate.interventions.states import StateEdit
 from icl_locate.metrics import Metric, TextScore
 from icl_locate.models.bridge import Model
-from icl_locate.models.fingerprint import check_origin, hold_weights
+from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.template import Example, PromptTemplate
 from icl_locate.prompts.tokens import build_prompts
 from icl_locate.records.saved import Saved
-from icl_locate.studies.recipe import describe_model, describe_value, prompts_digest
+from icl_locate.studies.recipe import describe_model, prompts_digest
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
-from icl_locate.vectors.controls import random_like, shuffle_labels
-from icl_locate.vectors.injections import Context, check_against, context_pairs, score_arms
+from icl_locate.vectors.controls import shuffle_labels
+from icl_locate.vectors.injections import Context, check_against, score_vectors
 from icl_locate.vectors.pairs import choose_pairs, last_states, principal_direction
 from icl_locate.vectors.scores import StrengthScores
 
 _BARE = PromptTemplate(None, "", "", "", stop=())
-_REMEDY = "make it with this one, by in_context_vectors"
 
 
 @short_repr("model", "task", "vectors")
@@ -81,7 +80,7 @@ class InContextVectors(
             weight: how far; below 0 away from the targets, 0 not at all.
             generated: whether tokens that follow the prompts are steered, too.
         """
-        return _steering(self.vectors, weight, generated, self.provenance)
+        return _steerings([weight], generated, self.vectors, self.provenance)[0]
 
     @checked(ResultError, others=anything)
     def average(self, others: Sequence["InContextVectors"]) -> "InContextVectors":
@@ -153,18 +152,10 @@ class InContextVectors(
         )  # fmt: skip
         weights = _check_strengths(strengths)
         arms = {"vector": self, **check_against(against, InContextVectors)}
-        for name, vectors in arms.items():
-            check_origin(f"{name!r}", vectors.provenance, model, _REMEDY, MaskError)
-        acting = {name: partial(_steered, vectors, weights) for name, vectors in arms.items()}
-        acting["random"] = partial(_randomly_steered, self, weights)
-        pairs = context_pairs(setting, model, context, instruction=instruction)
-        said = {
-            "context": str(context), "instruction": instruction, "engine": str(engine),
-            "vectors": describe_value(arms),
-        }  # fmt: skip
-        fields = score_arms(
-            setting, model, acting, pairs, said, progress=progress, engine=engine,
-            batch_size=batch_size,
+        fields = score_vectors(
+            setting, model, {name: (one.vectors, one.provenance) for name, one in arms.items()},
+            partial(_steerings, weights, True), context=context, instruction=instruction, said={},
+            engine=engine, batch_size=batch_size, progress=progress,
         )  # fmt: skip
         return StrengthScores(strengths=weights, **fields)
 
@@ -180,31 +171,24 @@ def _check_strengths(strengths: Any) -> tuple[float, ...]:
     return found
 
 
-def _steering(
-    vectors: Float[Tensor, "layer d_model"],
-    weight: float,
+def _steerings(
+    weights: Sequence[float],
     generated: bool,
+    vectors: Float[Tensor, "layer d_model"],
     origin: Mapping[str, Any],
-) -> Composition:
-    edits = [
-        StateEdit(
-            "steer", vector, layer, "all", point="mlp_out", weight=weight, generated=generated,
-            origin=origin,
-        )
-        for layer, vector in enumerate(vectors)
-    ]  # fmt: skip
-    return Composition(tuple(edits))
-
-
-def _steered(vectors: InContextVectors, weights: Sequence[float], seed: int) -> list[Composition]:  # noqa: ARG001
-    return [vectors.edit(weight) for weight in weights]
-
-
-def _randomly_steered(
-    vectors: InContextVectors, weights: Sequence[float], seed: int
 ) -> list[Composition]:
-    drawn = random_like(vectors.vectors, seed)
-    return [_steering(drawn, weight, True, vectors.provenance) for weight in weights]
+    return [
+        Composition(
+            tuple(
+                StateEdit(
+                    "steer", vector, layer, "all", point="mlp_out", weight=weight,
+                    generated=generated, origin=origin,
+                )
+                for layer, vector in enumerate(vectors)
+            )
+        )
+        for weight in weights
+    ]  # fmt: skip
 
 
 @checked(TaskError, examples=anything, n_pairs=whole(2))

@@ -18,10 +18,11 @@ from icl_locate.interventions.base import Intervention
 from icl_locate.metrics import score_totals
 from icl_locate.metrics.base import check_columns
 from icl_locate.models.bridge import Model
-from icl_locate.models.fingerprint import hold_weights
+from icl_locate.models.fingerprint import check_origin, hold_weights
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.studies.recipe import describe_value
 from icl_locate.studies.setting import Setting
-from icl_locate.vectors.controls import shuffled_prompts
+from icl_locate.vectors.controls import random_like, shuffled_prompts
 from icl_locate.vectors.runs import NOTHING
 
 T = TypeVar("T")
@@ -60,43 +61,67 @@ def run_beside(
     return torch.from_numpy(np.stack(tables, axis=1))
 
 
-Arm = Callable[[int], Sequence[Intervention]]
-"""What acts under a seed, at each place."""
+Origin = Mapping[str, Any]
+"""The recipe of what a vector was measured on."""
+Act = Callable[[Tensor, Origin], Sequence[Intervention]]
+"""The interventions that put a vector in, one at each place."""
 
 
-def score_arms(
+def score_vectors(
     setting: Setting,
     model: Model,
-    arms: Mapping[str, Arm],
-    pairs: Sequence[tuple[Prompts, Prompts]],
+    vectors: Mapping[str, tuple[Tensor, Origin]],
+    act: Act,
+    *,
+    context: Context | str,
+    instruction: bool,
     said: Mapping[str, Any],
     **options: Any,
 ) -> dict[str, Any]:
-    """Run several arms at the same places: the fields that their results share.
+    """Put vectors and a random one into the same prompts: the fields that their results share.
 
     Args:
-        pairs, options: as `run_beside` says.
+        vectors: by name, the first of them the one that the random one is as long as.
+        context, instruction: as `context_pairs` says.
         said: what the recipe says beside the setting's.
+        options: of `run_beside`.
+
+    Raises:
+        MaskError: if one is of other weights.
+        TaskError, PromptError, ModelError, NumericalError: as their sources say.
     """
+    for name, (_, origin) in vectors.items():
+        remedy = "measure one on this model"
+        check_origin(f"what is put in as {name!r}", origin, model, remedy, MaskError)
+    pairs = context_pairs(setting, model, context, instruction=instruction)
     with hold_weights(model):
         recipe = setting.recipe(model, [prompts for pair in pairs for prompts in pair])
-        statistics = run_beside(setting, model, pairs, partial(_all_runs, arms), **options)
+        statistics = run_beside(setting, model, pairs, partial(_runs, vectors, act), **options)
     scores = torch.from_numpy(score_totals(setting.metric, statistics.sum(dim=-2).numpy()))
+    made = {
+        name: {"values": values, "origin": origin} for name, (values, origin) in vectors.items()
+    }
+    asked = {
+        "context": str(context), "instruction": instruction, "vectors": describe_value(made),
+        "engine": str(options.get("engine")),
+    }  # fmt: skip
     return {
-        "arms": tuple(arms),
+        "arms": (*vectors, "random"),
         "seeds": setting.seeds,
         "statistics": statistics,
-        "scores": scores[:-2].view(len(arms), -1, len(setting.seeds)),
+        "scores": scores[:-2].view(len(vectors) + 1, -1, len(setting.seeds)),
         "ceiling": scores[-2],
         "floor": scores[-1],
         "metric": setting.metric.name,
-        "provenance": {**recipe, **said, **setting.outcome()},
+        "provenance": {**recipe, **asked, **said, **setting.outcome()},
         "custom_metric": setting.custom_metric,
     }
 
 
-def _all_runs(arms: Mapping[str, Arm], seed: int) -> list[Intervention]:
-    return [run for arm in arms.values() for run in arm(seed)]
+def _runs(vectors: Mapping[str, tuple[Tensor, Origin]], act: Act, seed: int) -> list[Intervention]:
+    values, origin = next(iter(vectors.values()))
+    arms = [*vectors.values(), (random_like(values, seed), origin)]
+    return [run for arm in arms for run in act(*arm)]
 
 
 def context_pairs(
