@@ -3,6 +3,10 @@
 from icl_locate.vectors.effects import HeadIndirectEffects, head_indirect_effects
 from icl_locate.vectors.function_vector import FunctionVector, function_vector
 from icl_locate.vectors.in_context import InContextVectors, in_context_vectors
+from icl_locate.vectors.override import override_study
+from icl_locate.vectors.override_result import Override
+from icl_locate.vectors.patch_result import Patched
+from icl_locate.vectors.patching import patch_states
 from icl_locate.vectors.peak import Peak, locate_peak
 from icl_locate.vectors.scores import LayerCurve, LayerScores, StrengthScores
 from icl_locate.vectors.study import task_vectors
@@ -14,6 +18,8 @@ __all__ = [
     "InContextVectors",
     "LayerCurve",
     "LayerScores",
+    "Override",
+    "Patched",
     "Peak",
     "StrengthScores",
     "TaskVectors",
@@ -21,5 +27,7 @@ __all__ = [
     "head_indirect_effects",
     "in_context_vectors",
     "locate_peak",
+    "override_study",
+    "patch_states",
     "task_vectors",
 ]

@@ -13,7 +13,7 @@ from numpy import ndarray
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from icl_locate.checks.arguments import check_counts, refuse
+from icl_locate.checks.arguments import check_choice, check_counts, check_items, refuse
 from icl_locate.engine.choice import Engine
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.interventions.base import Composition, Intervention
@@ -112,6 +112,18 @@ def with_examples(name: str, task: Task | str | Path) -> Task:
             "of them: use a task with examples (icl_locate.load_task)"
         )
     return found
+
+
+def choose_controls(controls: Iterable[str] | None, known: Sequence[str]) -> tuple[str, ...]:
+    """The controls that run, each once; ``None``: all that there are.
+
+    Raises:
+        TaskError: if one is unknown.
+    """
+    given = known if controls is None else controls
+    found = check_items("controls", given, "a list of names", error=TaskError)
+    names = [check_choice("controls", name, known, error=TaskError) for name in found]
+    return tuple(dict.fromkeys(names))
 
 
 def choose_layers(model: Model, layers: int | Iterable[int] | None) -> tuple[int, ...]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from icl_locate.checks.arguments import check_choice, check_items
 from icl_locate.checks.signatures import anything, checked, whole
 from icl_locate.engine.choice import Engine
 from icl_locate.errors import TaskError
@@ -18,7 +17,7 @@ from icl_locate.prompts.template import Choice, Example
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.contexts import Source, choose_dev
-from icl_locate.vectors.runs import Runs, choose_layers, with_examples
+from icl_locate.vectors.runs import Runs, choose_controls, choose_layers, with_examples
 from icl_locate.vectors.task_result import CONTROLS, TaskVectors
 from icl_locate.vectors.transfer import Study
 
@@ -77,7 +76,7 @@ def task_vectors(
         "prepend_bos": prepend_bos, "max_new_tokens": max_new_tokens,
     }  # fmt: skip
     queries = with_examples("task", task), n_queries, dev, other
-    chosen = choose_layers(model, layers), _choose_controls(controls, other, n_shots)
+    chosen = choose_layers(model, layers), _controls(controls, other, n_shots)
     study = _study(*queries, *chosen, n_dummies, asked)
     runs = Runs(model, engine, batch_size, token_budget)
     with runs.showing(study.test.task.name, progress=progress) as shown:
@@ -120,11 +119,7 @@ def source_of(
     return Source.of(theirs, known, n_dummies)
 
 
-def _choose_controls(
-    controls: Iterable[str] | None, other: object, n_shots: int
-) -> tuple[str, ...]:
-    known = CONTROLS[: 2 if n_shots > 1 else 1]
-    given = known if controls is None else controls
-    found = check_items("controls", given, "a list of names", error=TaskError)
-    names = [check_choice("controls", name, CONTROLS[:2], error=TaskError) for name in found]
-    return tuple(dict.fromkeys([*names, *([] if other is None else CONTROLS[2:])]))
+def _controls(controls: Iterable[str] | None, other: object, n_shots: int) -> tuple[str, ...]:
+    """One demonstration cannot be shuffled; another task's vectors run where there is one."""
+    known = CONTROLS[:1] if controls is None and n_shots == 1 else CONTROLS[:2]
+    return (*choose_controls(controls, known), *(() if other is None else CONTROLS[2:]))
