@@ -15,7 +15,7 @@ from icl_locate.interventions.heads import HeadSet
 from icl_locate.lora import LoraResult
 from icl_locate.records.checkpoint import load_checkpoint, save_checkpoint
 from icl_locate.savings import MeasuredSavings
-from icl_locate.vectors import TaskVectors
+from icl_locate.vectors import Override, Patched, TaskVectors
 
 RECIPE = {"model": "m", "task": "t", "fingerprint": "f", "scope": "from"}
 
@@ -99,6 +99,23 @@ def task_vectors() -> TaskVectors:
     )  # fmt: skip
 
 
+def override_result() -> Override:
+    table = means(6, 1, 3)
+    scores = table[..., 0].mean(-1)
+    return Override(
+        (0, 1), (3,), table, scores[:4].view(2, 2, 1), scores[4], scores[5], "log_prob", RECIPE
+    )
+
+
+def patched_result() -> Patched:
+    table = means(6, 1, 3)
+    scores = table[..., 0].mean(-1)
+    return Patched(
+        ("last", "all"), (0, 1), (3,), table, scores[:4].view(2, 2, 1), scores[4], scores[5],
+        "log_prob", RECIPE,
+    )  # fmt: skip
+
+
 VALUES: dict[str, Any] = {
     "sweep": sweep_result(),
     "ablation": ablation_result(),
@@ -115,6 +132,8 @@ VALUES: dict[str, Any] = {
         torch.tensor([3, 2]), RECIPE,
     ),
     "task vectors": task_vectors(),
+    "override": override_result(),
+    "patched": patched_result(),
     "savings": MeasuredSavings(
         (0, 2), torch.rand(2, 3), torch.rand(2, 3), torch.tensor([5, 6]), torch.tensor([7, 8]),
         torch.rand(2), torch.full((2, 2), torch.nan), "bleu", RECIPE,

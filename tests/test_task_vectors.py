@@ -165,12 +165,12 @@ def test_scores_are_those_of_runs_of_ones_own(found):
 def test_controls_differ_from_the_vector(found):
     for i, name in enumerate(found.controls):
         assert not found.control_statistics[i].equal(found.statistics[:3]), name
-        above = found.above(name)
+        above = found.beyond(name)
         assert np.allclose(above.scores, (found.scores - found.control_scores[i]).numpy())
         assert isinstance(above, Spread) and above.interval().shape == (2, 3)
     assert not found.control_statistics[0].equal(found.control_statistics[1])
     with pytest.raises(ResultError, match="^control is 'zero': expected one of 'random'"):
-        found.above("zero")
+        found.beyond("zero")
 
 
 def test_a_file_holds_all_of_it(found, tmp_path):

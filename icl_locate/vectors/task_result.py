@@ -131,7 +131,7 @@ class TaskVectors(
         return self.spread_of("zero_shot")
 
     @checked(ResultError)
-    def above(self, control: str) -> Spread:
+    def beyond(self, control: str) -> Spread:
         """How far the vector's score lies above a control's at each layer, on the same queries.
 
         Raises:

@@ -13,7 +13,7 @@ import numpy as np
 import planted_vector
 import tiny
 import torch
-from saved_kinds import task_vectors
+from saved_kinds import override_result, patched_result, task_vectors
 from simulated import Simulated
 
 import icl_locate as icl
@@ -440,7 +440,24 @@ def _vectors() -> dict[str, Call]:
              "n_dummies": 1, "controls": ["random"], "metric": "first_token_prob"},
             0.1,
         ),
-        "vectors.TaskVectors.above": Call(task_vectors().above, {"control": "random"}),
+        "vectors.override_study": Call(
+            vectors.override_study,
+            {**SIZES, "model": model(), "task": task(), "seeds": 0, "layers": [1], "n_dummies": 1,
+             "other": icl.load_task("pseudo-translation/Novel"), "metric": "first_token_prob"},
+            0.1,
+        ),
+        "vectors.patch_states": Call(
+            vectors.patch_states,
+            {**SIZES, "model": model(), "task": task(), "seeds": 0, "layers": [1],
+             "other": icl.load_task("pseudo-translation/Novel"), "controls": ["random"],
+             "places": {"last": "last"}, "metric": "first_token_prob"},
+            0.1,
+        ),
+        "vectors.Override.to_dataframe": Call(override_result().to_dataframe, {}),
+        "vectors.Patched.difference": Call(
+            patched_result().difference, {"arm": "last", "other": "all"}
+        ),
+        "vectors.TaskVectors.beyond": Call(task_vectors().beyond, {"control": "random"}),
         "vectors.TaskVectors.test_table": Call(task_vectors().test_table, {}),
         "vectors.TaskVectors.edit": Call(task_vectors().edit, {}),
         "vectors.head_indirect_effects": Call(

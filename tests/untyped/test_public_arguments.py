@@ -21,9 +21,9 @@ MADE_BY_THE_PACKAGE = {
     "AblationResult", "Arm", "Comparison", "Difference", "Expected", "FunctionVector",
     "GatesResult", "HeadEffects", "HeadIndirectEffects", "HeadReference", "HeadScores",
     "HeadSetCurve", "HeadSweepResult", "InContextVectors", "LayerCurve", "LayerImportance",
-    "LayerScores", "Location", "LoraResult", "Measured", "MeasuredSavings", "ModelCosts", "Peak",
-    "Positions", "Prompts", "SandboxResult", "Savings", "Setting", "Site", "Spread",
-    "StrengthScores", "SweepResult", "TaskVectors",
+    "LayerScores", "Location", "LoraResult", "Measured", "MeasuredSavings", "ModelCosts",
+    "Override", "Patched", "Peak", "Positions", "Prompts", "SandboxResult", "Savings",
+    "Setting", "Site", "Spread", "StrengthScores", "SweepResult", "TaskVectors",
 }  # fmt: skip
 NO_CALLS = {
     "GeneratedText", "Intervention", "Metric", "Part", "Readout", "Segment", "Statistics",
