@@ -1,7 +1,8 @@
 """Laws of state edits, of the positions that they name, and of `icl.states`."""
 
 from contextlib import ExitStack
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, partial
 
 import pytest
 import tiny
@@ -11,12 +12,14 @@ from hypothesis import strategies as st
 
 import icl_locate as icl
 from icl_locate import Part, Segment
+from icl_locate.engine.grid import run_grid
 from icl_locate.errors import MaskError, ModelError, NumericalError
 from icl_locate.hooks import points
 from icl_locate.hooks.edits import edits_of, is_edit
 from icl_locate.hooks.heads import watch
 from icl_locate.interventions.edits import POINTS, Where
 from icl_locate.interventions.places import as_places, chosen_positions
+from icl_locate.metrics import LOG_PROB
 
 ARCHITECTURES = ["llama", "gpt2", "gemma2", "gptj", "gpt_neo"]
 BANK = [icl.Example("sort reverse double", "dode zimo goza"), icl.Example("thin", "zimo")]
@@ -633,3 +636,70 @@ def test_what_was_read_can_be_put_into_other_prompts(at, seed):
     edit = icl.StateEdit("replace", given_states[1], 1, at)
     found = icl.states(model, other, at, intervention=edit)
     assert found[1].equal(given_states[1])
+
+
+@pytest.mark.parametrize("engine", ["auto", "hooks"])
+def test_grids_cut_values_with_their_prompts(engine):
+    """And refuse those for more prompts than there are, which a cut alone would pass over."""
+    model, prompts = tiny.boot("llama"), prompts_for("llama")
+    runs = [by_prompt("llama", "query"), icl.ContextMask({Segment.EXAMPLES})]
+    runs.append(runs[0] | runs[1])
+    for batch_size in (1, 2, 3):
+        options = {"engine": engine, "max_new_tokens": 2, "batch_size": batch_size}
+        cells = run_grid(model, prompts, runs, LOG_PROB, **options)
+        for run, cell in zip(runs, cells, strict=True):
+            wanted = icl.score_targets(model, prompts, run)
+            found = torch.tensor(cell.statistics[:, 0]).float()
+            torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
+        for n in (2, 4):
+            edit = icl.StateEdit("add", random(n, tiny.D_MODEL), 1)
+            with pytest.raises(MaskError, match=f"has values for {n} prompts, but runs on 3"):
+                run_grid(model, prompts, [runs[1], edit | runs[1]], LOG_PROB, **options)
+
+
+@dataclass(frozen=True, eq=False)
+class Louder(icl.Intervention):
+    """A kind of one's own with a factor for each prompt."""
+
+    factors: torch.Tensor
+
+    def take(self, items):
+        return Louder(self.factors[[*items]])
+
+
+def louder(part, value, hook):
+    return value * part.factors[:, None, None]
+
+
+@icl.register_intervention(Louder)
+def put_louder(site, parts):
+    return site.hooked(("blocks.1.mlp.hook_out", partial(louder, part)) for part in parts)
+
+
+def test_kinds_of_ones_own_may_hold_something_for_each_prompt():
+    model, prompts = tiny.boot("llama"), prompts_for("llama")
+    kind = Louder(torch.tensor([3.0, -2.0, 0.5])) | icl.HeadScale({(0, 0): 2.0})
+    whole = icl.score_targets(model, prompts, kind)
+    assert not torch.allclose(whole, icl.score_targets(model, prompts), atol=1e-3)
+    for size in (1, 2):
+        found = icl.score_targets(model, prompts, kind, batch_size=size)
+        torch.testing.assert_close(found, whole, atol=1e-5, rtol=0)
+
+
+def test_a_sweep_alongside_values_of_each_prompt():
+    """Where prompts part by what other code hides behind them, too."""
+    model = tiny.boot("llama")
+    task = icl.Task(
+        "words", tuple(BANK), tuple(QUERIES), icl.PromptTemplate("sort thin:"), "log_prob"
+    )
+    edit = icl.StateEdit("add", random(3, tiny.D_MODEL), 0)
+    options = {"n_shots": 2, "n_queries": 3, "seeds": 0, "conditions": "examples"}
+    for compat in (None, "sia2024"):
+        found = icl.sweep(model, task, alongside=edit, compat=compat, **options)
+        clean = icl.sweep(model, task, compat=compat, **options)
+        assert (found.item_scores != clean.item_scores).all()
+    template = task.template_for(instruction=False)
+    prompts = icl.build_prompts(model, QUERIES, examples=BANK, n_shots=2, template=template)
+    wanted = icl.score_targets(model, prompts, edit)
+    found = icl.sweep(model, task, alongside=edit, **options)
+    torch.testing.assert_close(found.item_scores[0, -1, 0].float(), wanted, atol=1e-4, rtol=0)

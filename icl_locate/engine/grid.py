@@ -12,6 +12,7 @@ from icl_locate.engine.readout import Run, read_many
 from icl_locate.hooks.context import hides_cells
 from icl_locate.interventions.base import Intervention, check_intervention
 from icl_locate.interventions.masks import as_mask, check_segments, resolve
+from icl_locate.interventions.states import require_batch
 from icl_locate.metrics import Metric, readout_of
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
@@ -47,6 +48,7 @@ def run_grid(
         return _run_hooked(model, prompts, runs, metric, max_new_tokens, batch_size, on_progress)
     for run in runs:
         check_segments(run, prompts.segments)
+        require_batch(run, len(prompts))
     cost = Cost.of(model, prompts, runs, max_new_tokens if readout_of(metric).generates else 0)
     limit = token_budget if token_budget is not None else default_budget(model, prompts, cost.total)
     answers: list[list[Any]] = [[] for _ in runs]

@@ -16,6 +16,7 @@ from icl_locate.engine.hooked import Cell, join_cells
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.conditions import Condition
+from icl_locate.interventions.states import require_batch
 from icl_locate.masking.plan import Plan, Shown, build_all, check, choose_conditions
 from icl_locate.masking.result import SweepResult
 from icl_locate.masking.sia2024 import sia2024_bos
@@ -183,10 +184,13 @@ class _Runs:
         plan, cells = self.plan, list[tuple[list[int], list[Cell]]]()
         parts = shown.parts()
         for number, (n_hidden_generated, items, prompts) in enumerate(parts, start=1):
+            runs = [run for c in conditions for run in plan.runs(c, n_hidden_generated)]
+            for run in runs:
+                require_batch(run, len(shown.prompts))
             found = plan.setting.run(
                 plan.model,
                 prompts,
-                [run for c in conditions for run in plan.runs(c, n_hidden_generated)],
+                [run.take(items) for run in runs],
                 engine=self.engine,
                 batch_size=self.batch_size,
                 token_budget=self.token_budget,
