@@ -273,3 +273,33 @@ def test_tasks_whose_answers_begin_alike_do_not_conflict():
         override_study(tiny.boot("llama"), TASK, "nope", **SMALL)
     with pytest.raises(TaskError, match="expected 5000"):
         override_study(tiny.boot("llama"), TASK, OTHER, **SMALL | {"n_queries": 5000})
+
+
+# The embedded model.
+
+
+def test_many_positions_carry_a_language_that_one_does_not():
+    places = {
+        "all": icl.At("examples", "target", shot="each"),
+        "one": icl.At("examples", "target", which="last"),
+    }
+    found = patch_states(
+        icl.load_model(), TASK, "pseudo-translation/Zipura", places=places, layers=[0, 7],
+        n_queries=12, seeds=[0, 1], metric="token_accuracy", max_new_tokens=10,
+    )  # fmt: skip
+    shares = dict(zip(found.arms, found.transferred.tolist(), strict=True))
+    assert shares["all"][0] > 0.8 and shares["one"][0] < 0.1, "while the examples are read"
+    assert max(shares["all"][1], shares["one"][1]) < 0.1, "when they have been"
+    for other in ("one", "all: random"):
+        assert found.difference("all", other).interval()[0, 0] > 0.2, other
+
+
+def test_a_languages_vector_overrides_demonstrations_of_another():
+    found = override_study(
+        icl.load_model(), TASK, "pseudo-translation/Zipura", n_queries=16, seeds=[0, 1],
+        n_dummies=8,
+    )  # fmt: skip
+    frame = found.to_dataframe().set_index("layer")
+    assert found.task_alone.mean() > 0.9 and found.other_alone.mean() < 0.1
+    assert (frame.wins[3:7] == "other").all() and frame.other[5] > 0.8
+    assert frame.other[0] < 0.1

@@ -312,3 +312,54 @@ def test_dev_queries_may_be_ones_own():
     by_default = task_vectors(tiny.boot("llama"), few, **SMALL | {"dev": None, "controls": ()})
     last = [example.source for example in reversed(TASK.train)][:4]
     assert by_default.provenance["dev_queries"] == last
+
+
+# The embedded model: a language is recognised, and its vector carries it.
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return task_vectors(
+        icl.load_model(), TASK, n_queries=24, seeds=[0, 1], metric="token_accuracy",
+        other=icl.load_task("pseudo-translation/Zipura"), max_new_tokens=10,
+    )  # fmt: skip
+
+
+def test_the_language_of_a_prompt_goes_where_its_vector_goes(embedded):
+    """Not the first word, which the dummies' own state decides; the words that follow it."""
+    table = embedded.test_table().set_index("arm")
+    assert table.score["task vector"] > 0.35 and table.score["few-shot"] > 0.95
+    assert table.score[["random", "other task", "zero-shot"]].max() < 0.15
+    assert table.gain_low["task vector"] > 0.1
+    best = embedded.layers.index(embedded.best_layer)
+    for control in ("random", "other task"):
+        assert embedded.beyond(control).interval()[0, best] > 0.1, control
+    assert embedded.scores[:2].mean() < 0.1, "the language is not known yet"
+
+
+def test_its_peak_lies_where_the_task_is_recognised(embedded):
+    peak = locate_peak(embedded)
+    swept = icl.sweep(
+        icl.load_model(), TASK, conditions="examples", n_queries=24, seeds=[0, 1], metric="log_prob"
+    )
+    (found,) = icl.locate(swept)
+    assert peak.layer >= found.layer - 1 and peak.last_layer >= found.layer
+    assert peak.interval[0] <= found.interval[1] and found.interval[0] <= peak.interval[1]
+    assert peak.verdict in ("peak", "not resolved") and peak.value > 0.35
+
+
+def test_it_generates_with_the_vector(embedded):
+    model = icl.load_model()
+    asked = TASK.test[:12]
+    prompts = icl.build_prompts(
+        model, asked, n_shots=0, template=TASK.template.without_instruction()
+    )
+    texts = icl.generate(model, prompts, embedded.edit(seed=0), max_new_tokens=10)
+    plain = icl.generate(model, prompts, max_new_tokens=10)
+
+    def share(answers):
+        words = [set(text.split()[1:]) for text in answers]
+        return np.mean([len(w & set(e.target.split())) / max(len(w), 1)
+                        for w, e in zip(words, asked, strict=True)])  # fmt: skip
+
+    assert share(texts) > 0.4 > share(plain) + 0.1
