@@ -3,12 +3,14 @@
 from collections.abc import Iterable, Sequence
 
 import torch
+from jaxtyping import Bool
 from patches import Patch
 from random_llama import Shape, with_generated
 from torch import Tensor
 
 import icl_locate as icl
 from icl_locate import Segment
+from icl_locate.induction.arms import Arm
 
 
 def layer_flops(shape: Shape, n_rows: int, n_keys: int) -> float:
@@ -41,19 +43,47 @@ def patch_flops(
     Args:
         n_read: rows that are read, the last ones.
     """
-    d, n_layers, flops = shape.d_model, shape.n_layers, clean_flops(shape, n_prompts, n_tokens)
-    d_kv, mlp = shape.n_kv_heads * shape.d_head, 3 * d * shape.d_mlp
+    flops = clean_flops(shape, n_prompts, n_tokens)
     for patch in patches:
-        n_rows = 1 if patch.last else n_tokens
-        n_top = min(n_rows, n_read)
-        if patch.head is not None:
-            n_needed = n_top if patch.layer == n_layers - 1 else n_rows
-            flops += n_prompts * n_needed * (d * shape.d_head + mlp)
-        if patch.layer < n_layers - 1:
-            between = n_layers - 2 - patch.layer
-            keys_and_values = (n_rows - n_top) * 2 * d * d_kv
-            rows = between * layer_flops(shape, n_rows, n_tokens)
-            flops += n_prompts * (rows + layer_flops(shape, n_top, n_tokens) + keys_and_values)
+        n_rows = n_prompts * (1 if patch.last else n_tokens)
+        n_top, n_heads = min(n_rows, n_prompts * n_read), int(patch.head is not None)
+        flops += _run_flops(shape, patch.layer, n_heads, (n_rows, n_rows, n_top), n_tokens)
+    return flops
+
+
+def study_flops(shape: Shape, arms: Iterable[Arm], touched: Bool[Tensor, "prompt pos"]) -> float:
+    """One clean pass, one for the reference, and each arm from its lowest heads on.
+
+    Args:
+        touched: the rows that a knockout touches; what ablates heads touches all.
+    """
+    n_prompts, n_tokens = touched.shape
+    flops = 2 * clean_flops(shape, n_prompts, n_tokens)
+    for arm in arms:
+        if not arm.heads:
+            continue
+        layer = min(layer for layer, _ in arm.heads)
+        n_heads = sum(other == layer for other, _ in arm.heads)
+        own = touched if arm.intervention == "knockout" else torch.ones_like(touched)
+        rows = int(own.sum()), int((own.cumsum(dim=1) > 0).sum()), n_prompts
+        flops += _run_flops(shape, layer, n_heads, rows, n_tokens)
+    return flops
+
+
+def _run_flops(
+    shape: Shape, layer: int, n_heads: int, rows: tuple[int, int, int], n_tokens: int
+) -> float:
+    """A run above the clean one; rows: touched at its layer, differing above it, and read."""
+    n_own, n_above, n_read = rows
+    d, top = shape.d_model, shape.n_layers - 1
+    flops = 0.0
+    if n_heads:
+        n_own = min(n_own, n_read) if layer == top else n_own
+        flops += n_own * (n_heads * d * shape.d_head + 3 * d * shape.d_mlp)
+    if layer < top:
+        flops += (top - 1 - layer) * layer_flops(shape, n_above, n_tokens)
+        flops += layer_flops(shape, n_read, n_tokens)
+        flops += (n_above - n_read) * 2 * d * shape.n_kv_heads * shape.d_head
     return flops
 
 

@@ -30,6 +30,8 @@ from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.files import check_output, replace_file
 from icl_locate.tasks import PATTERN_TASKS, pattern_task
 
+SMALL = Shape(n_layers=8, d_model=128, d_mlp=256, d_head=16, n_kv_heads=8)  # the embedded model's
+
 
 @dataclass(frozen=True)
 class Config:
@@ -166,9 +168,8 @@ def table(found: Sequence[dict[str, Any]], config: Config) -> str:
 def main(config: Config) -> None:
     """Measure a model of GPT-2's size and the embedded model's size, and write what was found."""
     check_output(config.output, ("induction_benchmark.json", "induction_table.md"))
-    small = Shape(n_layers=8, d_model=128, d_mlp=256, d_head=16, n_kv_heads=8)
     found = []
-    for name, shape in (("12 layers, d=768", config.shape), ("8 layers, d=128", small)):
+    for name, shape in (("12 layers, d=768", config.shape), ("8 layers, d=128", SMALL)):
         model, _ = build(shape, config.device, n_ctx=1024, d_vocab=config.d_vocab)
         give_tokenizer(model)
         found.append(measure(name, model, config))

@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal, get_args
 
 import torch
 import tyro
-from floor import clean_flops, patch_flops
-from induction import give_tokenizer
+from floor import clean_flops, patch_flops, study_flops
+from induction import SMALL, give_tokenizer
 from patches import (
     Patch,
     ablation,
@@ -27,6 +27,7 @@ from patches import (
     edited,
     first_tokens,
     in_grid,
+    knocked_out,
     pairs,
     patched_one_by_one,
     target_log_probs,
@@ -54,6 +55,7 @@ from icl_locate.records.files import check_output, replace_file
 from icl_locate.tasks import pattern_task
 
 FILES = "interventions_benchmark.json", "interventions_table.md", "peers_table.md"
+TASK = pattern_task("repetition")
 HOOKS, PLAIN = "hooks loop", "Hugging Face loop"
 NNSIGHT, LENS = "nnsight", "TransformerLens by hand"
 Part = Literal["head-effects", "task-vectors", "head-losses", "ablation-study", "peers"]
@@ -188,30 +190,43 @@ def head_losses(config: Config) -> list[Row]:
 
 def ablation_studies(config: Config) -> list[Row]:
     """A study of a pattern task, for the embedded model's size and ours; heads scored before."""
-    small = Shape(n_layers=8, d_model=128, d_mlp=256, d_head=16, n_kv_heads=8)
     rows = []
-    for shape in (small, config.shape):
+    for shape in (SMALL, config.shape):
         dtype = getattr(torch, config.dtype)
         model, _ = build(shape, config.device, dtype, n_ctx=1024, d_vocab=config.d_vocab)
         give_tokenizer(model)
         generator = torch.Generator().manual_seed(0)
         scores = torch.rand(shape.n_layers, shape.n_heads, generator=generator)
 
-        def study(engine: str, model: Model = model, scores: Tensor = scores) -> Tensor:
-            found = induction.ablation_study(
-                model, pattern_task("repetition"), scores, shots=config.n_shots, seeds=0,
-                n_queries=config.n_queries, engine=engine,
-            )  # fmt: skip
-            return found.statistics[:, 0, 0, :, 0]
-
+        study = partial(
+            induction.ablation_study, model, TASK, scores, shots=config.n_shots, seeds=0,
+            n_queries=config.n_queries,
+        )  # fmt: skip
+        found = study(engine="hooks")
+        prompts = icl.build_prompts(
+            model, TASK.test[: config.n_queries], examples=TASK.train, n_shots=config.n_shots,
+            template=TASK.template, choice=TASK.choice,
+        )  # fmt: skip
         ways: Ways = {
-            HOOKS: partial(study, "hooks"),
-            OURS: partial(study, "shared"),
+            HOOKS: partial(answers, study, "hooks"),
+            OURS: partial(answers, study, "shared"),
+            CLEAN: partial(icl.score_labels, model, prompts, ("Foo", "Bar")),
         }
-        clean = study("hooks")[0]
-        work = f"ablation study, {shape.n_layers} layers, d={shape.d_model}"
-        rows.append(measured(work, ways, config.n_runs, clean=clean))
+        floor = study_flops(shape, found.arms, knocked_out(prompts))
+        passes = floor / clean_flops(shape, *prompts.tokens.shape)
+        layers = sorted({layer for arm in found.arms for layer, _ in arm.heads})
+        work = (
+            f"ablation study, {shape.n_layers} layers, d={shape.d_model}, {len(found.arms)} arms, "
+            f"heads of layers {', '.join(map(str, layers))}"
+        )
+        clean = found.statistics[0, 0, 0, :, 0]
+        rows.append(measured(work, ways, config.n_runs, clean=clean, passes=passes))
     return rows
+
+
+def answers(study: Callable[..., induction.AblationResult], engine: str) -> Tensor:
+    """Which answers were right ``[arm, prompt]``."""
+    return study(engine=engine).statistics[:, 0, 0, :, 0]
 
 
 def peers(config: Config) -> list[Row]:
@@ -238,11 +253,8 @@ def peers(config: Config) -> list[Row]:
     }
     clean = clean_pass(bridge, shown.tokens, partial(first_tokens, shown))
     work = f"effects of {len(patches)} heads at the last token, {len(shown)} prompts"
-    scale = len(patches) / len(few)
-    return [
-        *rows,
-        measured(work, _had(ways), config.n_runs, clean=clean, picked=every, scale=scale),
-    ]
+    few_of = {"picked": every, "scale": len(patches) / len(few)}
+    return [*rows, measured(work, _had(ways), config.n_runs, clean=clean, **few_of)]
 
 
 def _had(ways: Ways) -> Ways:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 from turns import in_turn
 
@@ -34,6 +35,12 @@ def measured(
     seconds, outcomes = in_turn(ways, n_runs)
     loops = [way for way in ways if way not in (OURS, CLEAN)]
     ours = outcomes[OURS][picked]
+    difference = max((outcomes[way] - ours).abs().max().item() for way in loops)
+    effect = (ours - clean).abs().max().item()
+    agreement = f"differ by {difference:.0e}; effects reach {effect:.0e}"
+    if set(ours.unique().tolist()) <= {0, 1}:  # answers, right or wrong
+        equal = torch.stack([outcomes[way] == ours for way in loops]).all(dim=0)
+        agreement = f"{int(equal.sum())} of {equal.numel()} answers equal"
     return {
         "work": work,
         "seconds": seconds | {way: scale * seconds[way] for way in loops},
@@ -41,8 +48,9 @@ def measured(
         "passes": passes,
         "floor reached": passes and passes * seconds[CLEAN] / seconds[OURS],
         "bytes": peak_bytes(ways[OURS]),
-        "difference": max((outcomes[way] - ours).abs().max().item() for way in loops),
-        "effect": (ours - clean).abs().max().item(),
+        "difference": difference,
+        "effect": effect,
+        "agreement": agreement,
     }
 
 
@@ -62,8 +70,7 @@ def table(rows: Sequence[Row], loops: Sequence[str], caption: str) -> str:
         if with_floor:
             reached = row["floor reached"]
             cells += [_or_dash("{:.1f} passes", passes), _or_dash("{:.0%}", reached)]
-        cells += [f"{row['bytes'] / 2**20:.0f} MiB"]
-        cells += [f"differ by {row['difference']:.0e}; effects reach {row['effect']:.0e}"]
+        cells += [f"{row['bytes'] / 2**20:.0f} MiB", row["agreement"]]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, "", caption, ""])
 
