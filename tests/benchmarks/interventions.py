@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, get_args
 
 import torch
 import tyro
-from floor import clean_flops, patch_flops, study_flops
+from floor import clean_flops, patch_flops
 from induction import SMALL, give_tokenizer
 from patches import (
     Patch,
@@ -27,7 +27,6 @@ from patches import (
     edited,
     first_tokens,
     in_grid,
-    knocked_out,
     pairs,
     patched_one_by_one,
     target_log_probs,
@@ -42,8 +41,9 @@ from random_llama import (
     random_prompts,
     with_generated,
 )
-from rows import CLEAN, OURS, Row, Ways, measured, table
+from rows import CLEAN, HOOKS, OURS, Row, Ways, measured, table
 from shared_engine import KEPT, masks_of
+from studies import study_row
 from torch import Tensor
 from transformers import LlamaForCausalLM
 from turns import DOCS, machine
@@ -52,11 +52,9 @@ import icl_locate as icl
 from icl_locate import induction
 from icl_locate.models.bridge import Model
 from icl_locate.records.files import check_output, replace_file
-from icl_locate.tasks import pattern_task
 
 FILES = "interventions_benchmark.json", "interventions_table.md", "peers_table.md"
-TASK = pattern_task("repetition")
-HOOKS, PLAIN = "hooks loop", "Hugging Face loop"
+PLAIN = "Hugging Face loop"
 NNSIGHT, LENS = "nnsight", "TransformerLens by hand"
 Part = Literal["head-effects", "task-vectors", "head-losses", "ablation-study", "peers"]
 PARTS: tuple[Part, ...] = get_args(Part)
@@ -189,44 +187,15 @@ def head_losses(config: Config) -> list[Row]:
 
 
 def ablation_studies(config: Config) -> list[Row]:
-    """A study of a pattern task, for the embedded model's size and ours; heads scored before."""
+    """A study of a pattern task, for the embedded model's size and ours."""
     rows = []
     for shape in (SMALL, config.shape):
         dtype = getattr(torch, config.dtype)
         model, _ = build(shape, config.device, dtype, n_ctx=1024, d_vocab=config.d_vocab)
         give_tokenizer(model)
-        generator = torch.Generator().manual_seed(0)
-        scores = torch.rand(shape.n_layers, shape.n_heads, generator=generator)
-
-        study = partial(
-            induction.ablation_study, model, TASK, scores, shots=config.n_shots, seeds=0,
-            n_queries=config.n_queries,
-        )  # fmt: skip
-        found = study(engine="hooks")
-        prompts = icl.build_prompts(
-            model, TASK.test[: config.n_queries], examples=TASK.train, n_shots=config.n_shots,
-            template=TASK.template, choice=TASK.choice,
-        )  # fmt: skip
-        ways: Ways = {
-            HOOKS: partial(answers, study, "hooks"),
-            OURS: partial(answers, study, "shared"),
-            CLEAN: partial(icl.score_labels, model, prompts, ("Foo", "Bar")),
-        }
-        floor = study_flops(shape, found.arms, knocked_out(prompts))
-        passes = floor / clean_flops(shape, *prompts.tokens.shape)
-        layers = sorted({layer for arm in found.arms for layer, _ in arm.heads})
-        work = (
-            f"ablation study, {shape.n_layers} layers, d={shape.d_model}, {len(found.arms)} arms, "
-            f"heads of layers {', '.join(map(str, layers))}"
-        )
-        clean = found.statistics[0, 0, 0, :, 0]
-        rows.append(measured(work, ways, config.n_runs, clean=clean, passes=passes))
+        asked = {"shots": config.n_shots, "n_queries": config.n_queries}
+        rows.append(study_row(model, shape, asked, config.n_runs))
     return rows
-
-
-def answers(study: Callable[..., induction.AblationResult], engine: str) -> Tensor:
-    """Which answers were right ``[arm, prompt]``."""
-    return study(engine=engine).statistics[:, 0, 0, :, 0]
 
 
 def peers(config: Config) -> list[Row]:
@@ -287,7 +256,9 @@ def main(config: Config) -> None:
     shape = config.shape
     caption = (
         f"Medians of {config.n_runs} alternating runs; random Llama of {shape.n_layers} layers, "
-        f"d={shape.d_model}, {config.n_tokens} tokens; {config.dtype}; {machine(config.device)}."
+        f"d={shape.d_model}, {config.n_tokens} tokens a prompt where nothing else is said; loops "
+        f"over heads or layers at the last token ran one in {config.step}, and are scaled to all; "
+        f"{config.dtype}; {machine(config.device)}."
     )
     for name, rows, loops in (
         (FILES[1], ours, (HOOKS, PLAIN)),

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Bool
 from random_llama import Shape, of_targets
 from torch import Tensor
 from transformers import LlamaForCausalLM
@@ -15,7 +14,6 @@ from transformers import LlamaForCausalLM
 import icl_locate as icl
 from icl_locate.engine.grid import run_grid
 from icl_locate.interventions.base import Intervention
-from icl_locate.interventions.edges import InductionEdges, Positions
 from icl_locate.metrics import get_metric
 from icl_locate.models.bridge import Model
 
@@ -128,9 +126,3 @@ def edited(model: Model, prompts: icl.Prompts, patches: Sequence[Patch], engine:
 def clean_pass(bridge: Model, tokens: Tensor, read: Callable[[Tensor], Tensor]) -> Tensor:
     """What is read of the model itself."""
     return read(bridge(tokens.to(bridge.cfg.device)))
-
-
-def knocked_out(prompts: icl.Prompts) -> Bool[Tensor, "prompt pos"]:
-    """The rows from which a knockout hides something: those of tokens that stood before."""
-    positions = Positions(prompts.segments, prompts.tokens, prompts.words)
-    return InductionEdges("token")(positions, prompts.tokens.shape[1]).any(dim=-1)

@@ -9,7 +9,7 @@ from turns import in_turn
 
 from icl_locate.savings.memory import peak_bytes
 
-OURS, CLEAN = "shared", "one clean pass"
+HOOKS, OURS, CLEAN = "hooks loop", "shared", "one clean pass"
 Ways = dict[str, Callable[[], Tensor]]
 Row = dict[str, Any]
 
