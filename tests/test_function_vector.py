@@ -10,6 +10,7 @@ import pytest
 import tiny
 import torch
 import transformers as hf
+from test_projection import latent_heads
 
 import icl_locate as icl
 from icl_locate import vectors
@@ -44,6 +45,14 @@ def test_the_planted_head_is_found_first_and_gives_back_what_shuffled_labels_too
     assert (frame.layer[0], frame["head"][0]) == planted.TASK_HEAD
     assert math.isclose(frame.effect[0], float(found.effects.max()))
     assert found.statistics.shape == (17, 1, 8, 2)
+
+
+def test_effects_without_examples_find_it_too():
+    found = vectors.head_indirect_effects(
+        planted.boot(), planted.task("next"), context="none", **SIZES
+    )
+    assert found.best(1).heads == (planted.TASK_HEAD,) and found.floor < 0.05
+    assert found.effects[planted.TASK_HEAD] > 0.8 and found.provenance["context"] == "none"
 
 
 def test_the_vector_is_what_the_planted_head_writes_by_construction(found):
@@ -146,6 +155,38 @@ def test_effects_and_vector_equal_a_loop_over_the_plain_model(name, tmp_path, mo
     scores = chosen.score(model, task, n_queries=3, n_shots=2, seeds=4, metric="first_token_prob")
     added = torch.tensor(theirs["added"]).mean(dim=1)
     torch.testing.assert_close(scores.scores[0, :, 0], added, **close)
+
+
+@pytest.mark.parametrize("name", ["gpt_neo", "gemma2", "latent"])
+def test_both_engines_give_the_same(name, monkeypatch):
+    model = tiny.bridge(latent_heads().eval()) if name == "latent" else tiny.boot(name)
+    task = icl.load_task("pseudo-translation")
+    setting = Setting.of(task, n_queries=3, n_shots=2)
+    known = setting.prompts(model, 9, instruction=False, queries=task.train[:3])
+    monkeypatch.setattr(module, "answered_prompts", lambda *a, **k: ([known], {}))
+    asked = {"n_prompts": 3, "n_shots": 2, "n_mean": 3}
+    shared, hooked = (
+        vectors.head_indirect_effects(model, task, **asked, engine=engine)
+        for engine in ("shared", "hooks")
+    )
+    torch.testing.assert_close(shared.statistics, hooked.statistics, rtol=1e-4, atol=1e-6)
+    assert torch.equal(shared.mean_z, hooked.mean_z)
+    one = vectors.function_vector(model, shared, n_heads=3)
+    asked = {"n_queries": 2, "metric": "chrf", "max_new_tokens": 4, "generated": True}
+    texts = [one.score(model, task, [0, 2], **asked, engine=e) for e in ("shared", "hooks")]
+    assert torch.equal(texts[0].statistics, texts[1].statistics)
+    assert texts[0].provenance["engine"] == "shared"
+
+
+def test_answers_are_generated_with_the_vector_in_the_prompt():
+    one, model, task = vector_of(), planted.boot(), planted.task("same")
+    scores = one.score(
+        model, task, metric="exact_match", max_new_tokens=1, n_queries=6,
+        against={"random heads": vectors.function_vector(
+            model, task, n_heads=1, heads=icl.induction.random_heads(one.heads), **SIZES)},
+    )  # fmt: skip
+    assert scores.scores[0, :, 0].tolist() == [1.0, 1.0, 0.0]
+    assert scores.scores[1:].max() == 0.0 and scores.arms[1] == "random heads"
 
 
 def test_means_are_of_other_queries_that_are_answered_rightly():

@@ -27,8 +27,7 @@ from icl_locate.studies.heads import HeadTable
 from icl_locate.studies.recipe import prompts_digest
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
-from icl_locate.vectors.controls import shuffled_prompts
-from icl_locate.vectors.injections import run_beside
+from icl_locate.vectors.injections import Context, context_pairs, run_beside
 from icl_locate.vectors.runs import NOTHING
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class HeadIndirectEffects(
         scores: the probability of the answer's first token where the head's output at the last
             token is its mean, over all prompts.
         ceiling: the same of the prompts as they are, with their own labels.
-        floor: of the prompts with shuffled labels, and nothing replaced.
+        floor: of the prompts with shuffled labels (or without examples), and nothing replaced.
         mean_z: what replaced the heads' outputs: their means over prompts that the model answers.
         metric: its name.
         provenance: model, task, prompts' hash, versions, options; ``n_mean`` prompts gave the
@@ -100,6 +99,7 @@ def head_indirect_effects(
     n_shots: int = 10,
     n_mean: int = 100,
     seed: int = 0,
+    context: Context | str = "shuffled",
     instruction: bool = False,
     choice: Choice | str | None = None,
     prepend_bos: bool | None = None,
@@ -112,14 +112,16 @@ def head_indirect_effects(
 
     A head's mean output at the last token, over prompts of the task that the model answers rightly,
     takes the place of its output in prompts whose labels are shuffled among the examples. Its
-    indirect effect is what that adds to the probability of the answer's first token. All heads run
-    as one grid.
+    effect is what that adds to the probability of the answer's first token. All run as one grid.
 
     Args:
         n_prompts: the first so many queries of ``task.test``, with shuffled labels.
         n_mean: prompts that the mean is taken over, fewer if the model answers fewer rightly; their
             queries are examples of ``task.train``, which are not among those that they are shown.
         seed: of the examples, the shuffled labels, and the mean's queries.
+        context: of the prompts that outputs are replaced in: "shuffled", or "none", no examples at
+            all, for tasks that are known from labels in any order: where the floor is no lower than
+            the ceiling, nothing was taken away that a head could give back.
         instruction: whether prompts hold the task's instruction, which says it without examples.
         n_shots, choice, prepend_bos, engine, batch_size, token_budget: as in `sweep`.
         progress: whether to show a progress bar over the heads.
@@ -136,9 +138,10 @@ def head_indirect_effects(
         )
         for what in ("prob", "accuracy")
     )  # fmt: skip
+    said = {"context": str(context), "instruction": instruction}
     options = {"engine": engine, "batch_size": batch_size, "token_budget": token_budget}
     with hold_weights(model):
-        return _measure(model, setting, finder, n_mean, instruction, options, progress=progress)
+        return _measure(model, setting, finder, n_mean, said, options, progress=progress)
 
 
 def _measure(
@@ -146,18 +149,17 @@ def _measure(
     setting: Setting,
     finder: Setting,
     n_mean: int,
-    instruction: bool,
+    said: Mapping[str, Any],
     options: Mapping[str, Any],
     *,
     progress: bool,
 ) -> HeadIndirectEffects:
     """The effects in one setting; the means are of prompts that another one calls right."""
     seed, batch_size = setting.seeds[0], options["batch_size"]
-    clean = setting.prompts(model, seed, instruction=instruction)
-    shuffled = shuffled_prompts(setting, model, seed, instruction=instruction)
-    recipe = setting.recipe(model, [clean, shuffled])
+    pairs = context_pairs(setting, model, **said)
+    recipe = setting.recipe(model, [prompts for pair in pairs for prompts in pair])
     known, counts = answered_prompts(
-        finder, model, n_mean, instruction=instruction, batch_size=batch_size
+        finder, model, n_mean, instruction=said["instruction"], batch_size=batch_size
     )
     mean_z = mean_outputs(model, known, batch_size=batch_size)
     n_layers, n_heads, _ = mean_z.shape
@@ -165,7 +167,7 @@ def _measure(
         replace_output(mean_z, layer, head) for layer in range(n_layers) for head in range(n_heads)
     ]
     statistics = run_beside(
-        setting, model, [(clean, shuffled)], lambda seed: runs, progress=progress, **options  # noqa: ARG005
+        setting, model, pairs, lambda seed: runs, progress=progress, **options  # noqa: ARG005
     )  # fmt: skip
     scores = torch.from_numpy(score_totals(setting.metric, statistics.sum(dim=-2).numpy()))
     return HeadIndirectEffects(
@@ -179,7 +181,7 @@ def _measure(
         provenance={
             **recipe,
             **counts,
-            "instruction": instruction,
+            **said,
             "engine": str(options["engine"]),
             "mean_prompts_sha256": prompts_digest(known),
         },

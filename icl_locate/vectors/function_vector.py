@@ -177,7 +177,8 @@ def function_vector(
     Args:
         effects: what `head_indirect_effects` gave; or a task, whose effects are then measured.
         n_heads: how many heads are summed up, those of the greatest effects.
-        heads: these (layer, head) pairs instead, such as random ones for a control.
+        heads: these (layer, head) pairs instead, such as `induction.random_heads` of the first
+            ones, for a control.
         options: of `head_indirect_effects`, where a task is given.
 
     Raises:
