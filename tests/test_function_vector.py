@@ -206,6 +206,24 @@ def test_means_are_of_other_queries_that_are_answered_rightly():
         assert icl.score_targets(model, prompts).exp().min() > 0.5
 
 
+def test_no_query_that_is_asked_is_among_the_means():
+    task = planted.task("same")
+    mixed = replace(task, train=(*task.test, *task.train[:2]))
+    setting = Setting.of(mixed, metric="first_token_accuracy", n_queries=24, n_shots=10)
+    batches, counts = module.answered_prompts(
+        setting, planted.boot(), 4, instruction=False, batch_size=4
+    )
+    sources = [source for prompts in batches for source in prompts.sources]
+    assert {*sources} == {example.source for example in task.train[:2]}
+    assert counts["n_tried"] == len(sources) == 4, "asked again, with other shots"
+    assert len({text for prompts in batches for text in prompts.texts}) == 4
+    with pytest.raises(TaskError, match="no examples but those that are asked"):
+        module.answered_prompts(
+            replace(setting, task=replace(task, train=task.test)), planted.boot(), 4,
+            instruction=False, batch_size=4,
+        )  # fmt: skip
+
+
 def test_a_model_that_is_never_right_has_no_means():
     task = planted.task("same")
     odd = replace(task, train=tuple(replace(e, target="w40") if i % 2 else e
