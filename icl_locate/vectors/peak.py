@@ -105,7 +105,8 @@ def locate_peak(
     """Locate the peak of a curve over layers.
 
     Simulated curves of 12 to 32 layers that rise and fall, with plateaus and ties, of 16 to 64
-    items under 1 to 5 seeds: the interval held each true peak in 97 % of runs or more.
+    items under 1 to 5 seeds: the interval held every true peak in 99.6 % of runs, and in 94 % in
+    the worst of 234 settings; flat curves had no peak in 89 % of runs or more.
 
     Args:
         curve: a result whose axes are "layer", or "layer" and "seed", such as that of
