@@ -14,12 +14,15 @@ from icl_locate.checks.arguments import check_choice
 from icl_locate.checks.contents import check_pairs, check_recipe, check_table, settle
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import anything, checked
-from icl_locate.engine.scoring import score_targets
+from icl_locate.engine.choice import Engine, choose_engine
+from icl_locate.engine.grid import run_grid
 from icl_locate.errors import PromptError, ResultError
 from icl_locate.induction.random_tokens import TokenIds
 from icl_locate.induction.sequences import Sequences, TokenRows
 from icl_locate.interventions.ablation import METHODS, HeadAblation, HeadReference, Method
 from icl_locate.interventions.layers import as_pairs, check_heads
+from icl_locate.interventions.masks import NOTHING
+from icl_locate.metrics import LOG_PROB
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.tokens import Prompts
@@ -47,8 +50,9 @@ class HeadEffects(
         clean: each target's log-probability in the whole model (natural, summed over tokens).
         losses: how much of it is lost with each head ablated; below 0 if that helps.
         provenance: model, fingerprint and versions as every result has them; ``n_prompts``,
-            ``prompts_sha256``, ``template``, ``method``, ``reference`` (its own provenance) and
-            ``seed``. The prompts are given, and nothing is generated: no task, metric or shots.
+            ``prompts_sha256``, ``template``, ``method``, ``reference`` (its own provenance),
+            ``seed`` and ``engine``. The prompts are given, and nothing is generated: no task,
+            metric or shots.
     """
 
     heads: tuple[tuple[int, int], ...]
@@ -104,6 +108,7 @@ def head_effects(
     method: Method | str = "zero",
     reference: HeadReference | None = None,
     seed: int = 0,
+    engine: Engine | str = "auto",
     batch_size: int = 32,
     progress: bool = False,
 ) -> HeadEffects:
@@ -116,12 +121,14 @@ def head_effects(
         prompts: of a task, or `repeated_prompts` of random tokens.
         heads: the (layer, head) pairs; ``None`` means all.
         method, reference, seed: as `HeadAblation` says.
-        batch_size: prompts that run at once.
+        engine: as in `sweep`: all heads go up the layers in one pass, each from its own layer on.
+        batch_size: prompts that run at once, at most.
         progress: whether to show a progress bar over the heads.
 
     Raises:
         MaskError: heads that the model does not have; a method without its reference.
         PromptError, NumericalError: as `score_targets` does.
+        ModelError: if the shared engine was asked for, and is not exact on this model.
     """
     n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
     everywhere = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
@@ -129,17 +136,25 @@ def head_effects(
     check_heads(chosen, n_layers, n_heads)
     if not chosen:
         raise PromptError("no heads were given: expected at least one, or None for all")
-    losses = []
-    with hold_weights(model):
-        clean = score_targets(model, prompts, batch_size=batch_size)
-        for head in tqdm(chosen, unit="head", disable=not progress):
-            without = HeadAblation({head}, method, reference, seed)
-            losses.append(clean - score_targets(model, prompts, without, batch_size=batch_size))
+    runs = [HeadAblation({head}, method, reference, seed) for head in chosen]
+    engine = choose_engine(model, engine, runs)
+    with hold_weights(model), tqdm(total=len(chosen) + 1, unit="run", disable=not progress) as bar:
+        cells = run_grid(
+            model,
+            prompts,
+            [NOTHING, *runs],
+            LOG_PROB,
+            engine=engine,
+            max_new_tokens=1,
+            batch_size=batch_size,
+            on_progress=bar.update,
+        )
+    clean, *without = (torch.from_numpy(cell.statistics[:, 0]).float() for cell in cells)
     return HeadEffects(
         heads=chosen,
         method=str(method),
         clean=clean,
-        losses=torch.stack(losses),
+        losses=torch.stack([clean - one for one in without]),
         provenance={
             **describe_model(model),
             "n_prompts": len(prompts),
@@ -148,6 +163,7 @@ def head_effects(
             "method": str(method),
             "reference": None if reference is None else dict(reference.provenance),
             "seed": seed,
+            "engine": engine,
         },
     )
 

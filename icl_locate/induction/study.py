@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from icl_locate.checks.arguments import check_shares
 from icl_locate.checks.signatures import anything, checked
-from icl_locate.engine.hooked import run_cell
+from icl_locate.engine.choice import Engine, choose_engine
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.induction.arms import Arm
 from icl_locate.induction.reference import head_reference
@@ -27,6 +27,7 @@ from icl_locate.interventions.base import Intervention
 from icl_locate.interventions.edges import Match
 from icl_locate.interventions.heads import HeadSet
 from icl_locate.interventions.layers import as_pairs
+from icl_locate.interventions.masks import NOTHING
 from icl_locate.metrics import Metric, TextScore, score_totals
 from icl_locate.metrics.base import check_columns
 from icl_locate.models.bridge import Model
@@ -65,6 +66,7 @@ def ablation_study(
     prepend_bos: bool | None = None,
     max_new_tokens: int = 50,
     batch_size: int = 32,
+    engine: Engine | str = "auto",
     progress: bool = False,
 ) -> AblationResult:
     """Take induction heads out of a model, and as many random heads, and score a task with each.
@@ -101,7 +103,7 @@ def ablation_study(
         prepend_bos=prepend_bos,
         max_new_tokens=max_new_tokens,
     )
-    runs = _Runs(model, setting, numbers, batch_size, progress)
+    runs = _Runs(model, setting, numbers, batch_size, engine, progress)
     return runs.result(heads, fractions, interventions, controls, reference, match)
 
 
@@ -113,6 +115,7 @@ class _Runs:
     setting: Setting
     shots: tuple[int, ...]
     batch_size: int
+    engine: Engine | str
     progress: bool
 
     def result(
@@ -142,7 +145,10 @@ class _Runs:
             "match": match,
             "reference": None if reference is None else dict(reference.provenance),
         }
-        table = self._run([_intervention(arm, reference, match) for arm in arms], shown)
+        acts = [_intervention(arm, reference, match) for arm in arms]
+        engine = choose_engine(self.model, self.engine, acts)
+        recipe |= {"engine": engine}
+        table = self._run(acts, shown, engine)
         table = table.reshape(len(arms), len(self.shots), len(setting.seeds), *table.shape[-2:])
         return AblationResult(
             arms=arms,
@@ -157,29 +163,30 @@ class _Runs:
         )
 
     def _run(
-        self, acts: Sequence[Intervention | None], shown: Sequence[Prompts]
+        self, acts: Sequence[Intervention], shown: Sequence[Prompts], engine: Engine
     ) -> Float[np.ndarray, "arm prompts item stat"]:
         """The statistics of every query in every prompt under every intervention."""
-        setting, tables = self.setting, []
-        runs = tqdm(
-            list(product(acts, shown)),
-            unit="run",
-            desc=setting.task.name,
-            disable=not self.progress,
-        )
-        with hold_weights(self.model):
-            for act, prompts in runs:
-                cell = run_cell(
+        setting, tables = self.setting, list[np.ndarray]()
+        n_runs = len(acts) * len(shown)
+        with (
+            hold_weights(self.model),
+            tqdm(
+                total=n_runs, unit="run", desc=setting.task.name, disable=not self.progress
+            ) as bar,
+        ):
+            for prompts in shown:
+                cells = setting.run(
                     self.model,
                     prompts,
-                    act,
-                    setting.metric,
-                    max_new_tokens=setting.max_new_tokens,
+                    acts,
+                    engine=engine,
                     batch_size=self.batch_size,
+                    on_progress=bar.update,
                 )
-                tables.append(cell.statistics)
+                tables += [cell.statistics for cell in cells]
         check_columns(setting.metric, tables)
-        return np.stack(tables).reshape(len(acts), len(shown), *tables[0].shape)
+        stacked = np.stack(tables).reshape(len(shown), len(acts), *tables[0].shape)
+        return stacked.swapaxes(0, 1)
 
 
 def _measure_reference(model: Model, setting: Setting, batch_size: int) -> HeadReference:
@@ -265,12 +272,10 @@ def _arms(
     return tuple(arms)
 
 
-def _intervention(
-    arm: Arm, reference: HeadReference | None, match: Match | str
-) -> Intervention | None:
+def _intervention(arm: Arm, reference: HeadReference | None, match: Match | str) -> Intervention:
     """What is done to an arm's heads."""
     if arm.kind == "full":
-        return None
+        return NOTHING
     if arm.intervention == "knockout":
         return knockout(frozenset(arm.heads), match=match)
     return HeadAblation(frozenset(arm.heads), arm.intervention, reference)

@@ -211,6 +211,10 @@ def _tidy_places(mask: ContextMask | EdgeMask) -> None:
         object.__setattr__(mask, "heads", as_pairs(mask.heads))
 
 
+NOTHING = ContextMask(frozenset())
+"""What is done to a model that runs as it is, beside runs to which something is."""
+
+
 @dataclass(frozen=True)
 class LayerMask:
     """What is left of a mask at one layer: the masks that act there, and on which heads.

@@ -154,7 +154,7 @@ class SharedPass:
         return [range(i, min(i + limit, n)) for i in range(0, n, limit)]
 
     def _lie_beside(self, group: Group) -> bool:
-        return self._beside and group.static.width >= 2 * group.active.width
+        return self._beside and group.lies_beside
 
     def _run(
         self,

@@ -46,6 +46,16 @@ class Group:
         """The keys that each run has here."""
         return self.static.width + self.active.width
 
+    @property
+    def lies_beside(self) -> bool:
+        """Whether runs are few rows over many keys that all of them share."""
+        return self.static.width >= 2 * self.active.width
+
+    @property
+    def n_held(self) -> int:
+        """The keys that each run holds, beside those that it shares with all."""
+        return self.active.width if self.lies_beside else self.n_keys
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -88,9 +98,9 @@ class Plan:
         acts = tuple(self.acts[run] for run in runs)
         return Plan(acts, tuple(range(len(acts))), groups, self.positions)
 
-    def most_keys(self, run: int) -> int:
-        """The most keys that a run has at a layer."""
-        return max((g.n_keys for some in self.groups for g in some if run in g.runs), default=0)
+    def most_held(self, run: int) -> int:
+        """The most keys that a run holds at a layer: shared ones count once, for all."""
+        return max((g.n_held for some in self.groups for g in some if run in g.runs), default=0)
 
     def most_rows(self, run: int) -> int:
         """The most rows of a run that are computed at a layer."""

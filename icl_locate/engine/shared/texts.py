@@ -7,7 +7,7 @@ each text what its run may see. Where runs compute most of a prompt's keys, each
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -15,8 +15,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from icl_locate.engine.shared.acts import continued
-from icl_locate.engine.shared.plan import Group, Plan
+from icl_locate.engine.shared.acts import Hiding, continued
+from icl_locate.engine.shared.plan import Plan
 from icl_locate.engine.shared.replay import BlockCall, first
 from icl_locate.engine.shared.rows import CutMask, NotSharedError
 from icl_locate.hooks.heads import split_heads
@@ -38,6 +38,7 @@ class Cells:
     prompts: Int[Tensor, "alive"]
     texts: Int[Tensor, "alive"]
     written: Int[Tensor, "alive new"]
+    _found: dict[Hiding, Tensor] = field(default_factory=dict, repr=False)
 
     def keep(self, stays: Bool[Tensor, "alive"], new: Int[Tensor, "alive"]) -> "Cells":
         """Those that stay, each with a new token."""
@@ -58,6 +59,20 @@ class Cells:
                     value = edit(value, partial(self._where, plan, mine))
                 values = values.index_copy(0, mine, value[:, 0])
         return values
+
+    def hidden(
+        self, hiding: Hiding, plan: Plan, n_heads: int
+    ) -> Bool[Tensor, "alive #head key_pos"]:
+        """What some masks hide from each cell's newest token; found once for all layers."""
+        if hiding not in self._found:
+            shown, written = self.prompts.cpu(), self.written.cpu()
+            back = torch.arange(len(shown))
+            if not hiding.by_tokens:  # then it depends on the prompt alone
+                shown, back = torch.unique(shown, return_inverse=True)
+                written = written[:1].expand(len(shown), -1)
+            cells = hiding.cells(continued(plan.positions, written, shown), 1, n_heads)
+            self._found[hiding] = cells[back, :, 0].to(self.runs.device)
+        return self._found[hiding]
 
     def _where(self, plan: Plan, mine: Int[Tensor, "some"]) -> Where:
         prompts = self.prompts[mine].cpu()
@@ -209,7 +224,7 @@ class LayerTexts:
             if not group.hiding.masks or not len(mine):
                 continue
             place = self._rows[mine], self._slots[mine]
-            found = self._hidden_from(group, mine)
+            found = self._cells.hidden(group.hiding, self._plan, self._n_heads)[mine]
             if hidden is None:
                 hidden = self._own.new_zeros(n_rows, n_slots, found.shape[1], total)
             elif hidden.shape[2] < found.shape[1]:
@@ -217,18 +232,6 @@ class LayerTexts:
             hidden[place] = found
             silences[place] = group.hiding.silences
         return hidden, silences if silences.any() else None
-
-    def _hidden_from(
-        self, group: Group, mine: Int[Tensor, "some"]
-    ) -> Bool[Tensor, "some #head key_pos"]:
-        """What a group hides from the newest token of some cells."""
-        shown, written = self._cells.prompts[mine], self._cells.written[mine]
-        back = torch.arange(len(mine))
-        if not group.hiding.by_tokens:  # then it depends on the prompt alone
-            shown, back = torch.unique(shown.cpu(), return_inverse=True)
-            written = written[:1].expand(len(shown), -1)
-        positions = continued(self._plan.positions, written.cpu(), shown.cpu())
-        return group.hiding.cells(positions, 1, self._n_heads)[back, :, 0].to(mine.device)
 
 
 def _by_point(edits: Mapping[int, Sequence[Edit]]) -> dict[Point, dict[int, list[Edit]]]:
