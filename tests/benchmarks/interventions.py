@@ -12,12 +12,13 @@ others' numbers as they are.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import torch
 import tyro
+from ablations import study_row
 from floor import clean_flops, patch_flops
 from induction import SMALL, give_tokenizer
 from patches import (
@@ -43,7 +44,6 @@ from random_llama import (
 )
 from rows import CLEAN, HOOKS, OURS, Row, Ways, measured, table
 from shared_engine import KEPT, masks_of
-from studies import study_row
 from torch import Tensor
 from transformers import LlamaForCausalLM
 from turns import DOCS, machine
@@ -58,6 +58,9 @@ PLAIN = "Hugging Face loop"
 NNSIGHT, LENS = "nnsight", "TransformerLens by hand"
 Part = Literal["head-effects", "task-vectors", "head-losses", "ablation-study", "peers"]
 PARTS: tuple[Part, ...] = get_args(Part)
+
+
+built = cache(build)  # a large model stands once on its device
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ class Config:
 
     def models(self) -> tuple[Model, LlamaForCausalLM]:
         """The random model, as a bridge and plain."""
-        return build(self.shape, self.device, getattr(torch, self.dtype))
+        return built(self.shape, self.device, getattr(torch, self.dtype))
 
     def prompts(self, n_prompts: int, n_tokens: int) -> icl.Prompts:
         """Random prompts, four fifths of which are examples."""
