@@ -18,9 +18,8 @@ from icl_locate.engine.choice import Engine
 from icl_locate.engine.states import states
 from icl_locate.errors import ResultError, TaskError
 from icl_locate.interventions.states import StateEdit
-from icl_locate.metrics import Metric, score_totals
+from icl_locate.metrics import Metric
 from icl_locate.models.bridge import Model
-from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.heads import HeadTable
@@ -28,7 +27,7 @@ from icl_locate.studies.recipe import prompts_digest
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.injections import Context, context_pairs, run_beside
-from icl_locate.vectors.runs import NOTHING
+from icl_locate.vectors.runs import NOTHING, Runs, scores_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,23 +138,15 @@ def head_indirect_effects(
         for what in ("prob", "accuracy")
     )  # fmt: skip
     said = {"context": str(context), "instruction": instruction}
-    options = {"engine": engine, "batch_size": batch_size, "token_budget": token_budget}
-    with hold_weights(model):
-        return _measure(model, setting, finder, n_mean, said, options, progress=progress)
+    with Runs(model, engine, batch_size, token_budget).showing("heads", progress=progress) as runs:
+        return _measure(runs, setting, finder, n_mean, said)
 
 
 def _measure(
-    model: Model,
-    setting: Setting,
-    finder: Setting,
-    n_mean: int,
-    said: Mapping[str, Any],
-    options: Mapping[str, Any],
-    *,
-    progress: bool,
+    runs: Runs, setting: Setting, finder: Setting, n_mean: int, said: Mapping[str, Any]
 ) -> HeadIndirectEffects:
     """The effects in one setting; the means are of prompts that another one calls right."""
-    seed, batch_size = setting.seeds[0], options["batch_size"]
+    model, batch_size = runs.model, runs.batch_size
     pairs = context_pairs(setting, model, **said)
     recipe = setting.recipe(model, [prompts for pair in pairs for prompts in pair])
     known, counts = answered_prompts(
@@ -163,15 +154,13 @@ def _measure(
     )
     mean_z = mean_outputs(model, known, batch_size=batch_size)
     n_layers, n_heads, _ = mean_z.shape
-    runs = [
+    every = [
         replace_output(mean_z, layer, head) for layer in range(n_layers) for head in range(n_heads)
     ]
-    statistics = run_beside(
-        setting, model, pairs, lambda seed: runs, progress=progress, **options  # noqa: ARG005
-    )  # fmt: skip
-    scores = torch.from_numpy(score_totals(setting.metric, statistics.sum(dim=-2).numpy()))
+    statistics = run_beside(runs, setting, pairs, lambda seed: every)  # noqa: ARG005
+    scores = torch.from_numpy(scores_of(setting, statistics.numpy()))
     return HeadIndirectEffects(
-        seeds=(seed,),
+        seeds=setting.seeds,
         statistics=statistics,
         scores=scores[:-2].view(n_layers, n_heads, 1),
         ceiling=scores[-2],
@@ -182,7 +171,7 @@ def _measure(
             **recipe,
             **counts,
             **said,
-            "engine": str(options["engine"]),
+            "engine": str(runs.engine),
             "mean_prompts_sha256": prompts_digest(known),
         },
     )

@@ -29,7 +29,7 @@ from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.effects import HeadIndirectEffects, head_indirect_effects
 from icl_locate.vectors.injections import Context, check_against, score_vectors
-from icl_locate.vectors.runs import choose_layers
+from icl_locate.vectors.runs import Runs, choose_layers
 from icl_locate.vectors.scores import LayerScores
 
 
@@ -110,6 +110,7 @@ class FunctionVector(
         generated: bool = False,
         engine: Engine | str = "auto",
         batch_size: int = 64,
+        token_budget: int | None = None,
         progress: bool = False,
     ) -> LayerScores:
         """What the vector does for a task's queries, added after each of some layers.
@@ -123,8 +124,8 @@ class FunctionVector(
             against: more controls by name: the vectors of other tasks, or of random heads.
             n_shots: examples in the prompts of the ceiling, and of shuffled ones.
             generated: whether it is added at every generated token, too.
-            metric, n_queries, seeds, prepend_bos, max_new_tokens, engine, batch_size: as in
-                `sweep`, but for the default of 64 queries, or all.
+            metric, n_queries, seeds, prepend_bos, max_new_tokens, engine, batch_size,
+                token_budget: as in `sweep`, but for the default of 64 queries, or all.
             instruction: whether prompts hold the task's instruction.
             progress: whether to show a progress bar over the runs.
 
@@ -138,11 +139,14 @@ class FunctionVector(
         )  # fmt: skip
         chosen = choose_layers(model, layers)
         arms = {"vector": self, **check_against(against, FunctionVector)}
-        fields = score_vectors(
-            setting, model, {name: (one.vector, one.provenance) for name, one in arms.items()},
-            partial(_additions, chosen, generated), context=context, instruction=instruction,
-            said={"generated": generated}, engine=engine, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
+        put = {name: (one.vector, one.provenance) for name, one in arms.items()}
+        with Runs(model, engine, batch_size, token_budget).showing(
+            "runs", progress=progress
+        ) as runs:
+            fields = score_vectors(
+                runs, setting, put, partial(_additions, chosen, generated), context=context,
+                instruction=instruction, said={"generated": generated},
+            )  # fmt: skip
         return LayerScores(layers=chosen, **fields)
 
 

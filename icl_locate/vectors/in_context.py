@@ -30,6 +30,7 @@ from icl_locate.tasks.task import Task
 from icl_locate.vectors.controls import shuffle_labels
 from icl_locate.vectors.injections import Context, check_against, score_vectors
 from icl_locate.vectors.pairs import choose_pairs, last_states, principal_direction
+from icl_locate.vectors.runs import Runs
 from icl_locate.vectors.scores import StrengthScores
 
 _BARE = PromptTemplate(None, "", "", "", stop=())
@@ -125,6 +126,7 @@ class InContextVectors(
         max_new_tokens: int = 50,
         engine: Engine | str = "auto",
         batch_size: int = 64,
+        token_budget: int | None = None,
         progress: bool = False,
     ) -> StrengthScores:
         """What the vectors do for a task's queries, by how far they steer.
@@ -137,8 +139,8 @@ class InContextVectors(
                 whose labels are dealt out anew.
             against: more controls by name: vectors of other tasks, or of shuffled pairs.
             n_shots: examples in the prompts of the ceiling, and of shuffled ones.
-            metric, n_queries, seeds, prepend_bos, max_new_tokens, engine, batch_size: as in
-                `sweep`, but for the default of 64 queries, or all.
+            metric, n_queries, seeds, prepend_bos, max_new_tokens, engine, batch_size,
+                token_budget: as in `sweep`, but for the default of 64 queries, or all.
             instruction: whether prompts hold the task's instruction.
             progress: whether to show a progress bar over the runs.
 
@@ -152,11 +154,14 @@ class InContextVectors(
         )  # fmt: skip
         weights = _check_strengths(strengths)
         arms = {"vector": self, **check_against(against, InContextVectors)}
-        fields = score_vectors(
-            setting, model, {name: (one.vectors, one.provenance) for name, one in arms.items()},
-            partial(_steerings, weights, True), context=context, instruction=instruction, said={},
-            engine=engine, batch_size=batch_size, progress=progress,
-        )  # fmt: skip
+        put = {name: (one.vectors, one.provenance) for name, one in arms.items()}
+        with Runs(model, engine, batch_size, token_budget).showing(
+            "runs", progress=progress
+        ) as runs:
+            fields = score_vectors(
+                runs, setting, put, partial(_steerings, weights, True), context=context,
+                instruction=instruction, said={},
+            )  # fmt: skip
         return StrengthScores(strengths=weights, **fields)
 
 

@@ -8,56 +8,41 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy import ndarray
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from icl_locate.checks.arguments import check_choice, check_text, check_type, refuse
 from icl_locate.errors import MaskError, TaskError
 from icl_locate.interventions.base import Intervention
-from icl_locate.metrics import score_totals
-from icl_locate.metrics.base import check_columns
 from icl_locate.models.bridge import Model
-from icl_locate.models.fingerprint import check_origin, hold_weights
+from icl_locate.models.fingerprint import check_origin
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.recipe import describe_value
 from icl_locate.studies.setting import Setting
 from icl_locate.vectors.controls import random_like, shuffled_prompts
-from icl_locate.vectors.runs import NOTHING
+from icl_locate.vectors.runs import NOTHING, Runs, scores_of
 
 T = TypeVar("T")
 Context = Literal["none", "shuffled"]
 
 
 def run_beside(
+    runs: Runs,
     setting: Setting,
-    model: Model,
     pairs: Sequence[tuple[Prompts, Prompts]],
-    runs: Callable[[int], Sequence[Intervention]],
-    *,
-    progress: bool = False,
-    **options: Any,
+    acting: Callable[[int], Sequence[Intervention]],
 ) -> Float[Tensor, "cell seed item stat"]:
-    """The statistics of prompts under some runs; behind them the ceiling and the floor.
+    """The statistics of prompts under some interventions; behind them the ceiling and the floor.
 
     Args:
         pairs: for each seed of the setting the prompts that show what is wanted (the ceiling), and
-            those on which the runs act (without one, the floor).
-        runs: what acts under a seed; as many for each.
-        progress: whether to show a progress bar over the runs.
-        options: of `Setting.run`.
+            those on which interventions act (without one, the floor).
+        acting: what acts under a seed, one after the other; as many for each.
     """
-    tables: list[ndarray] = []
-    acting = [runs(seed) for seed in setting.seeds]
-    with tqdm(total=sum(map(len, acting)), unit="run", disable=not progress) as bar:
-        for (clean, bare), some in zip(pairs, acting, strict=True):
-            shown = setting.run(model, clean, [NOTHING], **options)
-            *cells, floor = setting.run(
-                model, bare, [*some, NOTHING], on_progress=bar.update, **options
-            )
-            found = [cell.statistics for cell in (*cells, *shown, floor)]
-            check_columns(setting.metric, found)
-            tables.append(np.stack(found))
+    tables = []
+    for (clean, bare), seed in zip(pairs, setting.seeds, strict=True):
+        ceiling = runs.tables(setting, clean, [NOTHING])
+        found = runs.tables(setting, bare, [*acting(seed), NOTHING])
+        tables.append(np.concatenate([found[:-1], ceiling, found[-1:]]))
     return torch.from_numpy(np.stack(tables, axis=1))
 
 
@@ -68,15 +53,14 @@ Act = Callable[[Tensor, Origin], Sequence[Intervention]]
 
 
 def score_vectors(
+    runs: Runs,
     setting: Setting,
-    model: Model,
     vectors: Mapping[str, tuple[Tensor, Origin]],
     act: Act,
     *,
     context: Context | str,
     instruction: bool,
     said: Mapping[str, Any],
-    **options: Any,
 ) -> dict[str, Any]:
     """Put vectors and a random one into the same prompts: the fields that their results share.
 
@@ -84,7 +68,6 @@ def score_vectors(
         vectors: by name, the first of them the one that the random one is as long as.
         context, instruction: as `context_pairs` says.
         said: what the recipe says beside the setting's.
-        options: of `run_beside`.
 
     Raises:
         MaskError: if one is of other weights.
@@ -92,18 +75,17 @@ def score_vectors(
     """
     for name, (_, origin) in vectors.items():
         remedy = "measure one on this model"
-        check_origin(f"what is put in as {name!r}", origin, model, remedy, MaskError)
-    pairs = context_pairs(setting, model, context, instruction=instruction)
-    with hold_weights(model):
-        recipe = setting.recipe(model, [prompts for pair in pairs for prompts in pair])
-        statistics = run_beside(setting, model, pairs, partial(_runs, vectors, act), **options)
-    scores = torch.from_numpy(score_totals(setting.metric, statistics.sum(dim=-2).numpy()))
+        check_origin(f"what is put in as {name!r}", origin, runs.model, remedy, MaskError)
+    pairs = context_pairs(setting, runs.model, context, instruction=instruction)
+    recipe = setting.recipe(runs.model, [prompts for pair in pairs for prompts in pair])
+    statistics = run_beside(runs, setting, pairs, partial(_interventions, vectors, act))
+    scores = torch.from_numpy(scores_of(setting, statistics.numpy()))
     made = {
         name: {"values": values, "origin": origin} for name, (values, origin) in vectors.items()
     }
     asked = {
         "context": str(context), "instruction": instruction, "vectors": describe_value(made),
-        "engine": str(options.get("engine")),
+        "engine": str(runs.engine),
     }  # fmt: skip
     return {
         "arms": (*vectors, "random"),
@@ -118,7 +100,9 @@ def score_vectors(
     }
 
 
-def _runs(vectors: Mapping[str, tuple[Tensor, Origin]], act: Act, seed: int) -> list[Intervention]:
+def _interventions(
+    vectors: Mapping[str, tuple[Tensor, Origin]], act: Act, seed: int
+) -> list[Intervention]:
     values, origin = next(iter(vectors.values()))
     arms = [*vectors.values(), (random_like(values, seed), origin)]
     return [run for arm in arms for run in act(*arm)]
