@@ -15,7 +15,7 @@ from random_llama import Shape
 TINY = Shape(n_layers=3, d_model=64, d_mlp=128, d_head=16, n_kv_heads=2)
 
 
-@pytest.mark.parametrize("part", ["head-effects", "task-vectors", "peers"])
+@pytest.mark.parametrize("part", interventions.PARTS)
 def test_every_way_gives_the_same(part, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(interventions, "HAS_NNSIGHT", False)
     monkeypatch.setattr(interventions, "SMALL", TINY)
