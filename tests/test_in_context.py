@@ -93,6 +93,20 @@ def test_an_edit_steers_every_layer_and_what_follows():
     assert bool((back < none).all() and (none < ahead).all()), "a negative weight turns away"
 
 
+def test_weights_are_looked_at_once_for_all_layers(monkeypatch):
+    from icl_locate.models import fingerprint
+
+    model, looks = tiny.boot("llama"), []
+    found = vectors.in_context_vectors(model, PAIRS)
+    digest = fingerprint.weights_digest
+    monkeypatch.setattr(
+        fingerprint, "weights_digest", lambda inner: looks.append(1) or digest(inner)
+    )
+    prompts = Setting.of(TASK, n_queries=2, n_shots=1).prompts(model, 0)
+    with icl.intervene(model, prompts, found.edit()):
+        assert len(looks) == 1
+
+
 def test_several_vectors_average():
     model = tiny.boot("llama")
     one, other = (vectors.in_context_vectors(model, PAIRS[at : at + 3]) for at in (0, 3))

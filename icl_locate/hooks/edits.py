@@ -19,6 +19,7 @@ from icl_locate.interventions.edits import Edit, Where
 from icl_locate.interventions.scale import HeadScale
 from icl_locate.interventions.states import StateEdit
 from icl_locate.models.bridge import Model
+from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.tokens import Prompts
 
 _KINDS = (HeadAblation, HeadScale, StateEdit)
@@ -70,9 +71,10 @@ def edits_of(model: Model, prompts: Prompts | None, intervention: Intervention) 
     ablations = [part for part in parts if isinstance(part, HeadAblation)]
     scales = [part for part in parts if isinstance(part, HeadScale)]
     states = [part for part in parts if isinstance(part, StateEdit)]
-    edits = ablation_edits(model, prompts, ablations) if ablations else []
-    edits += scale_edits(model, scales) if scales else []
-    return edits + (state_edits(model, prompts, states) if states else [])
+    with hold_weights(model):  # each part may ask whose weights these are
+        edits = ablation_edits(model, prompts, ablations) if ablations else []
+        edits += scale_edits(model, scales) if scales else []
+        return edits + (state_edits(model, prompts, states) if states else [])
 
 
 def is_edit(part: Intervention) -> bool:
