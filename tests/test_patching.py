@@ -102,7 +102,7 @@ def test_scores_are_those_of_a_plain_loop(patched):
                     assert float(cells[layer, item]) == pytest.approx(
                         float(probs[wanted[item]]), abs=1e-5
                     )
-        for row, prompts in ((-2, into), (-1, given)):
+        for row, prompts in ((-1, into), (-2, given)):
             probs = first_prob(model, prompts, given.target_tokens)
             assert torch.allclose(patched.statistics[row, s, :, 0], probs, atol=1e-5)
 
@@ -114,7 +114,7 @@ def test_a_planted_task_moves_with_the_examples_until_it_is_read(layer):
     places = {"examples": "examples", "last": "last", "one": icl.At("examples", which="last")}
     found = patch_states(model, TEST, OTHER, places=places, controls=(), **SMALL)
     table = found.statistics[:-2].unflatten(0, (3, model.cfg.n_layers))
-    unpatched, donor = found.statistics[-2], found.statistics[-1]
+    donor, unpatched = found.statistics[-2], found.statistics[-1]
     assert not torch.allclose(unpatched, donor, atol=1e-4)
     for wanted, arms in ((donor, (table[0, :layer], table[1, layer:])),
                          (unpatched, (table[0, layer:], table[1, :layer]))):  # fmt: skip
@@ -130,10 +130,10 @@ def test_arms_and_their_controls(patched):
     )
     assert patched.scores.shape == (9, 3, 2)
     assert len({tuple(table.flatten().tolist()) for table in patched.scores}) == 9
-    way = patched.donor.mean() - patched.unpatched.mean()
-    share = (patched.scores.mean(-1) - patched.unpatched.mean()) / way
+    way = patched.ceiling.mean() - patched.floor.mean()
+    share = (patched.scores.mean(-1) - patched.floor.mean()) / way
     assert torch.allclose(patched.transferred, share)
-    same = replace(patched, donor=patched.unpatched)
+    same = replace(patched, ceiling=patched.floor)
     assert same.transferred.isnan().all()
     apart = patched.difference("all outputs", "one output")
     means = (patched.scores[0] - patched.scores[3]).mean(dim=-1).numpy()
@@ -162,7 +162,7 @@ def test_labels_of_the_task_itself_may_be_dealt_out_anew():
             for text in prompts.texts
         ]
         into = shown(model, 0, queries=task.test, shots=swapped)
-        for row, some in ((-2, into), (-1, prompts)):
+        for row, some in ((-1, into), (-2, prompts)):
             probs = first_prob(model, some, prompts.target_tokens)
             assert torch.allclose(found.statistics[row, s, :, 0], probs, atol=1e-5)
 

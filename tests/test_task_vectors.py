@@ -206,6 +206,14 @@ def test_tables(found):
 
 def test_its_baseline_is_the_score_without_a_vector(found):
     peak = locate_peak(found)
+    for i, arm in enumerate(("task vector", *found.controls)):
+        curve = found.curve(arm)
+        wanted = found.scores if arm == "task vector" else found.control_scores[i - 1]
+        assert curve.scores.equal(wanted) and np.allclose(curve.spread().scores, wanted)
+        assert np.allclose(curve.baseline.scores, found.zero_shot)
+    assert locate_peak(found.curve()).interval == peak.interval
+    with pytest.raises(ResultError, match="^arm is 'zero-shot': expected one of 'task vector'"):
+        found.curve("zero-shot")
     assert peak.baseline == pytest.approx(float(found.zero_shot.mean()))
     assert peak.layers == (0, 1, 2) and peak.n_items == 6 and peak.n_seeds == 2
 

@@ -1,30 +1,25 @@
 """What states of one task's prompts did in another's."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_locate.checks.arguments import check_choice, check_counts
-from icl_locate.checks.contents import check_names, settle
+from icl_locate.checks.arguments import check_choice
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
-from icl_locate.metrics import Metric
-from icl_locate.studies.beside import Beside
 from icl_locate.studies.intervals import Spread
+from icl_locate.vectors.scores import LayerScores
 
 
-@short_repr("model", "task", "metric", "arms", "layers", "seeds", "unpatched", "donor", "scores")
+@short_repr("model", "task", "metric", "arms", "layers", "seeds", "floor", "ceiling", "scores")
 @dataclass(frozen=True)
 class Patched(
-    Beside,
+    LayerScores,
     axes={"arm": "arms", "layer": "layers", "seed": "seeds"},
-    beside=("unpatched", "donor"),
     form="icl_locate.Patched/1",
-    tensors=("statistics", "scores", "unpatched", "donor"),
+    tensors=("statistics", "scores", "ceiling", "floor"),
     labels=("arms", "layers", "seeds", "metric", "provenance"),
 ):
     """How often prompts of one task give another's answer once some states are that one's.
@@ -35,37 +30,21 @@ class Patched(
             shuffled" (of prompts whose labels were dealt out anew).
         layers: after which blocks states were taken, and put in.
         seeds: each drew other demonstrations.
-        statistics: each query's sufficient statistics; the arms by layer, then ``unpatched`` and
-            ``donor``.
-        scores: the metric of the donor's answer.
-        unpatched: the same of prompts into which nothing was put.
-        donor: the same of the prompts that states were taken from: as much as there is to transfer.
-        metric: the metric's name.
+        statistics: each query's sufficient statistics; cell ``arm * n_layers + layer``, and behind
+            them the ceiling and the floor.
+        scores: the metric of the answers of the task that states were taken from.
+        ceiling: the same of its own prompts: as much as there is to transfer.
+        floor: of the other task's prompts, with nothing put in.
+        metric: its name.
         provenance: model, tasks, prompts' hash, versions, options.
         custom_metric: the metric itself if it is none of the package's; not saved.
     """
 
-    arms: tuple[str, ...]
-    layers: tuple[int, ...]
-    seeds: tuple[int, ...]
-    statistics: Float[Tensor, "cell seed item stat"]
-    scores: Float[Tensor, "arm layer seed"]
-    unpatched: Float[Tensor, "seed"]
-    donor: Float[Tensor, "seed"]
-    metric: str
-    provenance: Mapping[str, Any]
-    custom_metric: Metric | None = None
-
-    def __post_init__(self) -> None:
-        layers = check_counts("layers", self.layers, least=0, ascending=True, error=ResultError)
-        settle(self, layers=layers, arms=check_names("arms", self.arms, distinct=True))
-        self._check()
-
     @property
     def transferred(self) -> Float[Tensor, "arm layer"]:
-        """The share of the way from ``unpatched`` to ``donor``; NaN if these are the same."""
-        way = self.donor.mean() - self.unpatched.mean()
-        found: Tensor = (self.scores.mean(dim=-1) - self.unpatched.mean()) / way
+        """The share of the way from floor to ceiling; NaN if these are the same."""
+        way = self.ceiling.mean() - self.floor.mean()
+        found: Tensor = (self.scores.mean(dim=-1) - self.floor.mean()) / way
         return found if way else found * float("nan")
 
     @checked(ResultError)

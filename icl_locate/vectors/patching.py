@@ -168,10 +168,10 @@ class _Patching:
         arms = self._arms()
         scores = scores_of(setting, cells)
         tables = {
-            "statistics": np.concatenate([cells, donor[None]]),
+            "statistics": np.concatenate([cells[:-1], donor[None], cells[-1:]]),
             "scores": scores[:-1].reshape(len(arms), len(self.layers), -1),
-            "unpatched": scores[-1],
-            "donor": scores_of(setting, donor),
+            "ceiling": scores_of(setting, donor),
+            "floor": scores[-1],
         }
         return Patched(
             arms=arms,

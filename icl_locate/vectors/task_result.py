@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -23,6 +24,7 @@ from icl_locate.interventions.states import StateEdit
 from icl_locate.metrics import Metric, check_statistics
 from icl_locate.studies.beside import Beside
 from icl_locate.studies.intervals import Spread
+from icl_locate.vectors.scores import LayerCurve
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,6 +131,29 @@ class TaskVectors(
     def baseline(self) -> Spread:
         """How the score without a vector scatters over the dev queries; for `locate_peak`."""
         return self.spread_of("zero_shot")
+
+    @checked(ResultError)
+    def curve(self, arm: str = VECTOR) -> LayerCurve:
+        """The vector's scores or a control's over the layers; `locate_peak` takes it.
+
+        Raises:
+            ResultError: if there was no such control.
+        """
+        check_choice("arm", arm, self.arms[:-2], error=ResultError)
+        table, scores = self.statistics[: len(self.layers)], self.scores
+        if arm != VECTOR:
+            place = self.controls.index(arm)
+            table, scores = self.control_statistics[place], self.control_scores[place]
+        return LayerCurve(
+            layers=self.layers,
+            seeds=self.seeds,
+            statistics=torch.cat([table, self.statistics[-2:-1]]),
+            scores=scores,
+            floor=self.zero_shot,
+            metric=self.metric,
+            provenance={**self.provenance, "arm": arm},
+            custom_metric=self.custom_metric,
+        )
 
     @checked(ResultError)
     def beyond(self, control: str) -> Spread:

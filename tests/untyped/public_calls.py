@@ -457,6 +457,7 @@ def _vectors() -> dict[str, Call]:
         "vectors.Patched.difference": Call(
             patched_result().difference, {"arm": "last", "other": "all"}
         ),
+        "vectors.TaskVectors.curve": Call(task_vectors().curve, {}),
         "vectors.TaskVectors.beyond": Call(task_vectors().beyond, {"control": "random"}),
         "vectors.TaskVectors.test_table": Call(task_vectors().test_table, {}),
         "vectors.TaskVectors.edit": Call(task_vectors().edit, {}),
