@@ -22,11 +22,12 @@ LABELS = tuple(dict.fromkeys(example.target for example in TASK.train))
 KNOWN = (5, 5), (5, 1), (6, 9), (7, 10), (7, 2)  # of 12 layers
 
 
-def study_row(model: Model, shape: Shape, asked: Mapping[str, int], n_runs: int) -> Row:
+def study_row(model: Model, shape: Shape, asked: Mapping[str, int], **timing: Any) -> Row:
     """The whole study but for scoring heads; one seed.
 
     Args:
         asked: ``shots`` and ``n_queries``.
+        timing: ``n_runs`` and ``clock``, as `measured` takes them.
     """
     study = partial(induction.ablation_study, model, TASK, head_scores(shape), seeds=0, **asked)
     found = study(engine="hooks")
@@ -45,7 +46,7 @@ def study_row(model: Model, shape: Shape, asked: Mapping[str, int], n_runs: int)
         f"ablation study, {shape.n_layers} layers, d={shape.d_model}, {len(found.arms)} arms, "
         f"heads of layers {', '.join(map(str, layers))}",
         ways,
-        n_runs,
+        **timing,
         clean=found.statistics[0, 0, 0, :, 0],
         passes=floor / clean_flops(shape, *prompts.tokens.shape),
     )

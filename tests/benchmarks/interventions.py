@@ -46,7 +46,7 @@ from rows import CLEAN, HOOKS, OURS, Row, Ways, measured, table
 from shared_engine import KEPT, masks_of
 from torch import Tensor
 from transformers import LlamaForCausalLM
-from turns import DOCS, machine
+from turns import DOCS, Clock, machine
 
 import icl_locate as icl
 from icl_locate import induction
@@ -54,6 +54,10 @@ from icl_locate.models.bridge import Model
 from icl_locate.records.files import check_output, replace_file
 
 FILES = "interventions_benchmark.json", "interventions_table.md", "peers_table.md"
+MEDIANS = {
+    "wall": "Medians of {} alternating runs",
+    "processor": "Medians of {} alternating runs, in seconds of processor time",
+}
 PLAIN = "Hugging Face loop"
 NNSIGHT, LENS = "nnsight", "TransformerLens by hand"
 Part = Literal["head-effects", "task-vectors", "head-losses", "ablation-study", "peers"]
@@ -91,12 +95,19 @@ class Config:
     """Its models' vocabulary."""
     n_runs: int = 5
     """Alternating runs, of which medians are taken."""
+    clock: Clock = "wall"
+    """What is read: "processor" is not stretched by other processes, and knows no GPU."""
     device: str = "cpu"
     """Where to run."""
     dtype: Annotated[str, tyro.conf.arg(metavar="float32|bfloat16")] = "float32"
     """Of the weights."""
     output: Path = DOCS
     """Folder of the numbers and the tables."""
+
+    @property
+    def timing(self) -> dict[str, Any]:
+        """How ways are timed."""
+        return {"n_runs": self.n_runs, "clock": self.clock}
 
     def models(self) -> tuple[Model, LlamaForCausalLM]:
         """The random model, as a bridge and plain."""
@@ -127,8 +138,8 @@ def compare_patches(
     size = len(prompts), tokens.shape[1]
     floor = patch_flops(config.shape, *size, patches, 1) / clean_flops(config.shape, *size)
     return measured(
-        work, ways, config.n_runs, clean=ways[CLEAN](), picked=every, scale=len(patches) / len(few),
-        passes=floor,
+        work, ways, **config.timing, clean=ways[CLEAN](), picked=every,
+        scale=len(patches) / len(few), passes=floor,
     )  # fmt: skip
 
 
@@ -186,7 +197,7 @@ def head_losses(config: Config) -> list[Row]:
     }
     floor = patch_flops(shape, *tokens.shape, patches, n_read) / clean_flops(shape, *tokens.shape)
     work = f"{len(heads)} heads ablated at all positions, {len(prompts)} prompts"
-    return [measured(work, ways, config.n_runs, clean=ways[CLEAN](), passes=floor)]
+    return [measured(work, ways, **config.timing, clean=ways[CLEAN](), passes=floor)]
 
 
 def ablation_studies(config: Config) -> list[Row]:
@@ -197,7 +208,7 @@ def ablation_studies(config: Config) -> list[Row]:
         model, _ = build(shape, config.device, dtype, n_ctx=1024, d_vocab=config.d_vocab)
         give_tokenizer(model)
         asked = {"shots": config.n_shots, "n_queries": config.n_queries}
-        rows.append(study_row(model, shape, asked, config.n_runs))
+        rows.append(study_row(model, shape, asked, **config.timing))
     return rows
 
 
@@ -215,7 +226,7 @@ def peers(config: Config) -> list[Row]:
     }
     clean = hugging_face_loop(plain, prompts, masks[-1:])[0]
     work = f"{len(masks)} start layers of a mask, 1 prompt of {config.n_masked} tokens"
-    rows = [measured(work, _had(ways), config.n_runs, clean=clean)]
+    rows = [measured(work, _had(ways), **config.timing, clean=clean)]
     shown, patches, every = heads_at_last(config)
     few = [patches[i] for i in every]
     ways = {
@@ -226,7 +237,7 @@ def peers(config: Config) -> list[Row]:
     clean = clean_pass(bridge, shown.tokens, partial(first_tokens, shown))
     work = f"effects of {len(patches)} heads at the last token, {len(shown)} prompts"
     few_of = {"picked": every, "scale": len(patches) / len(few)}
-    return [*rows, measured(work, _had(ways), config.n_runs, clean=clean, **few_of)]
+    return [*rows, measured(work, _had(ways), **config.timing, clean=clean, **few_of)]
 
 
 def _had(ways: Ways) -> Ways:
@@ -251,14 +262,14 @@ def main(config: Config) -> None:
     written = config.output / FILES[0]
     parts: dict[str, Any] = json.loads(written.read_text("utf-8")) if written.exists() else {}
     about = {"machine": machine(config.device), "torch": torch.__version__, "dtype": config.dtype}
-    about |= {"n_runs": config.n_runs}
+    about |= config.timing
     for part in config.parts:
         parts[part] = [about | row for row in RUNS[part](config)]
         replace_file(written, [f"{json.dumps(parts, indent=1)}\n".encode()])
     ours = [row for part in RUNS if part != "peers" for row in parts.get(part, [])]
     shape = config.shape
     caption = (
-        f"Medians of {config.n_runs} alternating runs; random Llama of {shape.n_layers} layers, "
+        f"{MEDIANS[config.clock].format(config.n_runs)}; random Llama of {shape.n_layers} layers, "
         f"d={shape.d_model}, {config.n_tokens} tokens a prompt where nothing else is said; loops "
         f"over heads or layers at the last token ran one in {config.step}, and are scaled to all; "
         f"{config.dtype}; {machine(config.device)}."

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from turns import in_turn
+from turns import Clock, in_turn
 
 from icl_locate.savings.memory import peak_bytes
 
@@ -23,6 +23,7 @@ def measured(
     picked: Sequence[int] | slice = slice(None),
     scale: float = 1.0,
     passes: float | None = None,
+    clock: Clock = "wall",
 ) -> Row:
     """A row: medians, ratios, floor, peak memory, differences and how large what is compared is.
 
@@ -32,7 +33,7 @@ def measured(
         scale: of the loops' time, to all runs.
         passes: the floor, in clean passes.
     """
-    seconds, outcomes = in_turn(ways, n_runs)
+    seconds, outcomes = in_turn(ways, n_runs, clock=clock)
     loops = [way for way in ways if way not in (OURS, CLEAN)]
     ours = outcomes[OURS][picked]
     difference = max((outcomes[way] - ours).abs().max().item() for way in loops)
