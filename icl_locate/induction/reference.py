@@ -9,6 +9,7 @@ from torch import Tensor
 
 from icl_locate.checks.arguments import check_items, check_text, refuse
 from icl_locate.checks.signatures import anything, checked, whole
+from icl_locate.engine.forward import keep_logits
 from icl_locate.errors import PromptError
 from icl_locate.hooks import replace_inputs, watch_attention
 from icl_locate.induction.random_tokens import random_tokens
@@ -132,7 +133,8 @@ def _sum_up(
             watch_attention(model, "hook_z", sums.add_outputs),
             watch_attention(model, "hook_in", sums.add_inputs),
         ):
-            model(tokens[chosen].to(device), attention_mask=real[chosen].long().to(device))
+            mask = real[chosen].long().to(device)
+            model(tokens[chosen].to(device), attention_mask=mask, **keep_logits(model, 1))
     return sums
 
 
