@@ -47,9 +47,14 @@ def positions(rows):
 
 
 def layers(found, run=0):
-    """Each layer's static and active rows of a run, of both prompts."""
+    """Each layer's static, feeding (where there are any) and active rows of a run, by prompt."""
     groups = [next((g for g in some if run in g.runs), None) for some in found.groups]
-    return [None if g is None else (positions(g.static), positions(g.active)) for g in groups]
+    return [None if group is None else rows_of(group) for group in groups]
+
+
+def rows_of(group):
+    static, feeding, active = map(positions, (group.static, group.feeding, group.active))
+    return (static, feeding, active) if group.feeding.width else (static, active)
 
 
 def test_runs_that_hide_the_same_go_on_together_wherever_they_started():
@@ -74,7 +79,8 @@ def test_rows_before_what_is_hidden_are_the_clean_runs_and_hidden_ones_are_dropp
     found = layers(plan(icl.ContextMask(EXAMPLES, icl.from_layer(1))))
     kept = [[2, 3], [0, 1, 2]], [[6, 7], [5, 6, 7]]
     assert found[:3] == [None, kept, kept]
-    assert found[3] == kept  # of the last layer's rows but one is read out, all are keys
+    last = [[7], [7]]  # of the last layer's rows only one is read out, all are keys
+    assert found[3] == (kept[0], [[6], [5, 6]], last)
     last = Rows.where(LAST)
     active = plan(icl.ContextMask(EXAMPLES)).groups[0][0].active
     assert last.places_in(active)[0].tolist() == [[1], [2]]
@@ -89,14 +95,14 @@ def test_an_edit_touches_its_rows_and_then_those_that_see_them():
     assert found[0] is None
     assert found[1] == (before, first)  # no other row of its own layer
     assert found[2] == (before, [[5, 6, 7]] * 2)
-    assert found[3] == (before, [[5, 6, 7]] * 2)
+    assert found[3] == (before, [[5, 6]] * 2, [[7]] * 2)  # keys, and the row that is read out
     found = layers(plan(acts(None, edit(1, "resid_post", 7))))
     assert found[:2] == [None, None]  # it enters layer 2
     assert found[2:] == [([[2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6]], [[7], [7]])] * 2
     assert layers(plan(acts(None, edit(2, "mlp_out", 3)))) == [
         None, None,
         ([[2], [0, 1, 2]], [[3], [3]]),
-        ([[2, 4, 5, 6], [0, 1, 2, 4, 5, 6]], [[3, 7]] * 2),  # a key, and the row that is read out
+        ([[2, 4, 5, 6], [0, 1, 2, 4, 5, 6]], [[3]] * 2, [[7]] * 2),
     ]  # fmt: skip
     last = plan(acts(None, edit(3, "resid_post", 7)))
     assert last.places == (0,) and layers(last) == [None] * 4  # what is read out is edited
@@ -106,7 +112,8 @@ def test_the_last_layers_edits_need_only_rows_that_are_read():
     found = layers(plan(acts(None, edit(3, "attn_out"))))
     assert found == [None, None, None, ([[2, 3, 4, 5, 6], [0, 1, 2, 3, 4, 5, 6]], [[7], [7]])]
     below = layers(plan(acts(None, edit(2, "attn_out"))))
-    assert below[3] == ([[], []], ALL) == below[2]  # all are keys of the row that is read
+    assert below[2] == ([[], []], ALL)  # all are keys of the row that is read
+    assert below[3] == ([[], []], [row[:-1] for row in ALL], [[7], [7]])
 
 
 def test_an_edit_of_what_is_hidden_above_reaches_nothing():
@@ -114,8 +121,8 @@ def test_an_edit_of_what_is_hidden_above_reaches_nothing():
     with_edit = layers(plan(acts(mask, edit(2, "resid_pre", 4))))
     assert with_edit == layers(plan(mask))
     seen = layers(plan(acts(mask, edit(1, "resid_pre", 4))))
-    # a clean key there is static: its own row of that layer is hidden above
-    assert seen[1] == ([[2, 3, 5], [0, 1, 2, 3]], [[4, 6, 7], [4, 5, 6, 7]])
+    # hidden above: of the edited row keys alone are computed, of a clean one not even these
+    assert seen[1] == ([[2, 3, 5], [0, 1, 2, 3]], [[4], [4]], [[6, 7], [5, 6, 7]])
     assert seen[2] == layers(plan(mask))[2]
 
 

@@ -130,12 +130,7 @@ def head_effects(
         PromptError, NumericalError: as `score_targets` does.
         ModelError: if the shared engine was asked for, and is not exact on this model.
     """
-    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
-    everywhere = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
-    chosen = tuple(everywhere if heads is None else sorted(as_pairs(heads)))
-    check_heads(chosen, n_layers, n_heads)
-    if not chosen:
-        raise PromptError("no heads were given: expected at least one, or None for all")
+    chosen = _choose(model, heads)
     runs = [HeadAblation({head}, method, reference, seed) for head in chosen]
     engine = choose_engine(model, engine, runs)
     with hold_weights(model), tqdm(total=len(chosen) + 1, unit="run", disable=not progress) as bar:
@@ -166,6 +161,21 @@ def head_effects(
             "engine": engine,
         },
     )
+
+
+def _choose(model: Model, heads: Collection[Sequence[int]] | None) -> tuple[tuple[int, int], ...]:
+    """The heads that are meant.
+
+    Raises:
+        MaskError, PromptError: if the model does not have them, or there are none.
+    """
+    n_layers, n_heads = int(model.cfg.n_layers), int(model.cfg.n_heads)
+    everywhere = [(layer, head) for layer in range(n_layers) for head in range(n_heads)]
+    chosen = tuple(everywhere if heads is None else sorted(as_pairs(heads)))
+    check_heads(chosen, n_layers, n_heads)
+    if not chosen:
+        raise PromptError("no heads were given: expected at least one, or None for all")
+    return chosen
 
 
 @checked(PromptError)

@@ -199,8 +199,13 @@ def _one_pass(costs: ModelCosts, plan: Plan, readout: Bool[Tensor, "batch pos"])
     for layer, groups in enumerate(plan.groups):
         work += _rows(costs, layer, batch * width, width)
         for group in groups:
-            n_rows = batch * len(group.runs) * group.active.width
-            work += _rows(costs, layer, n_rows, group.n_keys)
+            for some in group.portions(len(group.runs)):
+                n_keys = group.n_keys
+                if group.lies_beside:
+                    n_keys = group.static.width + len(some) * group.active.width
+                work += _rows(costs, layer, batch * len(some) * group.active.width, n_keys)
+            n_fed = batch * len(group.runs) * group.feeding.width
+            work += _Work(n_fed, costs.projection_operations(n_fed))
     return work
 
 

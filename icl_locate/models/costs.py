@@ -15,7 +15,7 @@ from transformer_lens.model_bridge import TransformerBridge
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from icl_locate.checks.arguments import check_count, refuse
-from icl_locate.checks.signatures import checked
+from icl_locate.checks.signatures import checked, whole
 from icl_locate.errors import ModelError
 from icl_locate.models.bridge import Model
 from icl_locate.models.loading import loading_error, resolve_dtype
@@ -105,6 +105,13 @@ class ModelCosts:
         check_count("layer", layer, least=0, most=self.n_layers - 1, error=ModelError)
         attention = 2 * self.n_heads * self.d_head * n_keys
         return _PER_WEIGHT * n_rows * (self.layer_weights[layer] + attention)
+
+    @checked(ModelError, n_rows=whole(0))
+    def projection_operations(self, n_rows: int) -> int:
+        """Floating-point operations of a layer's queries, keys and values for ``n_rows`` tokens."""
+        return (
+            _PER_WEIGHT * n_rows * self.d_model * (self.n_heads + 2 * self.n_kv_heads) * self.d_head
+        )
 
     @checked(ModelError)
     def decoding_operations(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from icl_locate.engine.shared.groups import Keys
+from icl_locate.engine.shared.layout import Keys
 from icl_locate.engine.shared.plan import Plan
 from icl_locate.engine.shared.replay import cache_with
 from icl_locate.engine.shared.texts import LayerTexts

@@ -1,7 +1,6 @@
 """One pass up the layers: the clean run, and every other with the rows of it that differ."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,78 +10,17 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from icl_locate.engine.progress import Tell, silent
+from icl_locate.engine.shared.layout import Keys, Layout
 from icl_locate.engine.shared.plan import Group, Plan
-from icl_locate.engine.shared.replay import BlockCall, cache_with, first, repeat, with_first
-from icl_locate.engine.shared.rows import CutMask, NotSharedError, Rows
+from icl_locate.engine.shared.replay import BlockCall, cache_with, first, with_first
+from icl_locate.engine.shared.rows import CutMask, Rows
 from icl_locate.hooks.heads import split_heads
 from icl_locate.hooks.holding import NamedHook
 from icl_locate.hooks.points import HOOKS
 from icl_locate.interventions.edits import Edit, Where
 
-Keys = tuple[Tensor, Tensor]
-"""Keys and values ``[batch, kv_head, active, d_head]`` of one run."""
 _AT_ONCE = {"cpu": 2048}  # rows that go through a block in one call: more leave a CPU's cache
 _AT_ONCE_ELSEWHERE = 65_536
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """How the rows of several runs lie in one call of a block.
-
-    Attributes:
-        beside: whether the runs lie beside each other in each prompt's row of the batch, over one
-            copy of the static keys; else behind each other, as a larger batch.
-    """
-
-    n_runs: int
-    group: Group
-    beside: bool
-
-    def join(self, values: Float[Tensor, "run batch active *rest"]) -> Tensor:
-        """All runs' rows as one batch."""
-        return values.transpose(0, 1).flatten(1, 2) if self.beside else values.flatten(0, 1)
-
-    def split(self, values: Tensor) -> Float[Tensor, "run batch active *rest"]:
-        """One batch's rows, run by run; a view where there can be one."""
-        n, width = self.n_runs, self.group.active.width
-        if values.shape[1] != (n * width if self.beside else width):
-            raise NotSharedError(f"a point gives values of shape {tuple(values.shape)}")
-        if self.beside:
-            return values.view(len(values), n, width, *values.shape[2:]).transpose(0, 1)
-        return values.view(n, -1, *values.shape[1:])
-
-    def own_keys(self, values: Tensor) -> Float[Tensor, "run batch kv_head active d_head"]:
-        """What a cache holds beyond the static keys, run by run."""
-        own = values[:, :, self.group.static.width :]
-        if self.beside:
-            shape = (*own.shape[:2], self.n_runs, self.group.active.width, own.shape[3])
-            return own.reshape(shape).movedim(2, 0)
-        return own.reshape(self.n_runs, -1, *own.shape[1:])
-
-    def static(self, values: Tensor) -> Tensor:
-        """The clean run's keys or values that the runs see."""
-        kept = self.group.static.take(values, dim=2)
-        return kept if self.beside else repeat(kept, self.n_runs)
-
-    def cut(self, cut: CutMask) -> CutMask:
-        """The mask of one run, for all."""
-        if self.beside:
-            return cut.beside(self.n_runs, self.group.static.width)
-        return cut.copies(self.n_runs)
-
-    def take_rows(self, value: Tensor) -> Tensor:
-        """The rows of an argument."""
-        kept = self.group.active.take(value)
-        if self.beside:
-            return kept.repeat(1, self.n_runs, *[1] * (kept.ndim - 2))
-        return repeat(kept, self.n_runs)
-
-    def take_keys(self, value: Tensor) -> Tensor:
-        """The keys of an argument."""
-        static, active = self.group.static, self.group.active
-        if self.beside:
-            return static.beside(*[active] * self.n_runs).take(value, dim=3)
-        return repeat(static.beside(active).take(value, dim=3), self.n_runs)
 
 
 class SharedPass:
@@ -129,11 +67,11 @@ class SharedPass:
         for group in self.plan.groups[call.layer]:
             if not group.active.width:
                 continue
-            entering = [
-                self._enter(run, group.active, clean_input, call.layer, taken) for run in group.runs
-            ]
+            enter = partial(self._enter, clean=clean_input, layer=call.layer, taken=taken)
+            entering = [enter(run, group.active) for run in group.runs]
+            feeding = [enter(run, group.feeding) for run in group.runs if group.feeding.width]
             for some in self._portions(group):
-                self._run(call, group, some, [entering[i] for i in some], mask, clean, hidden, own)
+                self._run(call, group, some, entering, feeding, mask, clean, hidden, own)
         self._hidden = hidden
         if self._keeps_caches:
             self.own.append(own)
@@ -146,12 +84,10 @@ class SharedPass:
 
     def _portions(self, group: Group) -> list[range]:
         """A group's runs in portions that go through the block at once."""
-        n_rows, device = group.active.positions.numel(), group.active.positions.device
-        limit = max(1, _AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE) // n_rows)
-        if self._lie_beside(group):
-            limit = min(limit, max(1, group.static.width // group.active.width))
-        n = len(group.runs)
-        return [range(i, min(i + limit, n)) for i in range(0, n, limit)]
+        n_rows = (group.feeding.width + group.active.width) * len(group.active.positions)
+        device = group.active.positions.device
+        at_once = _AT_ONCE.get(device.type, _AT_ONCE_ELSEWHERE) // n_rows
+        return group.portions(max(1, at_once))
 
     def _lie_beside(self, group: Group) -> bool:
         return self._beside and group.lies_beside
@@ -162,6 +98,7 @@ class SharedPass:
         group: Group,
         some: range,
         entering: Sequence[Tensor],
+        feeding: Sequence[Tensor],
         mask: Tensor,
         clean: Any,
         hidden: dict[int, tuple[Rows, Tensor]],
@@ -169,16 +106,18 @@ class SharedPass:
     ) -> None:
         """One block for some runs of a group, whose outputs and keys are noted."""
         runs = [group.runs[i] for i in some]
-        layout = _Layout(len(runs), group, self._lie_beside(group))
-        cache = cache_with(
-            call.layer,
-            layout.static(clean.keys),
-            layout.static(clean.values),
-            room=group.active.width * (len(runs) if layout.beside else 1),
-        )
+        layout = Layout(len(runs), group, group.active, self._lie_beside(group))
+        keys, values = layout.static(clean.keys), layout.static(clean.values)
+        if group.feeding.width:
+            fed = self._feed(call, group, some, mask, feeding)
+            keys, values = (
+                torch.cat(pair, dim=2) for pair in zip((keys, values), fed, strict=True)
+            )
+        room = group.active.width * (len(runs) if layout.beside else 1)
+        cache = cache_with(call.layer, keys, values, room)
         output = call.rerun(
-            layout.join(torch.stack(list(entering))),
-            layout.cut(self._cut(group, mask)),
+            layout.join(torch.stack([entering[i] for i in some])),
+            layout.cut(self._cut(group, group.active, mask)),
             cache,
             take_rows=layout.take_rows,
             take_keys=layout.take_keys,
@@ -191,6 +130,23 @@ class SharedPass:
             pairs = (layout.own_keys(computed.keys), layout.own_keys(computed.values))
             for run, keys, values in zip(runs, *pairs, strict=True):
                 own[run] = keys.clone(), values.clone()
+
+    def _feed(
+        self,
+        call: BlockCall,
+        group: Group,
+        some: range,
+        mask: Tensor,
+        entering: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor]:
+        """The keys and values of some runs' feeding rows."""
+        layout = Layout(len(some), group, group.feeding)
+        return call.feed(
+            layout.join(torch.stack([entering[i] for i in some])),
+            layout.cut(self._cut(group, group.feeding, mask)),
+            layout.take_rows,
+            layout.take_keys,
+        )
 
     def _enter(
         self, run: int, rows: Rows, clean: Tensor, layer: int, taken: dict[int, Tensor]
@@ -224,7 +180,7 @@ class SharedPass:
             self._wheres[rows] = Where(torch.arange(len(positions)), positions, places)
         return self._wheres[rows]
 
-    def _hooks(self, call: BlockCall, runs: Sequence[int], layout: _Layout) -> list[NamedHook]:
+    def _hooks(self, call: BlockCall, runs: Sequence[int], layout: Layout) -> list[NamedHook]:
         """The hooks that edit some runs' states within a block."""
         points: dict[str, list[tuple[int, Edit]]] = {}
         for i, run in enumerate(runs):
@@ -233,18 +189,20 @@ class SharedPass:
         heads = partial(split_heads, call.model)
         return [(name, _EditRuns(self, layout, some, heads)) for name, some in points.items()]
 
-    def _cut(self, group: Group, mask: Tensor) -> CutMask:
+    def _cut(self, group: Group, rows: Rows, mask: Tensor) -> CutMask:
         """A group's cut of a mask, made once for all layers that are given the same one."""
-        key = group.static, group.active, group.hiding, mask.data_ptr()
+        key = group.static, rows, group.active, group.hiding, mask.data_ptr()
         if key not in self._cuts:
-            self._cuts[key] = mask, self._cut_anew(group, mask)  # held: its address stays
+            self._cuts[key] = mask, self._cut_anew(group, rows, mask)  # held: its address stays
         return self._cuts[key][1]
 
-    def _cut_anew(self, group: Group, mask: Float[Tensor, "batch #head pos pos"]) -> CutMask:
-        lowest, keys = torch.finfo(mask.dtype).min, group.static.beside(group.active)
+    def _cut_anew(
+        self, group: Group, rows: Rows, mask: Float[Tensor, "batch #head pos pos"]
+    ) -> CutMask:
+        lowest, keys = torch.finfo(mask.dtype).min, group.keys_of(rows)
 
         def kept(cells: Tensor) -> Tensor:
-            return keys.take(group.active.take(cells, dim=2), dim=3)
+            return keys.take(rows.take(cells, dim=2), dim=3)
 
         visible = kept(mask)
         if group.hiding.masks:
@@ -252,7 +210,7 @@ class SharedPass:
             cells = group.hiding.cells(positions, mask.shape[-1], self._n_heads).to(mask.device)
             visible = torch.where(kept(cells), lowest, visible)
         visible = visible.masked_fill(~keys.valid[:, None, None, :], lowest)
-        silences = torch.ones_like(group.active.valid) if group.hiding.silences else None
+        silences = torch.ones_like(rows.valid) if group.hiding.silences else None
         return CutMask.of(visible, silences)
 
     def _gather(self, clean: Tensor) -> Float[Tensor, "row readout d_model"]:
@@ -270,7 +228,7 @@ class _EditRuns:
     def __init__(
         self,
         shared: SharedPass,
-        layout: _Layout,
+        layout: Layout,
         edits: Sequence[tuple[int, Edit]],
         heads: Callable[[Tensor], Tensor],
     ) -> None:

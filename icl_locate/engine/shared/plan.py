@@ -32,24 +32,43 @@ class Group:
 
     Attributes:
         runs: their numbers.
-        static, active: the rows that are taken from the clean run, and those that are computed.
+        static: the rows that are taken from the clean run.
+        feeding: those of which only keys and values are computed: no layer above needs more.
+        active: those that are computed.
         hiding: the cells that all of them hide.
     """
 
     runs: tuple[int, ...]
     static: Rows
+    feeding: Rows
     active: Rows
     hiding: Hiding
+
+    def keys_of(self, rows: Rows) -> Rows:
+        """The keys that active rows see, in their order; feeding rows see but themselves."""
+        if rows is self.feeding:
+            return rows
+        return self.static.beside(self.feeding, self.active)
 
     @property
     def n_keys(self) -> int:
         """The keys that each run has here."""
-        return self.static.width + self.active.width
+        return self.static.width + self.feeding.width + self.active.width
 
     @property
     def lies_beside(self) -> bool:
         """Whether runs are few rows over many keys that all of them share."""
-        return self.static.width >= 2 * self.active.width
+        return not self.feeding.width and self.static.width >= 2 * self.active.width
+
+    def portions(self, at_once: int) -> list[range]:
+        """Its runs in portions, in each of which at most so many go through a block together.
+
+        Runs that lie beside each other compute no more keys than those that they share.
+        """
+        if self.lies_beside:
+            at_once = min(at_once, max(1, self.static.width // max(1, self.active.width)))
+        n = len(self.runs)
+        return [range(i, min(i + at_once, n)) for i in range(0, n, at_once)]
 
     @property
     def n_held(self) -> int:
@@ -135,14 +154,20 @@ def plan_runs(
         None if each.start is None else numbers.setdefault(each.key, len(numbers)) for each in acts
     ]
     runs = tuple(dict(zip(places, acts, strict=True))[i] for i in range(len(numbers)))
-    members: list[dict[tuple[int, int, Hiding], list[int]]] = [{} for _ in range(n_layers)]
+    members: list[dict[tuple[int, int, int, Hiding], list[int]]] = [{} for _ in range(n_layers)]
     for number, each in enumerate(runs):
         for layer, key in planner.steps(each):
             members[layer].setdefault(key, []).append(number)
     groups = tuple(
         tuple(
-            Group(tuple(some), planner.rows(static, device), planner.rows(active, device), hiding)
-            for (static, active, hiding), some in by_key.items()
+            Group(
+                tuple(runs_there),
+                planner.rows(static, device),
+                planner.rows(feeding, device),
+                planner.rows(active, device),
+                hiding,
+            )
+            for (static, feeding, active, hiding), runs_there in by_key.items()
         )
         for by_key in members
     )
@@ -179,13 +204,13 @@ class _Planner:
             self._rows[number] = Rows.where(self._sets[number]).to(device)
         return self._rows[number]
 
-    def steps(self, acts: Acts) -> list[tuple[int, tuple[int, int, Hiding]]]:
-        """The layers that a run goes through, with its static rows, active rows, and cells."""
+    def steps(self, acts: Acts) -> list[tuple[int, tuple[int, int, int, Hiding]]]:
+        """The layers that a run goes through: its static, feeding and active rows, and cells."""
         if acts.start is None:
             return []
         if not self._drop:
             return [
-                (layer, (self._none, self._all, acts.hiding.get(layer, _NOTHING)))
+                (layer, (self._none, self._none, self._all, acts.hiding.get(layer, _NOTHING)))
                 for layer in range(acts.start, self._n_layers)
             ]
         changed = self._changed(acts)
@@ -193,9 +218,11 @@ class _Planner:
         for layer in reversed(range(acts.start, self._n_layers)):
             hiding = acts.hiding.get(layer, _NOTHING)
             entering, leaving = changed[layer]
-            static, active, needed = self._once(self._choose, hiding, entering, leaving, needed)
+            static, feeding, active, needed = self._once(
+                self._choose, hiding, entering, leaving, needed
+            )
             if active != self._none or self._continues:
-                found.append((layer, (static, active, hiding)))
+                found.append((layer, (static, feeding, active, hiding)))
         return found[::-1]
 
     def _changed(self, acts: Acts) -> dict[int, tuple[int, int]]:
@@ -226,8 +253,8 @@ class _Planner:
 
     def _choose(
         self, hiding: Hiding, entering: int, leaving: int, needed: int
-    ) -> tuple[int, int, int]:
-        """A layer's static and active rows, and the rows that it needs of the layer below."""
+    ) -> tuple[int, int, int, int]:
+        """A layer's static, feeding and active rows, and those it needs of the layer below."""
         queries = self._sets[leaving] & self._sets[needed]
         if hiding.masks:
             keys = (self._visible(hiding) & queries[:, :, None]).any(dim=1)
@@ -237,9 +264,15 @@ class _Planner:
             keys = keys | ~hiding.later(self._positions, self._n_heads)
         keys = keys & self._real
         own = self._sets[entering] & keys
-        active = queries | own
+        # where texts go on, the keys that are kept for them are those of active rows
+        active = queries | own if self._continues else queries
         static = keys & ~self._sets[entering] & ~active
-        return self._number(static), self._number(active), self._number(self._sets[needed] | own)
+        return (
+            self._number(static),
+            self._number(own & ~active),
+            self._number(active),
+            self._number(self._sets[needed] | own),
+        )
 
     def _hit(self, hiding: Hiding) -> Bool[Tensor, "batch query_pos"]:
         """The rows from which any head hides anything."""

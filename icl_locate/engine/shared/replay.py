@@ -129,6 +129,29 @@ class BlockCall:
                 return self.forward(hidden, *args, **kwargs)
             return self.forward(**kwargs | {"hidden_states": hidden})
 
+    def feed(
+        self,
+        hidden: Float[Tensor, "row feeding d_model"],
+        cut: CutMask,
+        take_rows: Take,
+        take_keys: Take,
+    ) -> tuple[Tensor, Tensor]:
+        """The keys and values of other rows, of which the block computes nothing else.
+
+        Args:
+            cut, take_rows, take_keys: as `rerun` says.
+
+        Raises:
+            NotSharedError: if the block gives no keys and values to its cache.
+        """
+        cache = DynamicCache()
+        cache.layers = [*(DynamicLayer() for _ in range(self.layer)), _Mouth()]
+        try:
+            self.rerun(hidden, cut, cache, take_rows, take_keys)
+        except _FedError as fed:
+            return fed.keys, fed.values
+        raise NotSharedError("the blocks give their cache no keys")
+
     def _hooked(self, cut: CutMask, hooks: Sequence[NamedHook]) -> AbstractContextManager[object]:
         """A context in which rows without a visible key attend to nothing, and hooks act."""
         named = list(hooks)
@@ -151,6 +174,22 @@ def with_first(output: Any, hidden: Tensor) -> Any:
     if isinstance(output, (tuple, list)):
         return type(output)([hidden, *output[1:]])
     return hidden
+
+
+class _FedError(Exception):
+    """A block has computed keys and values, and need not go on."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__("keys and values are there")
+        self.keys, self.values = keys, values
+
+
+class _Mouth(DynamicLayer):  # type: ignore[misc]
+    """A layer of a cache that stops the block as soon as it is given something."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> Any:  # noqa: ARG002
+        """Take keys and values."""
+        raise _FedError(key_states, value_states)
 
 
 class RoomyLayer(DynamicLayer):  # type: ignore[misc]
