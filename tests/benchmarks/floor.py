@@ -82,8 +82,7 @@ def _run_flops(
         flops += n_own * (n_heads * d * shape.d_head + 3 * d * shape.d_mlp)
     if layer < top:
         flops += (top - 1 - layer) * layer_flops(shape, n_above, n_tokens)
-        flops += layer_flops(shape, n_read, n_tokens)
-        flops += (n_above - n_read) * 2 * d * shape.n_kv_heads * shape.d_head
+        flops += _top_flops(shape, n_above, n_read, n_tokens)
     return flops
 
 
@@ -121,11 +120,20 @@ def _passes(
     shape: Shape, segments: Tensor, readout: Tensor, masks: Iterable[icl.ContextMask]
 ) -> float:
     n_prompts, n_tokens = segments.shape
-    flops = clean_flops(shape, n_prompts, n_tokens)
+    flops, n_read = clean_flops(shape, n_prompts, n_tokens), int(readout[0].sum())
     for mask in masks:
-        n_layers = shape.n_layers - mask.layers.start
-        flops += n_prompts * n_layers * layer_flops(shape, *_rows_and_keys(mask, segments, readout))
+        n_rows, n_keys = _rows_and_keys(mask, segments, readout)
+        if mask.layers.start < shape.n_layers:
+            n_below_top = shape.n_layers - 1 - mask.layers.start
+            flops += n_prompts * n_below_top * layer_flops(shape, n_rows, n_keys)
+            flops += n_prompts * _top_flops(shape, n_rows, n_read, n_keys)
     return flops
+
+
+def _top_flops(shape: Shape, n_rows: int, n_read: int, n_keys: int) -> float:
+    """At the last layer all rows are keys and values, and only those that are read are more."""
+    keys_and_values = 2 * shape.d_model * shape.n_kv_heads * shape.d_head
+    return layer_flops(shape, n_read, n_keys) + (n_rows - n_read) * keys_and_values
 
 
 def _rows_and_keys(mask: icl.ContextMask, segments: Tensor, readout: Tensor) -> tuple[int, int]:
