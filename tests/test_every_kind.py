@@ -1,5 +1,6 @@
 """Every kind of intervention in the shared engine, against the hooks engine: alone and composed."""
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -167,3 +168,17 @@ def test_a_kind_that_differs_falls_back_alone(monkeypatch):
     with pytest.warns(UserWarning, match="falling back to the hooks engine: on this Llama.* 1.0e"):
         assert choose_engine(model, "auto", [icl.HeadAblation({(0, 0)}), scale]) == "hooks"
     assert choose_engine(model, "auto", [icl.HeadAblation({(0, 0)})]) == "shared"
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_an_edit_may_touch_none_of_the_rows_that_are_computed(point):
+    """Two runs of one prompt, beside each other by the row that is read, which no edit touches."""
+    model = tiny.boot("llama")
+    prompts = prompts_for(model)[:1]
+    prompts = replace(prompts, target_tokens=[prompts.target_tokens[0][:1]])
+    values, head = torch.ones(check_point(model, point)), 1 if point == "z" else None
+    mask, at = icl.ContextMask({Segment.QUERY}), icl.At("query", which="first")
+    run = mask | icl.StateEdit("add", values, 1, at, point=point, head=head)
+    expected = icl.score_targets(model, prompts, mask)
+    ours = score_many(model, prompts, [mask, run])
+    torch.testing.assert_close(ours, torch.stack([expected] * 2), atol=1e-4, rtol=0)

@@ -260,5 +260,29 @@ def test_rows_are_taken_in_order_from_any_dimension():
     assert taken[0].equal(values[0][:, [1, 3, 4]]) and taken[1].equal(values[1][:, [0, 4, 0]])
     shared = rows.take(torch.arange(5)[None])
     assert shared.equal(rows.positions), "a batch of 1 stands for all"
-    twice = rows.copies(2)
-    assert positions(twice) == [[1, 3, 4], [0, 4]] * 2
+
+
+def test_runs_hold_as_much_as_the_layer_where_they_hold_most():
+    """Without 8 tokens of their own: what is shared counts for all runs, unless it is little."""
+    late, query = icl.ContextMask(EXAMPLES, icl.only_layer(3)), icl.ContextMask(QUERY)
+    found = plan(query, icl.ContextMask(EXAMPLES), late, acts(None, edit(0, "z")))
+    assert found.most_rows() == [1, 3, 1, 8] and found.most_held() == [1, 6, 1, 8]
+
+
+def test_what_some_heads_hide_is_seen_by_the_others():
+    """One head of two, then each by a mask of its own, which need not be alike."""
+    for masks, seen in (
+        ([icl.ContextMask(QUERY, heads={(3, 0)})], [2, 3, 4, 5, 6]),
+        ([icl.ContextMask(QUERY, heads={(3, head)}) for head in (0, 1)], [2, 3, 4, 5]),
+        (
+            [
+                icl.ContextMask(QUERY, heads={(3, 0)}),
+                icl.ContextMask(EXAMPLES | QUERY, heads={(3, 1)}),
+            ],
+            [2, 3, 4, 5],
+        ),
+        ([icl.ContextMask(QUERY, heads={(3, 0)}), icl.ContextMask(EXAMPLES)], [2, 3, 6]),
+    ):
+        run = masks[0] if len(masks) == 1 else masks[0] | masks[1]
+        static, active = layers(plan(run))[3]
+        assert sorted({*static[0], *active[0]} - {7}) == seen

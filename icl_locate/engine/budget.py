@@ -60,7 +60,7 @@ class Cost:
             prompts = append_targets(prompts)
             plan, _ = plan_scoring(model, prompts, runs, drop=drop)
         width = prompts.tokens.shape[1]
-        held = [plan.most_held(run) + n_generated for run in range(plan.n_runs)]
+        held = [n + n_generated for n in plan.most_held()]
         if n_generated:  # a text with a row of its own has its own copy of the prompt's keys
             for portion in portions(plan, n_generated, int(model.cfg.d_model), drop=drop):
                 for run in () if portion.by_prompt else portion.runs:

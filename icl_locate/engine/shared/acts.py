@@ -53,6 +53,20 @@ class Hiding:
         """The cells that are hidden from the last ``n_rows`` rows."""
         return hidden_by_head(self.masks, positions, n_rows, n_heads)
 
+    def by_any_and_all(
+        self, positions: Positions, n_heads: int
+    ) -> tuple[Bool[Tensor, "batch query_pos key_pos"], Bool[Tensor, "batch query_pos key_pos"]]:
+        """The cells that some head hides, and those that every head does; no head's of its own."""
+        n_rows = positions.segments.shape[1]
+        anywhere = [replace(acting, heads=None) for acting in self.masks]
+        by_any = hidden_by_head(anywhere, positions, n_rows, n_heads)[:, 0]
+        if all(acting.heads is None for acting in self.masks):
+            return by_any, by_any
+        named = {head for acting in self.masks for head in acting.heads or range(n_heads)}
+        if len(named) < n_heads:
+            return by_any, torch.zeros_like(by_any)
+        return by_any, self.cells(positions, n_rows, n_heads).all(dim=1)
+
     def later(self, positions: Positions, n_heads: int) -> Bool[Tensor, "batch key_pos"]:
         """The keys that every head hides from all tokens yet to be generated, whatever they are."""
         sure = [acting for acting in self.masks if not isinstance(acting.mask, EdgeMask)]
@@ -119,11 +133,6 @@ class Acts:
     def start(self) -> int | None:
         """The first layer that differs (``n_layers``: what is read out); ``None`` if none does."""
         return min((*self.hiding, *self.entering, *self.inside), default=None)
-
-    @property
-    def by_tokens(self) -> bool:
-        """Whether anything depends on the tokens that are generated."""
-        return any(hiding.by_tokens for hiding in self.hiding.values())
 
 
 def acts_of(model: Model, prompts: Prompts, intervention: Intervention) -> Acts:

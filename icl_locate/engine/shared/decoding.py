@@ -88,7 +88,7 @@ def portions(plan: Plan, n_new: int, d_model: int, *, drop: bool) -> list[Portio
     decode in rows of their own.
     """
     width, limit = plan.positions.segments.shape[1], 4 * d_model
-    rows = [plan.most_rows(run) for run in range(plan.n_runs)]
+    rows = plan.most_rows()
     alone = [run for run, n in enumerate(rows) if not drop or 2 * n > width]
     shared: list[list[int]] = [[]]
     n_keys = width
@@ -197,9 +197,7 @@ def _step(shared: SharedPass, layers: Sequence[LayerTexts], cells: Cells, call: 
     """One block's newest rows, over each cell's own keys."""
     found = layers[call.layer](call)
     if call.layer == len(layers) - 1:
-        last = {
-            run: acts.entering.get(len(layers), ()) for run, acts in enumerate(shared.plan.acts)
-        }
+        last = shared.plan.entering(len(layers))
         found = cells.edited(last, shared.plan, found[:, 0])[:, None]
     return with_first(shared.readout, found)
 

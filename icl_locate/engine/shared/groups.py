@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicLayer
 
 from icl_locate.engine.progress import Tell, silent
 from icl_locate.engine.shared.layout import Keys, Layout
-from icl_locate.engine.shared.plan import Group, Plan
+from icl_locate.engine.shared.plan import Group, Plan, Sight
 from icl_locate.engine.shared.replay import BlockCall, cache_with, first, with_first
 from icl_locate.engine.shared.rows import CutMask, Rows
 from icl_locate.hooks.heads import split_heads
@@ -51,7 +51,9 @@ class SharedPass:
         self._keeps_caches, self._beside, self._tell = keeps_caches, beside, tell
         self._hidden: dict[int, tuple[Rows, Tensor]] = {}
         self._wheres: dict[Rows, Where] = {}
-        self._cuts: dict[tuple[Any, ...], tuple[Any, CutMask]] = {}
+        self._cuts: dict[Sight, dict[tuple[Rows, int], tuple[Tensor, CutMask]]] = {}
+        every = enumerate(plan.groups)
+        self._last = {group.sight: layer for layer, some in every for group in some}
         self.own: list[dict[int, Keys]] = []
         self.readout: Any = None
 
@@ -72,6 +74,8 @@ class SharedPass:
             feeding = [enter(run, group.feeding) for run in group.runs if group.feeding.width]
             for some in self._portions(group):
                 self._run(call, group, some, entering, feeding, mask, clean, hidden, own)
+            if self._last[group.sight] == call.layer:
+                self._cuts.pop(group.sight, None)
         self._hidden = hidden
         if self._keeps_caches:
             self.own.append(own)
@@ -191,10 +195,11 @@ class SharedPass:
 
     def _cut(self, group: Group, rows: Rows, mask: Tensor) -> CutMask:
         """A group's cut of a mask, made once for all layers that are given the same one."""
-        key = group.static, rows, group.active, group.hiding, mask.data_ptr()
-        if key not in self._cuts:
-            self._cuts[key] = mask, self._cut_anew(group, rows, mask)  # held: its address stays
-        return self._cuts[key][1]
+        cuts = self._cuts.setdefault(group.sight, {})
+        key = rows, mask.data_ptr()
+        if key not in cuts:
+            cuts[key] = mask, self._cut_anew(group, rows, mask)  # held: its address stays
+        return cuts[key][1]
 
     def _cut_anew(
         self, group: Group, rows: Rows, mask: Float[Tensor, "batch #head pos pos"]
@@ -239,5 +244,7 @@ class _EditRuns:
         by_run, rows = self._layout.split(value), self._layout.group.active
         for i, edit in self._edits:
             split = self._heads(by_run[i]) if edit.point == "z" else by_run[i]
-            by_run[i] = self._shared.edited([edit], split, rows).reshape(by_run[i].shape)
+            edited = self._shared.edited([edit], split, rows)
+            if edited is not split:  # an edit may touch none of these rows
+                by_run[i] = edited.reshape(by_run[i].shape)
         return value

@@ -9,7 +9,7 @@ group, whatever they did before.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import reduce
+from functools import cached_property, reduce
 from typing import TypeVar
 
 import torch
@@ -24,6 +24,8 @@ from icl_locate.interventions.edits import Edit
 
 T = TypeVar("T")
 _NOTHING = Hiding.of(())
+Sight = tuple[Rows, Rows, Rows, Hiding]
+"""Static, feeding and active rows, and what is hidden: what says which keys each row sees."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,11 @@ class Group:
         if rows is self.feeding:
             return rows
         return self.static.beside(self.feeding, self.active)
+
+    @property
+    def sight(self) -> Sight:
+        """What it shares with groups whose rows see the same keys."""
+        return self.static, self.feeding, self.active, self.hiding
 
     @property
     def n_keys(self) -> int:
@@ -97,11 +104,16 @@ class Plan:
         """How many runs there are, the clean one aside."""
         return len(self.acts)
 
-    @property
+    @cached_property
     def padding(self) -> Int[Tensor, "batch one"]:
         """How many positions of each prompt are padding."""
         padded = self.positions.segments == Segment.PAD
         return padded.long().cumprod(dim=1).sum(dim=1)[:, None]
+
+    def entering(self, layer: int) -> dict[int, tuple[Edit, ...]]:
+        """The edits of what enters a layer, of each run that has any."""
+        every = enumerate(self.acts)
+        return {run: acts.entering[layer] for run, acts in every if layer in acts.entering}
 
     def only(self, runs: Sequence[int]) -> "Plan":
         """The plan of some of the runs, numbered anew in that order."""
@@ -117,13 +129,20 @@ class Plan:
         acts = tuple(self.acts[run] for run in runs)
         return Plan(acts, tuple(range(len(acts))), groups, self.positions)
 
-    def most_held(self, run: int) -> int:
-        """The most keys that a run holds at a layer: shared ones count once, for all."""
-        return max((g.n_held for some in self.groups for g in some if run in g.runs), default=0)
+    def most_held(self) -> list[int]:
+        """The most keys that each run holds at a layer: shared ones count once, for all."""
+        return self._most(lambda group: group.n_held)
 
-    def most_rows(self, run: int) -> int:
-        """The most rows of a run that are computed at a layer."""
-        return max((g.active.width for s in self.groups for g in s if run in g.runs), default=0)
+    def most_rows(self) -> list[int]:
+        """The most rows of each run that are computed at a layer."""
+        return self._most(lambda group: group.active.width)
+
+    def _most(self, count: Callable[[Group], int]) -> list[int]:
+        found = [0] * self.n_runs
+        for group in (group for some in self.groups for group in some):
+            for run in group.runs:
+                found[run] = max(found[run], count(group))
+        return found
 
 
 def plan_runs(
@@ -245,8 +264,8 @@ class _Planner:
         changed = self._sets[entering]
         found = changed | self._sets[touched]
         if hiding.masks:
-            visible = self._visible(hiding)
-            found = found | self._once(self._hit, hiding) | (visible & changed[:, None]).any(dim=-1)
+            hit, visible = self._once(self._look, hiding)
+            found = found | hit | (visible & changed[:, None]).any(dim=-1)
         else:
             found = found | (changed.cumsum(dim=1) > 0)
         return self._number(found & self._real)
@@ -257,7 +276,8 @@ class _Planner:
         """A layer's static, feeding and active rows, and those it needs of the layer below."""
         queries = self._sets[leaving] & self._sets[needed]
         if hiding.masks:
-            keys = (self._visible(hiding) & queries[:, :, None]).any(dim=1)
+            visible = self._once(self._look, hiding)[1]
+            keys = (visible & queries[:, :, None]).any(dim=1)
         else:
             keys = queries.flip(1).cumsum(dim=1).flip(1) - queries.long() > 0
         if self._continues:
@@ -274,20 +294,12 @@ class _Planner:
             self._number(self._sets[needed] | own),
         )
 
-    def _hit(self, hiding: Hiding) -> Bool[Tensor, "batch query_pos"]:
-        """The rows from which any head hides anything."""
-        return self._once(self._cells, hiding).any(dim=-1).any(dim=1)
-
-    def _visible(self, hiding: Hiding) -> Bool[Tensor, "batch query_pos key_pos"]:
-        """The earlier positions that a row sees by any head."""
-        return self._once(self._look, hiding)
-
-    def _look(self, hiding: Hiding) -> Bool[Tensor, "batch query_pos key_pos"]:
-        seen = ~self._once(self._cells, hiding).all(dim=1)
-        return seen.tril(-1)
-
-    def _cells(self, hiding: Hiding) -> Bool[Tensor, "batch #head query_pos key_pos"]:
-        return hiding.cells(self._positions, self._real.shape[1], self._n_heads)
+    def _look(
+        self, hiding: Hiding
+    ) -> tuple[Bool[Tensor, "batch query_pos"], Bool[Tensor, "batch query_pos key_pos"]]:
+        """The rows from which any head hides anything, and the earlier keys that any head sees."""
+        by_any, by_all = hiding.by_any_and_all(self._positions, self._n_heads)
+        return by_any.any(dim=-1), (~by_all).tril(-1)
 
     def _once(self, function: Callable[..., T], *arguments: object) -> T:
         """What a method gives, computed once for the same arguments."""

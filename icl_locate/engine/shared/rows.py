@@ -36,10 +36,6 @@ class Rows:
         """The same rows on a device."""
         return Rows(self.positions.to(device), self.valid.to(device))
 
-    def copies(self, n: int) -> "Rows":
-        """The same rows for ``n`` copies of the batch."""
-        return Rows(self.positions.repeat(n, 1), self.valid.repeat(n, 1))
-
     def beside(self, *others: "Rows") -> "Rows":
         """These rows, and others behind them."""
         parts = (self, *others)

@@ -39,6 +39,8 @@ class Cells:
     texts: Int[Tensor, "alive"]
     written: Int[Tensor, "alive new"]
     _found: dict[Hiding, Tensor] = field(default_factory=dict, repr=False)
+    _mine: dict[int, Tensor] = field(default_factory=dict, repr=False)
+    _wheres: dict[int, Where] = field(default_factory=dict, repr=False)
 
     def keep(self, stays: Bool[Tensor, "alive"], new: Int[Tensor, "alive"]) -> "Cells":
         """Those that stay, each with a new token."""
@@ -52,11 +54,13 @@ class Cells:
     ) -> Float[Tensor, "alive *rest"]:
         """Values of the newest rows, as the edits of each cell's run leave them."""
         for run, some in edits.items():
-            mine = (self.runs == run).nonzero()[:, 0]
+            if run not in self._mine:
+                self._mine[run] = (self.runs == run).nonzero()[:, 0]
+            mine = self._mine[run]
             if len(mine):
                 value = values[mine][:, None]
                 for edit in some:
-                    value = edit(value, partial(self._where, plan, mine))
+                    value = edit(value, partial(self._where, plan, run))
                 values = values.index_copy(0, mine, value[:, 0])
         return values
 
@@ -74,11 +78,13 @@ class Cells:
             self._found[hiding] = cells[back, :, 0].to(self.runs.device)
         return self._found[hiding]
 
-    def _where(self, plan: Plan, mine: Int[Tensor, "some"]) -> Where:
-        prompts = self.prompts[mine].cpu()
-        newest = plan.positions.segments.shape[1] + self.written.shape[1] - 1
-        positions = torch.full_like(prompts, newest)[:, None]
-        return Where(prompts, positions, positions - plan.padding[prompts])
+    def _where(self, plan: Plan, run: int) -> Where:
+        if run not in self._wheres:
+            prompts = self.prompts[self._mine[run]].cpu()
+            newest = plan.positions.segments.shape[1] + self.written.shape[1] - 1
+            positions = torch.full_like(prompts, newest)[:, None]
+            self._wheres[run] = Where(prompts, positions, positions - plan.padding[prompts])
+        return self._wheres[run]
 
 
 class LayerTexts:
@@ -114,8 +120,9 @@ class LayerTexts:
         self._kinds, self._rows, self._slots = kinds, rows, slots
         self._by_prompt = by_prompt
         every = enumerate(plan.acts)
-        self._entering = {run: acts.entering.get(layer, ()) for run, acts in every}
-        self._inside = _by_point({run: a.inside.get(layer, ()) for run, a in enumerate(plan.acts)})
+        self._entering = plan.entering(layer)
+        inside = {run: acts.inside[layer] for run, acts in every if layer in acts.inside}
+        self._inside = _by_point(inside)
 
     def keep(self, stays: Bool[Tensor, "cell"], cells: Cells) -> None:
         """Let cells go, and part those whose texts have become different.
