@@ -1,6 +1,7 @@
 """Ablating heads by zero, means and resampling, against plain Hugging Face models."""
 
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 
 import oracle
 import planted_induction as planted
@@ -255,6 +256,12 @@ def test_resampled_outputs_are_drawn_by_prompt():
     whole = icl.score_targets(model, prompts, ablation)
     assert torch.allclose(
         whole, icl.score_targets(model, prompts, ablation, batch_size=1), atol=1e-5
+    )
+    bare = replace(prompts, texts=[""] * len(prompts))  # token ids have no texts
+    assert torch.allclose(
+        icl.score_targets(model, bare, ablation),
+        icl.score_targets(model, bare, ablation, batch_size=1),
+        atol=1e-5,
     )
     others = [
         icl.score_targets(

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from icl_locate._types import Segment
 from icl_locate.errors import MaskError
 from icl_locate.hooks.points import check_point
 from icl_locate.interventions.ablation import HeadAblation
@@ -88,7 +89,7 @@ def _stand_in(
         return _zeros
     if ablation.method == "resample":
         samples = reference.samples[layer][:, :, heads]
-        names = () if prompts is None else tuple(prompts.texts)
+        names = () if prompts is None else _names(prompts)
         draw = partial(_draw, ablation.seed, names)
         return partial(_resampled, samples, reference.sample_lengths, draw)
     means = reference.mean_z if ablation.method == "mean_z" else reference.mean_input_z
@@ -116,10 +117,16 @@ def _resampled(
     return samples[drawn[:, None], within].to(z.device)
 
 
+def _names(prompts: Prompts) -> tuple[str, ...]:
+    """What tells prompts apart however they are batched: their texts, or else their tokens."""
+    given = prompts.attention_mask & (prompts.segments != Segment.GENERATED)
+    rows = zip(prompts.texts, prompts.tokens, given, strict=True)
+    return tuple(text or str(tokens[mine].tolist()) for text, tokens, mine in rows)
+
+
 def _draw(seed: int, names: Sequence[str], where: Where, n_samples: int) -> Int[Tensor, "row"]:
-    """Which sample each row is given, by its prompt's text, or its number where there is none."""
-    numbers = where.prompts.tolist()
-    keys = [(names[i] if names else "") or str(i) for i in numbers]
+    """Which sample each row is given, by its prompt, or its number where nobody said what runs."""
+    keys = [names[i] if names else str(i) for i in where.prompts.tolist()]
     return torch.tensor([random.Random(f"{seed}/{key}").randrange(n_samples) for key in keys])
 
 
