@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 import icl_locate as icl
 from icl_locate import Segment
+from icl_locate.engine.budget import Cost
 from icl_locate.engine.shared.acts import Acts
 from icl_locate.engine.shared.decoding import portions
 from icl_locate.engine.shared.plan import plan_runs
@@ -286,3 +287,8 @@ def test_what_some_heads_hide_is_seen_by_the_others():
         run = masks[0] if len(masks) == 1 else masks[0] | masks[1]
         sets = layers(plan(run))[3]
         assert sorted({place for some in sets for place in some[0]} - {7}) == seen
+
+
+def test_runs_fill_a_budget_to_its_last_token():
+    cost = Cost(10, (3, 4, 0, 5))
+    assert cost.portions(17) == [[0, 1, 2], [3]] and cost.portions(16) == [[0], [1, 2], [3]]
