@@ -23,8 +23,8 @@ types: $(VENV)/dev.stamp
 	$(BIN)/lint-imports
 
 tests: $(VENV)/dev.stamp
-	$(BIN)/python -m pytest -n $(WORKERS)
-	ICL_LOCATE_UNTYPED=1 $(BIN)/python -m pytest -n $(WORKERS) tests/untyped
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+	ICL_LOCATE_UNTYPED=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/untyped
 
 notebooks: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest --nbmake -o addopts= notebooks
@@ -33,8 +33,8 @@ docs: $(VENV)/dev.stamp
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html
 
 lowest: $(LOWEST)/stamp
-	$(LOWEST)/bin/python -m pytest -n $(WORKERS)
-	ICL_LOCATE_UNTYPED=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) tests/untyped
+	$(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal
+	ICL_LOCATE_UNTYPED=1 $(LOWEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal tests/untyped
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
