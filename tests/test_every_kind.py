@@ -47,11 +47,17 @@ def state_edits(model, n_prompts):
 def kinds(model, n_prompts):
     """One or more of each kind, of which any two may be joined."""
     edits = state_edits(model, n_prompts)
+    reference = induction.head_reference(model, prompts_for(model), n_samples=3)
     return {
         "mask": [icl.ContextMask({Segment.EXAMPLES}, icl.from_layer(1))],
         "mask of heads": [icl.ContextMask({Segment.QUERY}, heads={(1, 0), (2, 1)}, rows="after")],
         "edges": [induction.knockout({(1, 0), (2, 1)})],
+        "silence": [icl.ContextMask(set(Segment) - {Segment.PAD}, {1}, without_bias=True)],
         "ablation": [icl.HeadAblation({(layer, 1)}) for layer in LAYERS],
+        "stand-in": [
+            icl.HeadAblation({(1, 0), (2, 0)}, method, reference)
+            for method in ("resample", "mean_input", "mean_z")
+        ],
         "scale": [icl.HeadScale({(0, 0): 0.5, (2, 1): 2.0}), icl.HeadScale({(2, 0): 0.0})],
         "generated": [icl.StateEdit("add", torch.ones(tiny.D_MODEL), 2, [], generated=True)],
         "edit": edits,
