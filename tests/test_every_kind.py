@@ -1,6 +1,5 @@
 """Every kind of intervention in the shared engine, against the hooks engine: alone and composed."""
 
-from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -98,6 +97,20 @@ def test_answers_equal_the_hooks_engines(numbered):
     for drop in {can_drop(model), False}:
         assert generate_many(model, prompts, runs, 6, (), drop=drop) == expected
     assert len({tuple(texts) for texts in expected}) > 1
+
+
+def test_rows_that_see_nothing_while_they_are_generated_are_silent_if_asked():
+    model = tiny.boot("gpt2")  # whose output projection has a bias
+    prompts = prompts_for(model)
+    everything = set(Segment) - {Segment.PAD}
+    runs = [
+        icl.ContextMask(everything, {layer}, without_bias=silent)
+        for layer in LAYERS
+        for silent in (False, True)
+    ]
+    expected = [icl.generate(model, prompts, run, 8, ()) for run in runs]
+    assert generate_many(model, prompts, runs, 8, ()) == expected
+    assert expected[0::2] != expected[1::2]
 
 
 @pytest.mark.parametrize("metric", ["first_token_prob", "label_accuracy", "bleu", "log_prob"])

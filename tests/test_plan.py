@@ -1,5 +1,7 @@
 """Which rows the shared engine computes: planned on segments, tokens and edits alone."""
 
+from types import SimpleNamespace
+
 import tiny
 import torch
 from hypothesis import given
@@ -9,6 +11,7 @@ import icl_locate as icl
 from icl_locate import Segment
 from icl_locate.engine.budget import Cost
 from icl_locate.engine.shared.acts import Acts
+from icl_locate.engine.shared.beginning import behind, beside
 from icl_locate.engine.shared.decoding import portions
 from icl_locate.engine.shared.plan import plan_runs
 from icl_locate.engine.shared.rows import CutMask, Rows
@@ -149,6 +152,25 @@ def test_tokens_to_come_need_keys_that_the_last_row_does_not_see():
         )
     )
     assert found == [None] + [(ALL, [[], []])] * 3  # nothing of the prompt, but its newest rows
+
+
+def test_texts_begin_with_the_keys_of_their_own_run_and_none_that_fills_up():
+    found = plan(icl.ContextMask(EXAMPLES, icl.from_layer(1)), continues=True)
+    assert rows_of(found.groups[1][0])[1] == [[6, 7], [5, 6, 7]]
+    zeros = torch.zeros(2, 1, 8, 1)
+    clean = SimpleNamespace(layers=[SimpleNamespace(keys=zeros, values=zeros)] * N_LAYERS)
+    computed = {0: (torch.ones(2, 1, 3, 1), torch.ones(2, 1, 3, 1))}
+    keys, _, columns, own, kinds = beside(1, clean, computed, found)
+    assert kinds.tolist() == [1, 0] and keys[:, 0, :, 0].tolist() == [[0.0] * 8 + [1.0] * 3] * 2
+    assert columns[:, 8:].tolist() == [[6, 7, 0], [5, 6, 7]]
+    static = [[2, 3], [0, 1, 2]]
+    for prompt, valid in enumerate(([True, True, False], [True] * 3)):
+        masked, whole = own[prompt].tolist()
+        assert [i for i in range(8) if masked[i]] == static[prompt] and masked[8:] == valid
+        assert whole == [True] * 8 + [False] * 3
+    keys, _, _, own, _ = behind(1, clean, computed, found)
+    assert own[:, 0].sum(dim=1).tolist() == [8, 8, 4, 6]  # the clean run's, then the masked one's
+    assert keys[2:, 0, :, 0].nonzero().tolist() == [[0, 6], [0, 7], [1, 5], [1, 6], [1, 7]]
 
 
 def test_without_dropping_all_rows_are_kept_from_the_first_layer_on():

@@ -135,15 +135,9 @@ def head_effects(
     engine = choose_engine(model, engine, runs)
     with hold_weights(model), tqdm(total=len(chosen) + 1, unit="run", disable=not progress) as bar:
         cells = run_grid(
-            model,
-            prompts,
-            [NOTHING, *runs],
-            LOG_PROB,
-            engine=engine,
-            max_new_tokens=1,
-            batch_size=batch_size,
-            on_progress=bar.update,
-        )
+            model, prompts, [NOTHING, *runs], LOG_PROB, engine=engine, max_new_tokens=1,
+            batch_size=batch_size, on_progress=bar.update,
+        )  # fmt: skip
     clean, *without = (torch.from_numpy(cell.statistics[:, 0]).float() for cell in cells)
     return HeadEffects(
         heads=chosen,

@@ -28,7 +28,7 @@ def begin_texts(
         computed: the keys and values that runs computed there, by their numbers.
         room: for how many new tokens of each text.
     """
-    begin = _beside if by_prompt else _behind
+    begin = beside if by_prompt else behind
     keys, values, columns, own, kinds = begin(layer, clean, computed, plan)
     n_prompts = len(plan.positions.segments)
     cells = torch.arange((plan.n_runs + 1) * n_prompts, device=columns.device)
@@ -66,7 +66,7 @@ def _kinds(layer: int, plan: Plan) -> list[int]:
     return found
 
 
-def _beside(layer: int, clean: DynamicCache, computed: Mapping[int, Keys], plan: Plan) -> _Begun:
+def beside(layer: int, clean: DynamicCache, computed: Mapping[int, Keys], plan: Plan) -> _Begun:
     """All runs' keys beside each other in their prompt's row."""
     base = clean.layers[layer]
     n_prompts, width, device = len(base.keys), base.keys.shape[2], base.keys.device
@@ -74,7 +74,7 @@ def _beside(layer: int, clean: DynamicCache, computed: Mapping[int, Keys], plan:
     blocks = [torch.arange(width, device=device).expand(n_prompts, -1)]
     kinds = _kinds(layer, plan)
     own = torch.zeros(n_prompts, len(kinds), width, dtype=torch.bool, device=device)
-    behind: list[tuple[int, Tensor]] = []
+    more: list[tuple[int, Tensor]] = []
     for run, kind in enumerate(kinds):
         group = plan.groups[layer][kind - 1] if kind else None
         own[:, run] = group.static.chosen(width) if group is not None else True
@@ -82,12 +82,12 @@ def _beside(layer: int, clean: DynamicCache, computed: Mapping[int, Keys], plan:
             keys.append(computed[run][0])
             values.append(computed[run][1])
             blocks.append(group.active.positions)
-            behind.append((run, group.active.valid))
+            more.append((run, group.active.valid))
     mine = [
         torch.zeros(n_prompts, len(kinds), v.shape[1], dtype=torch.bool, device=device)
-        for _, v in behind
+        for _, v in more
     ]
-    for (run, valid), some in zip(behind, mine, strict=True):
+    for (run, valid), some in zip(more, mine, strict=True):
         some[:, run] = valid
     return (
         torch.cat(keys, dim=2),
@@ -98,7 +98,7 @@ def _beside(layer: int, clean: DynamicCache, computed: Mapping[int, Keys], plan:
     )
 
 
-def _behind(layer: int, clean: DynamicCache, computed: Mapping[int, Keys], plan: Plan) -> _Begun:
+def behind(layer: int, clean: DynamicCache, computed: Mapping[int, Keys], plan: Plan) -> _Begun:
     """A row for each run that has started, its keys in their places; all others share the clean."""
     base, kinds = clean.layers[layer], _kinds(layer, plan)
     n_prompts, width, device = len(base.keys), base.keys.shape[2], base.keys.device

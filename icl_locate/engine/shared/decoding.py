@@ -17,11 +17,11 @@ from icl_locate.engine.decoding import Answers, check_room, resolve_stops
 from icl_locate.engine.forward import keep_logits, require_numbers
 from icl_locate.engine.progress import Tell, part, silent
 from icl_locate.engine.shared.beginning import begin_texts
-from icl_locate.engine.shared.groups import SharedPass
 from icl_locate.engine.shared.plan import Plan
 from icl_locate.engine.shared.replay import BlockCall, replaced_blocks, with_first
 from icl_locate.engine.shared.rows import Rows
 from icl_locate.engine.shared.scoring import plan_last, read_out
+from icl_locate.engine.shared.shared_pass import SharedPass
 from icl_locate.engine.shared.texts import Cells, LayerTexts
 from icl_locate.interventions.base import Intervention
 from icl_locate.models.bridge import Model

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from icl_locate.engine.shared.plan import Group
+from icl_locate.engine.shared.group import Group
 from icl_locate.engine.shared.replay import repeat
 from icl_locate.engine.shared.rows import CutMask, NotSharedError, Rows
 

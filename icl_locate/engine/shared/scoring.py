@@ -18,10 +18,10 @@ from icl_locate.engine.forward import keep_logits, require_numbers
 from icl_locate.engine.progress import Tell, silent
 from icl_locate.engine.scoring import append_targets
 from icl_locate.engine.shared.acts import acts_of, positions_of
-from icl_locate.engine.shared.groups import SharedPass
 from icl_locate.engine.shared.plan import Plan, plan_runs
 from icl_locate.engine.shared.replay import first, repeat, replaced_blocks, with_first
 from icl_locate.engine.shared.rows import Rows
+from icl_locate.engine.shared.shared_pass import SharedPass
 from icl_locate.hooks.routes import attention_bias
 from icl_locate.interventions.base import Intervention
 from icl_locate.models.bridge import Model

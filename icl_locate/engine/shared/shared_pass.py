@@ -10,8 +10,9 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from icl_locate.engine.progress import Tell, silent
+from icl_locate.engine.shared.group import Group, Sight
 from icl_locate.engine.shared.layout import Keys, Layout
-from icl_locate.engine.shared.plan import Group, Plan, Sight
+from icl_locate.engine.shared.plan import Plan
 from icl_locate.engine.shared.replay import BlockCall, cache_with, first, with_first
 from icl_locate.engine.shared.rows import CutMask, Rows
 from icl_locate.hooks.heads import split_heads
