@@ -1,11 +1,10 @@
 """Which rows the shared engine computes: planned on segments, tokens and edits alone."""
 
-from types import SimpleNamespace
-
 import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers.cache_utils import DynamicCache
 
 import icl_locate as icl
 from icl_locate import Segment
@@ -158,7 +157,9 @@ def test_texts_begin_with_the_keys_of_their_own_run_and_none_that_fills_up():
     found = plan(icl.ContextMask(EXAMPLES, icl.from_layer(1)), continues=True)
     assert rows_of(found.groups[1][0])[1] == [[6, 7], [5, 6, 7]]
     zeros = torch.zeros(2, 1, 8, 1)
-    clean = SimpleNamespace(layers=[SimpleNamespace(keys=zeros, values=zeros)] * N_LAYERS)
+    clean = DynamicCache()
+    for layer in range(N_LAYERS):
+        clean.update(zeros, zeros, layer)
     computed = {0: (torch.ones(2, 1, 3, 1), torch.ones(2, 1, 3, 1))}
     keys, _, columns, own, kinds = beside(1, clean, computed, found)
     assert kinds.tolist() == [1, 0] and keys[:, 0, :, 0].tolist() == [[0.0] * 8 + [1.0] * 3] * 2
