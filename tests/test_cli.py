@@ -94,6 +94,8 @@ TYPOS = {
     "gates --metric pass@1": "pass@1 runs the programs that the model writes",
     "lora --metric log_prob": "expected one of bleu, bleu_lc, chrf, exact_match, token_accuracy,",
     "lora --sweep none": "there is no such file",
+    "vectors --n-heads 0": "--n-heads is 0: expected",
+    "vectors --metric blue": "unknown metric 'blue'",
 }
 
 

@@ -197,6 +197,7 @@ def test_a_result_of_another_recipe_is_not_replaced_unasked(small, tmp_path, cap
         ("sweep --shots 1 2", "shots_2/result.safetensors"),
         ("induction", "ablation.safetensors"),
         ("gates", "gates.safetensors"),
+        ("vectors", "vectors.safetensors"),
         ("savings --measure", "savings.safetensors"),
         ("demo", "result.safetensors"),
     ],

@@ -264,8 +264,11 @@ def test_the_presets_run_end_to_end_on_local_files(family, tmp_path, capsys, mon
     assert main(f"{translation} --output {tmp_path / 'translation'}".split()) == 0
     assert main(f"{code} --output {tmp_path / 'refused'}".split()) == 2
     assert "add --run-code" in capsys.readouterr().err
-    assert main(f"{code} --run-code --output {tmp_path / 'programs'}".split()) == 0
-    for name, metric in (("translation", "bleu_lc:first_sentence"), ("programs", "pass@1")):
+    made = [("translation", "bleu_lc:first_sentence")]
+    if family in ("llama", "starcoder2"):  # which write the paper's programs
+        assert main(f"{code} --run-code --output {tmp_path / 'programs'}".split()) == 0
+        made.append(("programs", "pass@1"))
+    for name, metric in made:
         result = icl.SweepResult.load(tmp_path / name / "result.safetensors")
         assert result.metric == metric and len(result.conditions) == 6
         assert result.scores.shape == (6, tiny.N_LAYERS + 1, 1)

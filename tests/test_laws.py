@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import icl_locate as icl
@@ -302,6 +302,7 @@ def test_law_8_batch_equals_single(model, data):
         )
 
 
+@settings(max_examples=10)
 @given(data=st.data())
 def test_law_8_cached_generation_equals_uncached(model, data):
     prompts, mask = data.draw(prompts_strategy()), data.draw(masks)

@@ -16,6 +16,7 @@ from icl_locate.cli.lora import LoraByLayerConfig, run_lora
 from icl_locate.cli.savings import SavingsConfig, run_savings
 from icl_locate.cli.start import start
 from icl_locate.cli.sweep import SweepConfig, run_sweep
+from icl_locate.cli.vectors import VectorsConfig, run_vectors
 
 COMMANDS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
     "demo": (DemoConfig, run_demo),
@@ -25,6 +26,7 @@ COMMANDS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
     "savings": (SavingsConfig, run_savings),
     "gates": (GatesConfig, run_gates),
     "lora": (LoraByLayerConfig, run_lora),
+    "vectors": (VectorsConfig, run_vectors),
 }
 """By its name, what a command takes and what it does."""
 

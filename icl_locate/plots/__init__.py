@@ -5,10 +5,12 @@ from icl_locate.plots.differences import layer_differences
 from icl_locate.plots.experiments import failure_curves, importance_curves, shots_curves
 from icl_locate.plots.frame import DASHES, PALETTE
 from icl_locate.plots.gates import gate_map, pruning_curve
-from icl_locate.plots.heads import ablation_bars, fraction_curves, head_map, head_set_curves
+from icl_locate.plots.heads import ablation_bars, fraction_curves, head_set_curves
 from icl_locate.plots.lora import lora_curves
+from icl_locate.plots.maps import head_map
 from icl_locate.plots.prompts import prompt_segments
 from icl_locate.plots.savings import savings_curves
+from icl_locate.plots.vectors import overrides, strength_curves, transfer_curves
 
 __all__ = [
     "DASHES",
@@ -24,8 +26,11 @@ __all__ = [
     "layer_curves",
     "layer_differences",
     "lora_curves",
+    "overrides",
     "prompt_segments",
     "pruning_curve",
     "savings_curves",
     "shots_curves",
+    "strength_curves",
+    "transfer_curves",
 ]

@@ -12,6 +12,7 @@ from icl_locate.masking.location import Location, locate
 from icl_locate.masking.published import ReferenceCurve
 from icl_locate.masking.result import SweepResult
 from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption, band, count_axis
+from icl_locate.studies.result import Measured
 
 
 @checked(ResultError)
@@ -101,12 +102,12 @@ def _symbols(locations: Sequence[Location]) -> str:
     return "; ".join(text for text, is_there in said if is_there) or "no layer: no effect"
 
 
-def recipe(result: SweepResult, *, shots: bool = True) -> str:
+def recipe(result: Measured, *, shots: bool = True) -> str:
     """Shots, queries, seeds and the metric's signature, in a line."""
     provenance = result.provenance
     return (
         (f"{provenance.get('n_shots')} shots, " if shots else "")
-        + f"{len(result.targets)} queries, seeds {', '.join(map(str, result.seeds))}; "
+        + f"{result.n_items} queries, seeds {', '.join(map(str, result.axes['seed']))}; "
         + f"{provenance.get('signature')}"
     )
 

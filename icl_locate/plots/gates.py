@@ -6,7 +6,7 @@ from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.gates import GatesResult
 from icl_locate.plots.frame import METRIC_TITLES, PALETTE, add_caption, count_axis
-from icl_locate.plots.heads import head_map
+from icl_locate.plots.maps import head_map
 
 
 @checked(ResultError)

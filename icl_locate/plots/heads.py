@@ -1,18 +1,15 @@
-"""Figures of heads: what each scores, and what a model is worth without some of them."""
+"""What a model is worth without some of its heads."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
-from jaxtyping import Float
-from torch import Tensor
 
 from icl_locate.checks.arguments import refuse
-from icl_locate.checks.signatures import checked, number
+from icl_locate.checks.signatures import checked
 from icl_locate.context_heads import HeadSetCurve
 from icl_locate.errors import ResultError
 from icl_locate.induction.arms import Comparison
 from icl_locate.induction.result import AblationResult
-from icl_locate.induction.scores import HeadScores
 from icl_locate.plots.frame import (
     DASHES,
     METRIC_TITLES,
@@ -29,67 +26,6 @@ _NAMES = {
     "induction": "without induction heads",
     "random": "without random heads",
 }
-
-
-@checked(ResultError, limit=number(above=0))
-def head_map(
-    scores: HeadScores | Float[Tensor, "layer head"],
-    *,
-    title: str = "induction score",
-    marked: Collection[tuple[int, int]] = (),
-    limit: float | None = None,
-    boundary: int | None = None,
-) -> go.Figure:
-    """A score of every head, layer by head; hover shows all that is known of it.
-
-    Args:
-        scores: what `head_scores` gave, of which the induction score is drawn; or any one score.
-        title: what the score is.
-        marked: heads to be framed, such as a selection.
-        limit: the value at which colours end; ``None`` means 1 for `HeadScores`, the greatest
-            value for any other.
-        boundary: a layer below which a line is drawn, such as a recognition layer.
-    """
-    values = scores if isinstance(scores, Tensor) else scores.induction
-    n_layers, n_heads = values.shape
-    hover = [
-        [_describe(scores, title, layer, head) for head in range(n_heads)]
-        for layer in range(n_layers)
-    ]
-    greatest = float(values.abs().max()) or 1.0
-    end = limit or (greatest if isinstance(scores, Tensor) else 1.0)
-    figure = go.Figure(
-        go.Heatmap(
-            z=values.tolist(),
-            colorscale="RdBu_r",
-            zmid=0,
-            zmin=-end,
-            zmax=end,
-            xgap=1,
-            ygap=1,
-            hovertext=hover,
-            hovertemplate="%{hovertext}<extra></extra>",
-        )
-    )
-    for layer, head in marked:
-        figure.add_shape(
-            type="rect",
-            x0=head - 0.47,
-            x1=head + 0.47,
-            y0=layer - 0.46,
-            y1=layer + 0.46,
-            line={"color": "#000000", "width": 2},
-        )
-    if boundary is not None:
-        figure.add_hline(y=boundary - 0.5, line={"dash": "dash", "color": "#000000"})
-    figure.update_layout(
-        template="plotly_white",
-        title=title,
-        xaxis=count_axis("head", n_heads - 1),
-        yaxis=count_axis("layer", n_layers - 1),
-        height=max(420, 180 + 20 * n_layers),
-    )
-    return figure
 
 
 @checked(ResultError)
@@ -224,26 +160,6 @@ def head_set_curves(*curves: HeadSetCurve) -> go.Figure:
         legend={"title": "the context is"},
     )
     return figure
-
-
-def _describe(
-    scores: HeadScores | Float[Tensor, "layer head"], title: str, layer: int, head: int
-) -> str:
-    if isinstance(scores, Tensor):
-        return f"<b>layer {layer}, head {head}</b><br>{title} {float(scores[layer, head]):.3f}"
-    matching = ", ".join(
-        f"{float(scores.prefix_matching[i, layer, head]):.3f} at {length} (control "
-        f"{float(scores.control[i, layer, head]):.3f})"
-        for i, length in enumerate(scores.lengths)
-    )
-    return (
-        f"<b>layer {layer}, head {head}</b><br>"
-        f"induction {float(scores.induction[layer, head]):.3f}<br>"
-        f"prefix matching {matching}<br>"
-        f"share of attention off BOS {float(scores.normalized[:, layer, head].min()):.3f}<br>"
-        f"copying {float(scores.copying[layer, head]):.3f}<br>"
-        f"previous token {float(scores.previous_token[layer, head]):.3f}"
-    )
 
 
 def _of_shots(

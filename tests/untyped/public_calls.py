@@ -13,7 +13,7 @@ import numpy as np
 import planted_vector
 import tiny
 import torch
-from saved_kinds import override_result, patched_result, task_vectors
+from saved_kinds import injected, override_result, patched_result, task_vectors
 from simulated import Simulated
 
 import icl_locate as icl
@@ -532,6 +532,11 @@ def _plots() -> dict[str, Call]:
             plots.layer_differences, {"differences": icl.compare(swept(), swept())}, 0.5
         ),
         "plots.caption": Call(plots.caption, {"result": swept(), "locations": icl.locate(swept())}),
+        "plots.transfer_curves": Call(plots.transfer_curves, {"result": task_vectors()}, 0.5),
+        "plots.strength_curves": Call(
+            plots.strength_curves, {"result": injected(vectors.StrengthScores, (0.1, 0.2))}, 0.5
+        ),
+        "plots.overrides": Call(plots.overrides, {"result": override_result()}, 0.5),
         "plots.importance_curves": Call(plots.importance_curves, {"result": swept("only")}, 0.5),
         "plots.shots_curves": Call(plots.shots_curves, {"results": {1: swept()}}, 0.5),
         "plots.failure_curves": Call(

@@ -26,7 +26,8 @@ from icl_locate.tasks import pseudo
 ROOT = Path(__file__).parents[2]
 README, START = ROOT / "README.md", ROOT / "docs" / "start.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-OWN_TESTS = {README, START, ROOT / "CONTRIBUTING.md"}
+VECTORS = ROOT / "docs" / "vectors.md"
+OWN_TESTS = {README, START, VECTORS, ROOT / "CONTRIBUTING.md"}
 OTHERS = [
     page for page in PAGES if page not in OWN_TESTS and "\n```python\n" in page.read_text("utf-8")
 ]
@@ -169,6 +170,15 @@ def test_python_as_printed(newcomer, monkeypatch):
     session = run_python(README, newcomer, ("n_queries=16", "n_queries=5"))
     assert len(session["result"].conditions) == 6
     assert session["result"].item_scores.shape[-1] == 5
+
+
+def test_python_of_vectors_as_printed(capsys):
+    """On the embedded model: a random one answers nothing, so that there is no vector to take."""
+    code = "\n".join(blocks(VECTORS, "python")).replace("n_queries=16", "n_queries=4")
+    session = {}
+    exec(compile(code, str(VECTORS), "exec"), session)  # noqa: S102
+    assert len(session["tv"].layers) == session["model"].cfg.n_layers
+    assert "few-shot" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("page", [README, START], ids=["README", "start"])
