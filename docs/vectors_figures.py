@@ -44,7 +44,8 @@ def main(output: Path) -> None:
     figure.add_hline(y=float(tv.zero_shot.mean()), line={"dash": "dot", "width": 1})
     figure.add_vrect(
         x0=found.interval[0] - 0.06, x1=found.interval[1] + 0.06, fillcolor="#888888",
-        opacity=0.18, line_width=0, annotation_text="recognised", annotation_position="bottom left",
+        opacity=0.18, line_width=0, annotation_text="recognised by",
+        annotation_position="bottom left",
     )  # fmt: skip
     figure.update_layout(title="Task vectors put into prompts without context")
     add_caption(figure, "Dotted: with five examples in the prompt (top), and with nothing (bottom)")

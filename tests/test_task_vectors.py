@@ -372,3 +372,9 @@ def test_it_generates_with_the_vector(embedded):
                         for w, e in zip(words, asked, strict=True)])  # fmt: skip
 
     assert share(texts) > 0.4 > share(plain) + 0.1
+
+
+def test_a_task_of_few_queries_says_what_to_ask_for():
+    few = replace(TASK, train=TASK.test[:12], test=TASK.test[:12])
+    with pytest.raises(TaskError, match=r"^all 12 queries .* ask for fewer \(n_queries\)"):
+        task_vectors(tiny.boot("llama"), few, n_shots=2)

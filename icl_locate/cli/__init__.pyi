@@ -6,3 +6,4 @@ from .induction import InductionConfig as InductionConfig
 from .lora import LoraByLayerConfig as LoraByLayerConfig
 from .savings import SavingsConfig as SavingsConfig
 from .sweep import SweepConfig as SweepConfig
+from .vectors import VectorsConfig as VectorsConfig

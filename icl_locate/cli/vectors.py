@@ -110,12 +110,11 @@ def _function_vector(config: VectorsConfig, model: Any, task: Any, metric: Any) 
 
 
 def _in_context(config: VectorsConfig, model: Any, task: Any, metric: Any) -> Any:
+    """Shuffled pairs are no control here: the mean of differences does not know the pairing."""
     from icl_locate.vectors import in_context_vectors
 
-    against = {"shuffled": in_context_vectors(model, task, shuffled=True)}
     other = _other(config)
-    if other is not None:
-        against["other task"] = in_context_vectors(model, other)
+    against = {} if other is None else {"other task": in_context_vectors(model, other)}
     made = in_context_vectors(model, task)
     return made.score(model, task, against=against, **_shared(config, task, metric))
 

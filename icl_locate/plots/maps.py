@@ -91,33 +91,32 @@ def _measured(table: HeadTable) -> str:
 def _hover(scores: HeadScores | HeadTable | Tensor, title: str) -> list[list[str]]:
     """What is known of each head."""
     values = _values(scores)
-    bounds = scores.interval().tolist() if isinstance(scores, HeadTable) else None
-    found: list[list[str]] = []
+    low, high = scores.interval() if isinstance(scores, HeadTable) else (values, values)
+    rows = []
     for layer, row in enumerate(values.tolist()):
-        found.append([])
+        cells = []
         for head, value in enumerate(row):
-            lines = [f"<b>layer {layer}, head {head}</b>"]
             if isinstance(scores, HeadScores):
-                lines += _describe(scores, layer, head)
-            elif bounds is not None:
-                low, high = bounds[0][layer][head], bounds[1][layer][head]
-                lines.append(f"{value:.3g} [{low:.3g}, {high:.3g}]")
+                said = _describe(scores, layer, head)
+            elif isinstance(scores, HeadTable):
+                said = f"{value:.3g} [{low[layer, head]:.3g}, {high[layer, head]:.3g}]"
             else:
-                lines.append(f"{title} {value:.3f}")
-            found[-1].append("<br>".join(lines))
-    return found
+                said = f"{title} {value:.3f}"
+            cells.append(f"<b>layer {layer}, head {head}</b><br>{said}")
+        rows.append(cells)
+    return rows
 
 
-def _describe(scores: HeadScores, layer: int, head: int) -> list[str]:
+def _describe(scores: HeadScores, layer: int, head: int) -> str:
     matching = ", ".join(
         f"{float(scores.prefix_matching[i, layer, head]):.3f} at {length} (control "
         f"{float(scores.control[i, layer, head]):.3f})"
         for i, length in enumerate(scores.lengths)
     )
-    return [
-        f"induction {float(scores.induction[layer, head]):.3f}",
-        f"prefix matching {matching}",
-        f"share of attention off BOS {float(scores.normalized[:, layer, head].min()):.3f}",
-        f"copying {float(scores.copying[layer, head]):.3f}",
-        f"previous token {float(scores.previous_token[layer, head]):.3f}",
-    ]
+    return (
+        f"induction {float(scores.induction[layer, head]):.3f}<br>"
+        f"prefix matching {matching}<br>"
+        f"share of attention off BOS {float(scores.normalized[:, layer, head].min()):.3f}<br>"
+        f"copying {float(scores.copying[layer, head]):.3f}<br>"
+        f"previous token {float(scores.previous_token[layer, head]):.3f}"
+    )

@@ -29,18 +29,16 @@ _GREY = "#666666"
 _LEVELS = {
     "few_shot": ("few-shot", _GREY, "dash"),
     "zero_shot": ("zero-shot", _GREY, "dot"),
-    "ceiling": ("with examples", _GREY, "dash"),
-    "floor": ("without a vector", _GREY, "dot"),
-    "donor": ("where states were taken", _GREY, "dash"),
-    "unpatched": ("unpatched", _GREY, "dot"),
+    "ceiling": ("ceiling, with examples", _GREY, "dash"),
+    "floor": ("floor, nothing put in", _GREY, "dot"),
     "task_alone": ("the examples' task, no vector", PALETTE[0], "dot"),
     "other_alone": ("the vector's task, no vector", PALETTE[1], "dot"),
 }
 """Scores without a vector: their names, colours and dashes."""
 _WHAT = {
     TaskVectors: "task vectors",
-    LayerScores: "a vector added after one layer",
-    LayerCurve: "a vector added after one layer",
+    LayerScores: "function vector",
+    LayerCurve: "function vector",
     Patched: "states put into other prompts",
     StrengthScores: "in-context vectors",
     Override: "examples against a vector",
@@ -70,14 +68,13 @@ def transfer_curves(
     found = _find_peak(result, peak, confidence)
     labels = {} if found is None else {0: found.label}
     _add_curves(figure, layers, _arms(result), confidence, "layer", labels)
-    if found is not None and found.layer is not None:
-        figure.add_trace(_diamond(found))
     _add_levels(figure, result, layers, 0.5)
     said = [_bands(confidence)]
-    if found is not None:
+    if found is not None and found.layer is not None:
+        figure.add_trace(_diamond(found))
         said.append(
             f"diamond: the peak, its bar the layers that could be it; until: the last layer with "
-            f"{100 * found.threshold:g} % of it"
+            f"{100 * found.threshold:g} % of its gain"
         )
     if isinstance(result, TaskVectors):
         said.append("scores are of the dev queries, by which the layer is chosen")
@@ -100,7 +97,8 @@ def strength_curves(result: StrengthScores, *, confidence: float = 0.95) -> go.F
     room = 0.03 * (strengths[-1] - strengths[0]) or 0.01
     _add_levels(figure, result, strengths, room)
     _finish(figure, result, _bands(confidence))
-    figure.update_xaxes(title="strength (below 0: away from the targets)", zeroline=False)
+    away = " (below 0: away from the targets)" if strengths[0] < 0 else ""
+    figure.update_xaxes(title=f"strength{away}", zeroline=False)
     return figure
 
 
@@ -132,9 +130,9 @@ def overrides(result: Override, *, confidence: float = 0.95) -> go.Figure:
 
 def _arms(result: Any) -> dict[str, Spread]:
     """How each arm's scores scatter, the vector's first."""
-    spread: Spread = result.spread()
     if isinstance(result, TaskVectors):
-        return {VECTOR: spread} | {name: spread - result.beyond(name) for name in result.controls}
+        return {name: result.curve(name).spread() for name in (VECTOR, *result.controls)}
+    spread = result.spread()
     if isinstance(result, LayerCurve):
         return {str(result.provenance.get("arm", "vector")): spread}
     names = result.answers if isinstance(result, Override) else result.arms
@@ -168,6 +166,7 @@ def _add_curves(
     """
     for i, (name, spread) in enumerate(arms.items()):
         colour, dash, plain = _look(name, list(arms))
+        symbol = "circle" if i == 0 else "circle-open" if plain else "x-thin-open"
         low, high = spread.interval(confidence).tolist()
         if plain and np.isfinite([low, high]).all():
             figure.add_trace(band(places, low, high, colour, name))
@@ -179,7 +178,7 @@ def _add_curves(
             name=f"{name}<br>{labels[i]}" if i in labels else name,
             legendgroup=name,
             line={"color": colour, "dash": dash, "width": 2 if plain else 1},
-            marker={"size": 6, "symbol": "circle" if i == 0 or not plain else "circle-open"},
+            marker={"size": 6, "symbol": symbol},
             hovertemplate=(
                 f"<b>{name}</b>, {axis} %{{x}}<br>"
                 "%{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra></extra>"
@@ -207,6 +206,7 @@ def _diamond(peak: Peak) -> go.Scatter:
     layer = peak.layer or 0
     low, high = peak.interval or (layer, layer)
     resolved = peak.verdict == "peak"
+    edge = (1.5, "white") if resolved else (2.5, PALETTE[0])
     return go.Scatter(
         x=[layer],
         y=[peak.value],
@@ -215,10 +215,7 @@ def _diamond(peak: Peak) -> go.Scatter:
             "symbol": "diamond" if resolved else "diamond-open",
             "size": 13,
             "color": PALETTE[0],
-            "line": {
-                "width": 1.5 if resolved else 2.5,
-                "color": "white" if resolved else PALETTE[0],
-            },
+            "line": {"width": edge[0], "color": edge[1]},
         },
         error_x={
             "type": "data",

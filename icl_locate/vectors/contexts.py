@@ -141,6 +141,12 @@ def choose_dev(
     if dev is None or isinstance(dev, int):
         others = (*task.test[len(queries) :], *reversed(task.train))
         found = {e.source: e for e in others if e.source not in sources}
+        if not found:
+            raise TaskError(
+                f"all {len(queries)} queries of the task {task.name!r} are asked, and its score is "
+                "reported on them: none is left to choose the layer on; ask for fewer (n_queries), "
+                "or give dev Examples of your own"
+            )
         n_dev = min(len(queries), len(found)) if dev is None else dev
         if not 1 <= n_dev <= len(found):
             raise TaskError(

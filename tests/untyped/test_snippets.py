@@ -174,11 +174,14 @@ def test_python_as_printed(newcomer, monkeypatch):
 
 def test_python_of_vectors_as_printed(capsys):
     """On the embedded model: a random one answers nothing, so that there is no vector to take."""
-    code = "\n".join(blocks(VECTORS, "python")).replace("n_queries=16", "n_queries=4")
+    code = "\n".join(blocks(VECTORS, "python"))
+    for printed, small in (("n_queries=32", "n_queries=4"), ('"n_queries": 32', '"n_queries": 4')):
+        assert printed in code
+        code = code.replace(printed, small)
     session = {}
     exec(compile(code, str(VECTORS), "exec"), session)  # noqa: S102
     assert len(session["tv"].layers) == session["model"].cfg.n_layers
-    assert "few-shot" in capsys.readouterr().out
+    assert "few-shot" in capsys.readouterr().out and len(session["scores"].layers) == 8
 
 
 @pytest.mark.parametrize("page", [README, START], ids=["README", "start"])
