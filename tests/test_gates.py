@@ -98,7 +98,7 @@ def test_gates_scale_heads_and_take_gradients(architecture):
     model.original_model.zero_grad(set_to_none=True)
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_pruning_leaves_what_is_needed(redrawn, seed):
     found = train_gates(redrawn, planted.TASK, replace(FIRM, seed=seed), **OPTIONS)
     assert found.open == planted.CIRCUIT == found.needed
@@ -108,7 +108,7 @@ def test_pruning_leaves_what_is_needed(redrawn, seed):
     assert set(found.order[-2:]) == planted.CIRCUIT
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_breaking_closes_what_is_needed(circuit, seed):
     config = replace(FAST, objective="break", seed=seed, start=0.0)
     found = train_gates(circuit, planted.TASK, config, **OPTIONS)

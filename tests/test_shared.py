@@ -59,9 +59,9 @@ def test_log_probabilities_equal_the_hooks_engines(model):
     assert (expected - expected[STARTS[-1]]).abs().max() > 1e-2, "the masks must matter"
 
 
-@pytest.mark.parametrize("stop", [(), ("A:", "e")])
-def test_answers_equal_the_hooks_engines(model, stop):
+def test_answers_equal_the_hooks_engines(model):
     prompts = prompts_for(model)
+    stop = ("A:", "e") if model in map(tiny.boot, ("gpt2", "mistral", "opt")) else ()
     expected = [icl.generate(model, prompts, mask, 8, stop) for mask in MASKS]
     for drop in {can_drop(model), False}:
         assert generate_many(model, prompts, MASKS, 8, stop, drop=drop) == expected
