@@ -500,6 +500,9 @@ def _savings() -> dict[str, Call]:
         ),
         "savings.paper_share": Call(savings.paper_share, share),
         "savings.ModelCosts.of": Call(ModelCosts.of, {"model": model()}),
+        "savings.ModelCosts.projection_operations": Call(
+            costs.projection_operations, {"n_rows": 3}
+        ),
         "savings.ModelCosts.layer_operations": Call(
             costs.layer_operations, {"layer": 0, "n_rows": 1, "n_keys": 1}
         ),
