@@ -124,8 +124,8 @@ class FunctionVector(
             against: more controls by name: the vectors of other tasks, or of random heads.
             n_shots: examples in the prompts of the ceiling, and of shuffled ones.
             generated: whether it is added at every generated token, too.
-            metric, n_queries, seeds, prepend_bos, max_new_tokens, engine, batch_size,
-                token_budget: as in `sweep`, but for the default of 64 queries, or all.
+            metric, seeds, prepend_bos, max_new_tokens, engine, batch_size: as in `sweep`.
+            n_queries, token_budget: as in `sweep`, but for the default of 64 queries, or all.
             instruction: whether prompts hold the task's instruction.
             progress: whether to show a progress bar over the runs.
 

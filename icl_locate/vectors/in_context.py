@@ -139,8 +139,8 @@ class InContextVectors(
                 whose labels are dealt out anew.
             against: more controls by name: vectors of other tasks, or of shuffled pairs.
             n_shots: examples in the prompts of the ceiling, and of shuffled ones.
-            metric, n_queries, seeds, prepend_bos, max_new_tokens, engine, batch_size,
-                token_budget: as in `sweep`, but for the default of 64 queries, or all.
+            metric, seeds, prepend_bos, max_new_tokens, engine, batch_size: as in `sweep`.
+            n_queries, token_budget: as in `sweep`, but for the default of 64 queries, or all.
             instruction: whether prompts hold the task's instruction.
             progress: whether to show a progress bar over the runs.
 
