@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import ClassVar
 
 from jaxtyping import Float
 from numpy import ndarray
 
-from icl_locate.checks.arguments import check_items
+from icl_locate.checks.arguments import check_items, refuse
 from icl_locate.checks.signatures import check_fields, checked
 from icl_locate.errors import TaskError
 from icl_locate.metrics.base import Statistics, mean_of, mean_statistics
@@ -81,6 +82,8 @@ class FirstToken:
                 f"{self.name} is read off the model, not off an answer: use token_accuracy for "
                 "texts"
             )
+        if not all(isinstance(answer, Real) for answer in numbers):
+            refuse("answers", answers, "a list of numbers", TaskError)
         if len(check_items("targets", targets, "a list of texts", error=TaskError)) != len(numbers):
             raise TaskError(
                 f"there are {len(numbers)} answers and {len(targets)} targets: expected as many of "
