@@ -84,7 +84,10 @@ class FirstToken:
             )
         if not all(isinstance(answer, Real) for answer in numbers):
             refuse("answers", answers, "a list of numbers", TaskError)
-        if len(check_items("targets", targets, "a list of texts", error=TaskError)) != len(numbers):
+        texts = check_items("targets", targets, "a list of texts", error=TaskError)
+        if not all(isinstance(text, str) for text in texts):
+            refuse("targets", targets, "a list of texts", TaskError)
+        if len(texts) != len(numbers):
             raise TaskError(
                 f"there are {len(numbers)} answers and {len(targets)} targets: expected as many of "
                 "both"
