@@ -20,7 +20,7 @@ from icl_locate.errors import ModelError, NumericalError, PromptError, ResultErr
 from icl_locate.lora import PRESETS, LoraConfig, LoraResult, lora_by_layer
 from icl_locate.lora.data import IGNORED, encode, pad, tokenize_prompt
 from icl_locate.lora.projections import output_projections
-from icl_locate.lora.result import _spearman
+from icl_locate.studies.ranks import spearman
 
 PROJECTIONS = {
     "gpt2": "transformer.h.1.attn.c_proj",
@@ -270,7 +270,7 @@ def test_rank_correlation_with_a_masking_curve(tmp_path):
     ranks = np.random.default_rng(0).permuted(np.tile(np.arange(9), (50, 2, 1)), axis=-1)
     for a, b in ranks:
         formula = 1 - 6 * ((a - b) ** 2).sum() / (9 * 80)
-        assert _spearman(a, b) == pytest.approx(formula)
+        assert spearman(a, b) == pytest.approx(formula)
     with pytest.raises(ResultError, match="expected 'mine'"):
         falling.rank_correlation(rising, "mine")
     again = LoraResult.load(falling.save(tmp_path / "lora"))

@@ -16,6 +16,7 @@ from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.metrics import Metric
 from icl_locate.studies.draws import percentiles
+from icl_locate.studies.ranks import spearman
 from icl_locate.studies.result import Measured
 
 
@@ -102,10 +103,10 @@ class LoraResult(
         tuned, masked = self.spread(), result.spread()[place][starts]
         other = (seed + 1) % (LAST_SEED + 1)  # tuned models draw items of their own
         curves = tuned.draws(n_resamples, other), masked.draws(n_resamples, seed)
-        rhos = np.array([_spearman(a, b) for a, b in zip(*curves, strict=True)])
+        rhos = np.array([spearman(a, b) for a, b in zip(*curves, strict=True)])
         known = rhos[~np.isnan(rhos)]  # a flat curve has no ranks
         low, high = percentiles(known, confidence) if len(known) else (np.nan, np.nan)
-        return _spearman(tuned.mean, masked.mean), float(low), float(high)
+        return spearman(tuned.mean, masked.mean), float(low), float(high)
 
     def _curve_of(self, result: Measured, condition: str | None) -> tuple[int, list[int]]:
         """Where a sweep holds a condition, and where these layers."""
@@ -141,10 +142,3 @@ class LoraResult(
                 for j, seed in enumerate(self.seeds)
             ]
         )
-
-
-def _spearman(a: Any, b: Any) -> float:
-    ranks = pd.Series(a).rank(), pd.Series(b).rank()
-    if any(some.nunique() < 2 for some in ranks):
-        return float("nan")  # a flat curve has no order, of which earlier versions of pandas warn
-    return float(ranks[0].corr(ranks[1]))
