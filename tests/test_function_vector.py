@@ -295,3 +295,12 @@ def test_files_hold_everything(found, tmp_path):
     assert loaded_one.heads.heads == one.heads.heads
     assert np.array_equal(found.spread().mean, type(found).load(
         tmp_path / "HeadIndirectEffects.safetensors").spread().mean)  # fmt: skip
+
+
+def test_a_small_task_asks_all_its_prompts():
+    model, task = planted.boot(), planted.task("same")
+    small = replace(task, test=task.test[:3])
+    found = vectors.head_indirect_effects(model, small, n_mean=5)
+    assert found.provenance["n_queries"] == 3
+    with pytest.raises(TaskError, match="n_prompts is 4, .* has 3 queries: expected 1 to 3"):
+        vectors.head_indirect_effects(model, small, n_prompts=4)

@@ -25,6 +25,7 @@ from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.heads import HeadTable
 from icl_locate.studies.recipe import prompts_digest
 from icl_locate.studies.setting import Setting
+from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.injections import Context, context_pairs, run_beside
 from icl_locate.vectors.runs import NOTHING, Runs, scores_of
@@ -94,7 +95,7 @@ def head_indirect_effects(
     model: Model,
     task: Task | str | Path,
     *,
-    n_prompts: int = 25,
+    n_prompts: int | None = None,
     n_shots: int = 10,
     n_mean: int = 100,
     seed: int = 0,
@@ -114,7 +115,8 @@ def head_indirect_effects(
     effect is what that adds to the probability of the answer's first token. All run as one grid.
 
     Args:
-        n_prompts: the first so many queries of ``task.test``, with shuffled labels.
+        n_prompts: the first so many queries of ``task.test``, with shuffled labels; ``None``: 25,
+            or all.
         n_mean: prompts that the mean is taken over, fewer if the model answers fewer rightly; their
             queries are examples of ``task.train``, which are not among those that they are shown.
         seed: of the examples, the shuffled labels, and the mean's queries.
@@ -130,10 +132,16 @@ def head_indirect_effects(
             or that begin with the same token; too few queries; a task of given prompts.
         PromptError, ModelError, NumericalError: as their sources say.
     """
+    task = load_task(task)
+    if n_prompts is not None and not 1 <= n_prompts <= len(task.test):
+        raise TaskError(
+            f"n_prompts is {n_prompts}, but the task {task.name!r} has {len(task.test)} queries: "
+            f"expected 1 to {len(task.test)}"
+        )
     setting, finder = (
         Setting.of(
-            task, metric=f"first_token_{what}", n_queries=n_prompts, seeds=seed, n_shots=n_shots,
-            choice=choice, prepend_bos=prepend_bos, max_new_tokens=1,
+            task, metric=f"first_token_{what}", n_queries=n_prompts, most_queries=25, seeds=seed,
+            n_shots=n_shots, choice=choice, prepend_bos=prepend_bos, max_new_tokens=1,
         )
         for what in ("prob", "accuracy")
     )  # fmt: skip
