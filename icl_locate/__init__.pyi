@@ -1,4 +1,5 @@
 from . import context_heads as context_heads
+from . import formation as formation
 from . import gates as gates
 from . import induction as induction
 from . import lora as lora
