@@ -1,5 +1,6 @@
 """The model: two layers of attention, nothing else, on five tokens; a plain torch module."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -191,7 +192,7 @@ class FormationModel(nn.Module):
         """What the softmax gets; the rows are the last ones."""
         query: Tensor = _turned(self._split(F.linear(rows, layer.query)))
         key = _turned(self._split(F.linear(columns, layer.key)))
-        return query @ key.transpose(-1, -2) * self.shape.d_head**-0.5
+        return query @ key.transpose(-1, -2) / math.sqrt(self.shape.d_head)
 
     def _attend(
         self, layer: int, scores: Tensor, value: Tensor, right: Tensor, clamps: Sequence[Clamp]
