@@ -1,3 +1,4 @@
+from . import checkpoints as checkpoints
 from . import context_heads as context_heads
 from . import formation as formation
 from . import gates as gates
@@ -12,6 +13,8 @@ from . import tasks as tasks
 from . import vectors as vectors
 from ._types import Part as Part
 from ._types import Segment as Segment
+from .checkpoints import OverCheckpoints as OverCheckpoints
+from .checkpoints import over_checkpoints as over_checkpoints
 from .context_heads import HeadStudy as HeadStudy
 from .engine.dropping import drop_context as drop_context
 from .engine.generation import generate as generate

@@ -1,6 +1,7 @@
 """The package's own errors: each says what came, what was expected and what to do."""
 
 __all__ = [
+    "CheckpointError",
     "IclLocateError",
     "MaskError",
     "ModelError",
@@ -38,6 +39,18 @@ class TaskError(IclLocateError):
 
 class ResultError(IclLocateError):
     """A result file that is missing or damaged, or a question that the result cannot answer."""
+
+
+class CheckpointError(ResultError):
+    """A checkpoint of several that could not be loaded or measured.
+
+    Attributes:
+        found: what the others gave, an `OverCheckpoints`; ``None`` if there is nothing.
+    """
+
+    def __init__(self, message: str, found: object = None) -> None:
+        super().__init__(message)
+        self.found = found
 
 
 class SandboxError(IclLocateError):

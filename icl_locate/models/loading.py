@@ -8,9 +8,10 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
+from transformer_lens.model_bridge.sources.transformers import _resolve_checkpoint_to_revision
 from transformers import PreTrainedModel
 
-from icl_locate.checks.arguments import check_path, show
+from icl_locate.checks.arguments import check_count, check_path, show
 from icl_locate.checks.signatures import KINDS, anything, checked
 from icl_locate.errors import ModelError
 from icl_locate.models.bridge import Model
@@ -20,13 +21,21 @@ from icl_locate.models.names import find_model
 from icl_locate.models.trust import NO_CODE, check_weights, says_code
 
 
-@checked(ModelError, model=anything)
+@checked(
+    ModelError,
+    model=anything,
+    checkpoint_index=lambda name, value, error: (
+        None if value is None else check_count(name, value, least=-(10**9), error=error)
+    ),
+)
 def load_model(
     model: str | Path | Model | None = None,
     *,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str = torch.float32,
     revision: str | None = None,
+    checkpoint_index: int | None = None,
+    checkpoint_value: int | None = None,
 ) -> Model:
     """Load a model as a TransformerBridge with eager attention, in evaluation mode.
 
@@ -36,17 +45,26 @@ def load_model(
             in evaluation mode. Weights are safetensors; a model's own code is never run.
         device: where to put it; ``None`` means a GPU if there is one.
         dtype: of the weights, as a torch dtype or its name.
-        revision: of a model on the Hub.
+        revision: of a model on the Hub: a branch, a tag such as "step1000", or a commit, of
+            weights, configuration and tokenizer alike. The commit stands in every recipe.
+        checkpoint_index, checkpoint_value: a checkpoint of a family whose training TransformerLens
+            knows (EleutherAI/pythia, stanford-crfm), in a revision's place: its place in the list,
+            from the end if below 0; or its label, the training step.
 
     Raises:
-        ModelError: if there is no such model, or TransformerLens cannot load it.
+        ModelError: if there is no such model, revision or checkpoint, or TransformerLens cannot
+            load it.
     """
+    labels = {"checkpoint_index": checkpoint_index, "checkpoint_value": checkpoint_value}
     if isinstance(model, TransformerBridge):
+        _refuse_revision("there already", revision=revision, **labels)
         model.eval()
         return cast(Model, model)
     if model is not None and not isinstance(model, (str, Path)):
         raise ModelError(_not_a_bridge(model))
     name = EMBEDDED if model is None else str(check_path("model", model, error=ModelError))
+    if {*labels.values()} != {None}:
+        revision = checkpoint_revision(name, revision=revision, **labels)
     found = find_model(name, revision)
     place, floats = resolve_device(device), resolve_dtype(dtype)
     check_weights(found, revision)
@@ -59,6 +77,40 @@ def load_model(
         raise loading_error(name, error) from error
     bridge.eval()
     return cast(Model, bridge)
+
+
+def _refuse_revision(why: str, **given: Any) -> None:
+    """Refuse to choose a revision of what has none."""
+    for name, value in given.items():
+        if value is not None:
+            raise ModelError(f"{name} is {show(value)}, but the model is {why}: leave it out")
+
+
+def checkpoint_revision(
+    name: str,
+    *,
+    checkpoint_index: int | None = None,
+    checkpoint_value: int | None = None,
+    revision: str | None = None,
+) -> str:
+    """The revision of a checkpoint, by TransformerLens's list of a family's training.
+
+    Raises:
+        ModelError: if TransformerLens has no list of the model's training, or no such checkpoint.
+    """
+    if Path(name).is_dir() or name == EMBEDDED:
+        why = "a local directory, which is one checkpoint"
+        _refuse_revision(why, checkpoint_index=checkpoint_index, checkpoint_value=checkpoint_value)
+    named = {"checkpoint_index": checkpoint_index, "checkpoint_value": checkpoint_value}
+    every = {**named, "revision": revision}
+    given = {label: value for label, value in every.items() if value is not None}
+    if len(given) != 1:
+        raise ModelError(f"{' and '.join(given)} are given: expected one of them alone")
+    ((label, value),) = given.items()
+    try:
+        return str(_resolve_checkpoint_to_revision(name, checkpoint_index, checkpoint_value))
+    except ValueError as error:
+        raise ModelError(f"{label} is {value}: {first_line(error)}") from error
 
 
 def check_model(model: Any) -> Model:

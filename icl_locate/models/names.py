@@ -1,5 +1,6 @@
 """What a model is called, checked before anything heavy is loaded: this module brings no torch."""
 
+from difflib import get_close_matches
 from importlib.resources import files
 from pathlib import Path
 
@@ -105,12 +106,24 @@ def _check_hub(name: str, revision: str | None) -> None:
             "logged in (hf auth login)"
         ) from error
     except OfflineModeIsEnabled as error:
+        what, there = ("it", "") if revision is None else _missing(name, revision)
         raise ModelError(
-            f"{start}it is not on this machine, and HF_HUB_OFFLINE is set: give a local directory, "
-            "or unset it"
+            f"{start}{what} is not on this machine{there}, and HF_HUB_OFFLINE is set: give a local "
+            "directory, or unset it"
         ) from error
     except Exception as error:  # of whatever library the Hub's own uses for its requests
         raise ModelError(
             f"{start}it is not on this machine, and the Hugging Face Hub cannot be reached "
             f"({type(error).__name__}: {error}): give a local directory, or go online"
         ) from error
+
+
+def _missing(name: str, revision: str) -> tuple[str, str]:
+    """A revision that this machine does not hold, and the most similar ones that it does."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+    known = [str(path.relative_to(folder / "refs")) for path in (folder / "refs").rglob("*")]
+    near = get_close_matches(revision, known, n=3, cutoff=0.5) or sorted(known)[:3]
+    return f"its revision {revision!r}", f" (there: {', '.join(near)})" if near else ""

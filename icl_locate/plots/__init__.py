@@ -1,5 +1,6 @@
 """Figures: each function returns a plotly Figure; none shows or writes anything."""
 
+from icl_locate.plots.checkpoints import over_checkpoints
 from icl_locate.plots.curves import caption, layer_curves
 from icl_locate.plots.differences import layer_differences
 from icl_locate.plots.experiments import failure_curves, importance_curves, shots_curves
@@ -26,6 +27,7 @@ __all__ = [
     "layer_curves",
     "layer_differences",
     "lora_curves",
+    "over_checkpoints",
     "overrides",
     "prompt_segments",
     "pruning_curve",
