@@ -94,6 +94,11 @@ TYPOS = {
     "gates --metric pass@1": "pass@1 runs the programs that the model writes",
     "lora --metric log_prob": "expected one of bleu, bleu_lc, chrf, exact_match, token_accuracy,",
     "lora --sweep none": "there is no such file",
+    "checkpoints --model ./nowhere": "--model is './nowhere': expected a directory of checkpoints",
+    "checkpoints --revision main": "--revision is 'main': expected --revisions",
+    "checkpoints --model gpt2 --revisions main": "'main' is of no known step",
+    "checkpoints --model nobody/nothing --revisions step5": "'step5' is not on this machine",
+    "checkpoints --conditions exmples": "unknown condition 'exmples'",
     "vectors --n-heads 0": "--n-heads is 0: expected",
     "vectors --metric blue": "unknown metric 'blue'",
 }

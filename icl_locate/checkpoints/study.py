@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from icl_locate.checkpoints.folder import StepFolder, check_file_name
 from icl_locate.checkpoints.places import Checkpoint, Place, find_checkpoints
 from icl_locate.checkpoints.result import OverCheckpoints
-from icl_locate.checkpoints.values import Values
+from icl_locate.checkpoints.values import as_values
 from icl_locate.checks.arguments import refuse
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import CheckpointError, ResultError
@@ -77,12 +77,14 @@ def over_checkpoints(
     failures: dict[int, str] = {}
     note = ""
     for run in tqdm(runs, unit="checkpoint", disable=not progress):
+        if not missing[run.checkpoint.step]:
+            continue
         try:
             run.go(missing[run.checkpoint.step], place, floats)
         except Exception as error:  # whatever a model or somebody's measure raises
+            named = f"{run.checkpoint.label} (step {run.checkpoint.step})"
             said = f"{type(error).__name__}: {describe(error)}"
-            failures[run.checkpoint.step] = f"{run.checkpoint.label} (step {run.checkpoint.step})"
-            failures[run.checkpoint.step] += f" failed: {said}"
+            failures[run.checkpoint.step] = f"{named} failed: {said}"
             note = note or "".join(traceback.format_exception(error))
             if not any(other.found for other in runs):
                 break
@@ -112,9 +114,7 @@ class _Run:
         return [name for name in self.measures if name not in there]
 
     def go(self, names: Sequence[str], device: torch.device, dtype: torch.dtype) -> None:
-        """Load the model and measure it, if anything is missing."""
-        if not names:
-            return
+        """Load the model and measure it."""
         model = self.checkpoint.load(device, dtype)
         for name in names:
             result = _as_result(name, self.measures[name](model), model)
@@ -168,7 +168,7 @@ def _as_result(name: str, value: Any, model: Model) -> Saved:
     Raises:
         ResultError: if it is none of what can be kept.
     """
-    found = value if isinstance(value, Saved) else Values.of(value, model)
+    found = value if isinstance(value, Saved) else as_values(value, model)
     if found is None:
         refuse(
             f"what the measure {name!r} gave", value,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -55,18 +56,6 @@ class Values(Saved, form="icl_locate.Values/1", tensors=("flat",),
             refuse("shapes", self.shapes, "a shape for each name", ResultError)
         check_table("flat", self.flat, (sum(map(prod, self.shapes)),), finite=False)
 
-    @classmethod
-    def of(cls, value: Any, model: Model) -> "Values | None":
-        """What a measure gave of a model; ``None`` if it is neither numbers nor tensors."""
-        given = value if isinstance(value, Mapping) else {ALONE: value}
-        tensors = {name: _tensor(item) for name, item in given.items()}
-        known = {name: item for name, item in tensors.items() if item is not None}
-        if not known or len(known) < len(tensors) or not all(isinstance(n, str) for n in known):
-            return None
-        flat = torch.cat([item.flatten() for item in known.values()])
-        shapes = tuple(tuple(item.shape) for item in known.values())
-        return cls(tuple(known), shapes, flat, describe_model(model))
-
     @property
     def numbers(self) -> dict[str, float]:
         """Those that are single numbers."""
@@ -103,12 +92,24 @@ class Values(Saved, form="icl_locate.Values/1", tensors=("flat",),
         return pd.DataFrame(rows, columns=["name", "place", "value"])
 
 
+def as_values(value: Any, model: Model) -> Values | None:
+    """What a measure gave of a model; ``None`` if it is neither numbers nor tensors."""
+    given = value if isinstance(value, Mapping) else {ALONE: value}
+    tensors = {name: _tensor(item) for name, item in given.items()}
+    known = {name: item for name, item in tensors.items() if item is not None}
+    if not known or len(known) < len(tensors) or not all(isinstance(n, str) for n in known):
+        return None
+    flat = torch.cat([item.flatten() for item in known.values()])
+    shapes = tuple(tuple(item.shape) for item in known.values())
+    return Values(tuple(known), shapes, flat, describe_model(model))
+
+
 def _tensor(value: Any) -> Tensor | None:
     """A number or an array of numbers in double precision; ``None`` if it is none."""
     if isinstance(value, (str, bytes)) or value is None:
         return None
     try:
-        found = torch.as_tensor(value)
+        found = value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
     except (TypeError, ValueError, RuntimeError):
         return None
     return None if found.is_complex() else found.detach().cpu().double()

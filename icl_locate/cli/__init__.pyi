@@ -1,3 +1,4 @@
+from .checkpoints import CheckpointsConfig as CheckpointsConfig
 from .command import main as main
 from .compare import CompareConfig as CompareConfig
 from .demo import DemoConfig as DemoConfig

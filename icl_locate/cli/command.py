@@ -7,6 +7,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from icl_locate import __version__
+from icl_locate.cli.checkpoints import CheckpointsConfig, run_checkpoints
 from icl_locate.cli.compare import CompareConfig, run_compare
 from icl_locate.cli.demo import DemoConfig, run_demo
 from icl_locate.cli.ending import in_words
@@ -23,6 +24,7 @@ COMMANDS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
     "sweep": (SweepConfig, run_sweep),
     "compare": (CompareConfig, run_compare),
     "induction": (InductionConfig, run_induction),
+    "checkpoints": (CheckpointsConfig, run_checkpoints),
     "savings": (SavingsConfig, run_savings),
     "gates": (GatesConfig, run_gates),
     "lora": (LoraByLayerConfig, run_lora),

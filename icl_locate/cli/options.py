@@ -55,6 +55,12 @@ class Model:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the model's weights and cache."""
 
+    def find(self) -> None:
+        """Refuse a model that is not there; comes before torch is loaded."""
+        from icl_locate.models.names import find_model
+
+        find_model(self.model, self.revision)
+
 
 @dataclass(frozen=True)
 class Batched(Model):

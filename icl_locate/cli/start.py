@@ -36,9 +36,7 @@ def start(command: str, config: Output) -> None:
     if asked:
         _check_task(asked)
     if isinstance(config, Model):
-        from icl_locate.models.names import find_model
-
-        find_model(config.model, config.revision)
+        config.find()
     say(config, "loading libraries")
 
 

@@ -15,7 +15,13 @@ from icl_locate.lora.train import Rows, Training, train_adapter
 from icl_locate.metrics import Statistics
 from icl_locate.metrics.base import item_statistics
 from icl_locate.models.fingerprint import weights_digest
-from icl_locate.models.loading import loading_error, quiet_loading, resolve_device, resolve_dtype
+from icl_locate.models.loading import (
+    keep_commit,
+    loading_error,
+    quiet_loading,
+    resolve_device,
+    resolve_dtype,
+)
 from icl_locate.models.names import EMBEDDED, find_model
 from icl_locate.models.trust import NO_CODE, check_weights
 from icl_locate.prompts.template import PromptTemplate
@@ -166,6 +172,7 @@ def load_base(
         tokenizer = AutoTokenizer.from_pretrained(where, revision=revision, **NO_CODE)
     except Exception as error:  # a damaged directory makes its readers raise anything
         raise loading_error(str(model or EMBEDDED), error) from error
+    keep_commit(base, where, revision)
     tokenizer.padding_side = "left"
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return base.to(resolve_device(device)).eval(), tokenizer

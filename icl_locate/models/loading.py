@@ -16,8 +16,8 @@ from icl_locate.checks.signatures import KINDS, anything, checked
 from icl_locate.errors import ModelError
 from icl_locate.models.bridge import Model
 from icl_locate.models.names import EMBEDDED as EMBEDDED
+from icl_locate.models.names import commit_of, find_model
 from icl_locate.models.names import embedded_directory as embedded_directory
-from icl_locate.models.names import find_model
 from icl_locate.models.trust import NO_CODE, check_weights, says_code
 
 
@@ -75,8 +75,19 @@ def load_model(
             )
     except Exception as error:  # a damaged directory makes its readers raise anything
         raise loading_error(name, error) from error
+    keep_commit(bridge.original_model, found, revision)
     bridge.eval()
     return cast(Model, bridge)
+
+
+def keep_commit(model: Any, name: str, revision: str | None) -> None:
+    """Have a Hugging Face model of a name on the Hub know its commit, for recipes to tell it.
+
+    transformers kept it in this place until version 5.
+    """
+    commit = commit_of(name, revision)
+    if commit is not None:
+        model.config._commit_hash = commit
 
 
 def _refuse_revision(why: str, **given: Any) -> None:

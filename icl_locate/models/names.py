@@ -51,6 +51,21 @@ config.json
     return name
 
 
+def commit_of(name: str, revision: str | None = None) -> str | None:
+    """The commit of a model's files that lie on this machine; ``None`` of a local directory.
+
+    Args:
+        name: as `find_model` gives it.
+        revision: as the model was loaded with.
+    """
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(name).is_dir():
+        return None
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
 def _check_directory(path: Path, revision: str | None) -> str:
     if revision is not None:
         raise ModelError(

@@ -28,6 +28,7 @@ from icl_locate import (
     studies,
     vectors,
 )
+from icl_locate.checkpoints import Values
 from icl_locate.hooks.positions import RowCount
 from icl_locate.interventions.edges import InductionEdges, Positions
 from icl_locate.lora import LoraConfig, LoraResult
@@ -316,6 +317,7 @@ def calls() -> dict[str, Call]:
         | _trained()
         | _vectors()
         | _savings()
+        | _checkpoints()
         | _plots()
         | _tasks(home)
         | _metrics()
@@ -485,6 +487,34 @@ def _vectors() -> dict[str, Call]:
         "vectors.LayerScores.against": Call(scores.against, {"name": "ceiling"}),
         "vectors.StrengthScores.to_dataframe": Call(steered.to_dataframe, {}),
     }  # fmt: skip
+
+
+@cache
+def checkpoints() -> icl.OverCheckpoints:
+    values = [Values(("a",), ((),), torch.tensor([0.5]), {"model": "m"})] * 2
+    found = {"curves": [swept()] * 2, "accuracy": values}
+    return icl.OverCheckpoints((1, 5), ("a", "b"), found)
+
+
+def _checkpoints() -> dict[str, Call]:
+    over = checkpoints()
+    asked = {"measure": len_of, "models": {3: model()}, "output": Path(mkdtemp(prefix="icl_over_"))}
+    return {
+        "over_checkpoints": Call(icl.over_checkpoints, asked, 0.3),
+        "OverCheckpoints.of": Call(over.of, {"measure": "curves"}),
+        "OverCheckpoints.stack": Call(over.stack, {"attribute": "scores", "measure": "curves"}),
+        "OverCheckpoints.locate": Call(over.locate, {"measure": "curves"}, 0.5),
+        "OverCheckpoints.to_dataframe": Call(over.to_dataframe, {"measure": "curves"}),
+        "checkpoints.Values.__getitem__": Call(
+            over.results["accuracy"][0].__getitem__, {"name": "a"}
+        ),
+        "plots.over_checkpoints": Call(plots.over_checkpoints, {"result": over}, 0.3),
+    }
+
+
+def len_of(model: Any) -> float:
+    """A measure that costs nothing."""
+    return float(model.cfg.n_layers)
 
 
 def _savings() -> dict[str, Call]:

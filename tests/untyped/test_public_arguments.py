@@ -14,16 +14,18 @@ import icl_locate as icl
 from icl_locate.errors import IclLocateError
 
 CALLS = calls()
-MODULES = ("context_heads", "gates", "induction", "lora", "metrics", "models", "plots",
-           "prompts", "report", "sandbox", "savings", "studies", "tasks", "vectors")  # fmt: skip
+MODULES = ("checkpoints", "context_heads", "gates", "induction", "lora", "metrics", "models",
+           "plots", "prompts", "report", "sandbox", "savings", "studies", "tasks",
+           "vectors")  # fmt: skip
 
 MADE_BY_THE_PACKAGE = {
     "AblationResult", "Arm", "Comparison", "Difference", "Expected", "FunctionVector",
     "GatesResult", "HeadEffects", "HeadIndirectEffects", "HeadReference", "HeadScores",
     "HeadSetCurve", "HeadSweepResult", "InContextVectors", "LayerCurve", "LayerImportance",
     "LayerScores", "Location", "LoraResult", "Measured", "MeasuredSavings", "ModelCosts",
-    "Override", "Patched", "Peak", "Positions", "Prompts", "SandboxResult", "Savings",
-    "Setting", "Site", "Spread", "StrengthScores", "SweepResult", "TaskVectors",
+    "OverCheckpoints", "Override", "Patched", "Peak", "Positions", "Prompts", "SandboxResult",
+    "Savings", "Setting", "Site", "Spread", "StrengthScores", "SweepResult", "TaskVectors",
+    "Values",
 }  # fmt: skip
 NO_CALLS = {
     "GeneratedText", "Intervention", "Metric", "Part", "Readout", "Segment", "Statistics",
