@@ -402,7 +402,8 @@ def test_kinds_are_found_by_their_names():
         find_kind("icl_locate.models.loading.load_model", here)
 
 
-def test_the_command_writes_what_it_says_and_goes_on(training, tmp_path, capsys):
+def test_the_command_writes_what_it_says_and_goes_on(training, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("icl_locate.cli.checkpoints.write_pngs", lambda *_: None)
     task, output = tmp_path / "mine.jsonl", tmp_path / "out"
     lines = [{"source": f"sort {w}", "target": "zimo"} for w in ("thin", "one", "zero", "count")]
     task.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")

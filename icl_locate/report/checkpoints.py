@@ -99,7 +99,9 @@ def _head_rows(result: OverCheckpoints, measure: str) -> list[tuple[str, ...]]:
         found = scores.induction
         layer, head = divmod(int(found.argmax()), found.shape[1])
         n_found = str(int((found >= INDUCTION).sum()))
-        rows.append((str(step), f"{layer}.{head}", f"{float(found.max()):.3f}", n_found))
+        rows.append(
+            (str(step), f"{layer}.{head}", f"{round(float(found.max()), 3) + 0.0:.3f}", n_found)
+        )
     return rows
 
 

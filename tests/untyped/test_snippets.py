@@ -97,6 +97,12 @@ def run_python(page, shown, *changes):
 
 
 GIVEN = {
+    "checkpoints": """
+        import shutil
+
+        for name in ("step0100", "step0200"):
+            shutil.copytree("gpt2", f"training/{name}")
+    """,
     "experiments": """
         both = ["examples", icl.Condition("query", "query", instruction=False)]
         small = {"n_shots": 1, "n_queries": 3, "seeds": 0, "conditions": both}
@@ -121,6 +127,7 @@ GIVEN = {
 SMALL = {
     "icl.load_model()": 'icl.load_model("gpt2")',
     '"meta-llama/Llama-3.1-8B", 14': '"gpt2", 1',
+    "n_queries=16, seeds=[0, 1]": "n_queries=2, seeds=[0]",
     "n_queries=32": "n_queries=2",
     "n_queries=64": "n_queries=4",
 }
