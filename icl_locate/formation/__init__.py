@@ -1,5 +1,12 @@
 """Formation: what must go right while training for induction heads to form."""
 
+from icl_locate.formation.ablations import (
+    Ablated,
+    ablate,
+    induction_strengths,
+    only_head_accuracy,
+    previous_token_strengths,
+)
 from icl_locate.formation.clamps import (
     PAPER_CLAMPS,
     Clamp,
@@ -15,6 +22,7 @@ from icl_locate.formation.task import FormationTask
 
 __all__ = [
     "PAPER_CLAMPS",
+    "Ablated",
     "Clamp",
     "CopyClamp",
     "FormationModel",
@@ -25,6 +33,10 @@ __all__ = [
     "LayerClamp",
     "PatternClamp",
     "ValueAblation",
+    "ablate",
+    "induction_strengths",
+    "only_head_accuracy",
+    "previous_token_strengths",
     "study",
     "train",
 ]

@@ -80,6 +80,10 @@ class FormationLayer(nn.Module):
             _normal(generator, (width, width), width**-0.5) for _ in range(4)
         )
 
+    def join(self, mixed: Float[Tensor, "head d_head pos batch"]) -> Float[Tensor, "place d_model"]:
+        """What the heads add, from what they give; a place is a position of a sequence."""
+        return (self.output @ mixed.reshape(len(self.output), -1)).T
+
 
 class FormationModel(nn.Module):
     """Two layers of causal attention with norms before them and at the end, rotary positions.
@@ -126,8 +130,16 @@ class FormationModel(nn.Module):
         """
         model = cls(task, shape)
         check_table("weights", weights, (sum(p.numel() for p in model.parameters()),))
-        nn.utils.vector_to_parameters(weights.float().clone(), model.parameters())
+        model.fill(weights)
         return model
+
+    @torch.no_grad()
+    def fill(self, weights: Float[Tensor, "weight"]) -> None:
+        """Take over all weights, in the order of ``parameters()``."""
+        parameters = list(self.parameters())
+        parts = torch.split(weights, [parameter.numel() for parameter in parameters])
+        for parameter, part in zip(parameters, parts, strict=True):  # each in storage of its own:
+            parameter.copy_(part.view_as(parameter))  # products depend on where it is aligned
 
     @property
     def weights(self) -> Float[Tensor, "weight"]:
@@ -162,73 +174,126 @@ class FormationModel(nn.Module):
         Args:
             table: the embeddings of the tokens, as `embeddings` gives them.
         """
-        right, embedded = right_columns(tokens), F.embedding(tokens, table)
-        layer, normed = self.first, self.first.norm(embedded)
-        scores = self._scores(layer, normed, normed) + _future(N_TOKENS)
-        first = self._attend(0, scores, F.linear(normed, layer.value), right, clamps)
-        mixed = (first[0] @ first[1]).transpose(1, 2).flatten(2)
-        looked = stream = embedded + F.linear(mixed, layer.output)
-        for clamp in clamps:
-            looked, stream = clamp.on_streams(embedded, looked, stream)
-        layer, normed = self.second, self.second.norm(stream)
-        seen = normed if looked is stream else layer.norm(looked)
-        scores = self._scores(layer, seen[:, -1:], seen)
-        second = self._attend(1, scores, F.linear(normed, layer.value), right, clamps)
-        scores, stream = scores.squeeze(2), stream[:, -1]
-        mixed = (second[0] @ second[1]).squeeze(2)
-        logits = self.answers(stream, F.linear(mixed.flatten(1), layer.output))
+        right, embedded = right_columns(tokens), F.embedding(tokens.T, table)
+        normed = self.first.norm(embedded)
+        first = self._attend(0, normed, normed, right, clamps)
+        looked = stream = embedded + self.first.join(first.mixed).view_as(embedded)
+        if clamps:
+            looked, stream = _reach(clamps, embedded, stream)
+        normed = self.second.norm(stream)
+        seen = normed if looked is stream else self.second.norm(looked)
+        second = self._attend(1, seen, normed, right, clamps)
+        scores, mixed = second.scores[:, :, 0].permute(2, 0, 1), second.mixed.permute(3, 2, 0, 1)
+        logits = self.answers(stream[-1], mixed[:, 0])
         for clamp in clamps:
             logits = clamp.on_logits(logits, scores, tokens)
-        patterns, values = zip(first, second, strict=True)
-        return Pass(patterns, values, scores, stream, mixed, logits)
+        return Pass(
+            (_batched(first.pattern), _batched(second.pattern)),
+            (_batched(first.value), _batched(second.value)),
+            scores,
+            stream[-1],
+            mixed[:, 0],
+            logits,
+        )
 
     def answers(
-        self, stream: Float[Tensor, "*batch d_model"], added: Float[Tensor, "*batch d_model"]
-    ) -> Float[Tensor, "*batch label"]:
-        """The logits, from what layer 1 adds to and what it adds."""
+        self, stream: Float[Tensor, "batch d_model"], mixed: Float[Tensor, "batch head d_head"]
+    ) -> Float[Tensor, "batch label"]:
+        """The logits, from what layer 1 adds to and what its heads give."""
+        added = F.linear(mixed.flatten(1), self.second.output)
         return F.linear(self.norm(stream + added), self.answer, self.answer_bias)
 
-    def _scores(self, layer: FormationLayer, rows: Tensor, columns: Tensor) -> Tensor:
-        """What the softmax gets; the rows are the last ones."""
-        query: Tensor = _turned(self._split(F.linear(rows, layer.query)))
-        key = _turned(self._split(F.linear(columns, layer.key)))
-        return query @ key.transpose(-1, -2) / math.sqrt(self.shape.d_head)
-
     def _attend(
-        self, layer: int, scores: Tensor, value: Tensor, right: Tensor, clamps: Sequence[Clamp]
-    ) -> tuple[Tensor, Tensor]:
-        """The pattern and the values of a layer, as they act."""
-        pattern, value = scores.softmax(dim=-1), self._split(value)
-        for clamp in clamps:
-            pattern = clamp.on_pattern(layer, pattern, right)
-            value = clamp.on_value(layer, value)
-        return pattern, value
+        self,
+        index: int,
+        seen: Float[Tensor, "pos batch d_model"],
+        normed: Float[Tensor, "pos batch d_model"],
+        right: Int[Tensor, "batch"],
+        clamps: Sequence[Clamp],
+    ) -> "_Attention":
+        """One layer's heads; of layer 1 only the query's row.
 
-    def _split(self, flat: Float[Tensor, "batch pos d_model"]) -> Tensor:
-        """Head by head: batch, head, position, numbers."""
-        return flat.view(*flat.shape[:2], self.shape.n_heads, -1).transpose(1, 2)
+        Args:
+            seen, normed: what patterns and values are computed from.
+        """
+        layer, n_rows = (self.first, N_TOKENS) if index == 0 else (self.second, 1)
+        query = _turned(self._split(layer.query, seen[-n_rows:]))
+        key, value = _turned(self._split(layer.key, seen)), self._split(layer.value, normed)
+        scores = (key.unsqueeze(3) * query.unsqueeze(2)).sum(dim=1)
+        scores = torch.add(_future(n_rows), scores, alpha=1 / math.sqrt(self.shape.d_head))
+        pattern = scores.softmax(dim=1)
+        if clamps:
+            pattern, value = _put(clamps, index, pattern, value, right)
+        mixed = (pattern.unsqueeze(1) * value.unsqueeze(3)).sum(dim=2)
+        return _Attention(scores, pattern, value, mixed)
+
+    def _split(
+        self, weight: Float[Tensor, "d_model d_model"], rows: Float[Tensor, "pos batch d_model"]
+    ) -> Float[Tensor, "head d_head pos batch"]:
+        """A product with weights, head by head, the batch last: so short sums are fast."""
+        product = weight @ rows.flatten(0, 1).T
+        return product.view(self.shape.n_heads, -1, *rows.shape[:2])
+
+
+@dataclass
+class _Attention:
+    """What a layer's heads computed, the batch last."""
+
+    scores: Float[Tensor, "head key_pos query_pos batch"]
+    pattern: Float[Tensor, "head key_pos query_pos batch"]
+    value: Float[Tensor, "head d_head pos batch"]
+    mixed: Float[Tensor, "head d_head query_pos batch"]
+
+
+def _batched(table: Float[Tensor, "head last pos batch"]) -> Float[Tensor, "batch head pos last"]:
+    """A pattern or values as clamps take them; this is its own inverse, but for the first axis."""
+    return table.permute(3, 0, 2, 1)
+
+
+def _put(
+    clamps: Sequence[Clamp], index: int, pattern: Tensor, value: Tensor, right: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The pattern and the values of a layer as they act."""
+    pattern, value = _batched(pattern), _batched(value)
+    for clamp in clamps:
+        pattern, value = clamp.on_pattern(index, pattern, right), clamp.on_value(index, value)
+    return pattern.permute(1, 3, 2, 0), value.permute(1, 3, 2, 0)
+
+
+def _reach(clamps: Sequence[Clamp], embedded: Tensor, stream: Tensor) -> tuple[Tensor, Tensor]:
+    """What layer 1 gets: for its patterns, and for its values and what it adds to."""
+    start = embedded.transpose(0, 1)
+    looked = passed = stream.transpose(0, 1)
+    for clamp in clamps:
+        looked, passed = clamp.on_streams(start, looked, passed)
+    same = looked is passed
+    passed = passed.transpose(0, 1)
+    return (passed if same else looked.transpose(0, 1)), passed
 
 
 @lru_cache(maxsize=8)
-def _future(n: int) -> Float[Tensor, "query_pos key_pos"]:
-    """What is added to scores so that no row sees a later one."""
-    return torch.full((n, n), float("-inf")).triu(1)
+def _future(n_rows: int) -> Float[Tensor, "key_pos query_pos 1"]:
+    """What is added to scores so that the last rows see no later ones."""
+    rows = torch.arange(N_TOKENS - n_rows, N_TOKENS)
+    hidden = torch.arange(N_TOKENS)[:, None] > rows
+    return torch.zeros(hidden.shape).masked_fill(hidden, float("-inf"))[..., None]
 
 
-def _turned(rows: Float[Tensor, "batch head pos d_head"]) -> Float[Tensor, "batch head pos d_head"]:
+def _turned(table: Float[Tensor, "head d_head pos batch"]) -> Tensor:
     """Rotary positions: pairs of numbers turned by the angles of the last positions."""
-    cos, sin = _angles(rows.shape[-2], rows.shape[-1])
-    across = torch.stack([-rows[..., 1::2], rows[..., ::2]], dim=-1).flatten(-2)
-    return rows * cos + across * sin
+    cos, sin = _angles(table.shape[2], table.shape[1])
+    swapped = table.unflatten(1, (-1, 2)).flip(2).flatten(1, 2)  # type: ignore[no-untyped-call]
+    return torch.addcmul(table * cos, swapped, sin)
 
 
 @lru_cache(maxsize=8)
-def _angles(n_rows: int, width: int) -> tuple[Tensor, Tensor]:
-    """Cosines and sines, ``[pos, d_head]``, of the last rows of a sequence."""
+def _angles(n_rows: int, d_head: int) -> tuple[Tensor, Tensor]:
+    """Cosines, and sines with their signs, ``[d_head, pos, 1]``, of the last positions."""
     places = torch.arange(N_TOKENS - n_rows, N_TOKENS, dtype=torch.float64)
-    speeds = _BASE ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angles = (places[:, None] * speeds).repeat_interleave(2, dim=-1)
-    return angles.cos().float(), angles.sin().float()
+    speeds = _BASE ** (-torch.arange(0, d_head, 2, dtype=torch.float64) / d_head)
+    angles = (speeds[:, None] * places).repeat_interleave(2, dim=0)[..., None]
+    signs = torch.tensor([-1.0, 1.0]).repeat(d_head // 2)[:, None, None]
+    return angles.cos().float(), (signs * angles.sin()).float()
 
 
 def _normal(generator: torch.Generator, shape: tuple[int, int], deviation: float) -> nn.Parameter:

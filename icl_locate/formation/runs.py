@@ -1,19 +1,25 @@
 """Training runs: one, or several under different clamps side by side."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from tqdm.auto import tqdm
+
+from icl_locate.checks.arguments import check_text, refuse
 from icl_locate.checks.signatures import anything, checked, whole
 from icl_locate.errors import TaskError
 from icl_locate.formation.clamps import PAPER_CLAMPS, Clamps
+from icl_locate.formation.config import MOST, FormationConfig
 from icl_locate.formation.model import FormationShape
 from icl_locate.formation.result import FormationRun, FormationStudy
 from icl_locate.formation.task import FormationTask
+from icl_locate.formation.training import run
+from icl_locate.records.files import as_path
 
-N_SEQUENCES = 10**9  # where counts end: beyond it a run would never return
 
-
-@checked(TaskError, clamps=anything, n_sequences=whole(1, N_SEQUENCES))
+@checked(TaskError, clamps=anything, n_sequences=whole(1, MOST))
 def train(
     clamps: Clamps = (),
     n_sequences: int = 1_000_000,
@@ -55,10 +61,15 @@ def train(
         ResultError: if the checkpoint is another training's, or cannot be written.
         NumericalError: if the loss is not a number.
     """
-    raise NotImplementedError
+    config = FormationConfig(
+        clamps, n_sequences, seed, task or FormationTask(), shape or FormationShape(),
+        learning_rate, batch_size, head, previous_head, evaluate_every, n_evaluated,
+    )  # fmt: skip
+    with _bar([config], progress=progress) as bar:
+        return run(config, checkpoint, bar.update)
 
 
-@checked(TaskError, clamps=anything, n_sequences=whole(1, N_SEQUENCES))
+@checked(TaskError, clamps=anything, n_sequences=whole(1, MOST))
 def study(
     clamps: Mapping[str, Clamps] = PAPER_CLAMPS,
     seeds: Sequence[int] = (0,),
@@ -88,4 +99,51 @@ def study(
     Raises:
         TaskError, ResultError, NumericalError: as `train` does.
     """
-    raise NotImplementedError
+    labels = _check_labels(clamps)
+    configs = {
+        (label, seed): FormationConfig(
+            of, n_sequences, seed, task or FormationTask(), shape or FormationShape(),
+            learning_rate, batch_size, head, previous_head, evaluate_every, n_evaluated,
+        )
+        for label, of in labels.items()
+        for seed in seeds
+    }  # fmt: skip
+    places = _places(configs, checkpoint)
+    with _bar(configs.values(), progress=progress) as bar:
+        found = {}
+        for (label, seed), config in configs.items():
+            bar.set_postfix_str(f"{label}, seed {seed}")
+            found[label, seed] = run(config, places[label, seed], bar.update)
+    runs = {label: [found[label, seed] for seed in seeds] for label in labels}
+    return FormationStudy.of(runs, seeds)
+
+
+def _bar(configs: Collection[FormationConfig], *, progress: bool) -> Any:
+    """A bar over the sequences of some runs."""
+    total = sum(config.points[-1] * config.batch_size for config in configs)
+    return tqdm(total=total, unit="seq", unit_scale=True, desc="formation", disable=not progress)
+
+
+def _check_labels(clamps: Any) -> Mapping[str, Clamps]:
+    """What is trained, by label."""
+    expected = "clamps by label, such as {'none': (), 'match': ('match', 'one_head')}, at least one"
+    if not isinstance(clamps, Mapping) or not clamps:
+        refuse("clamps", clamps, expected, TaskError)
+    return {check_text("a label of clamps", key, error=TaskError): clamps[key] for key in clamps}
+
+
+def _places(
+    names: Collection[tuple[str, int]], checkpoint: str | Path | None
+) -> Mapping[tuple[str, int], Path | None]:
+    """The file of each run's checkpoint, by label and seed."""
+    if checkpoint is None:
+        return dict.fromkeys(names)
+    directory = as_path(checkpoint, "checkpoint")
+    found = {
+        (label, seed): directory / f"{re.sub(r'[^a-zA-Z0-9]+', '_', label)}_seed_{seed}"
+        for label, seed in names
+    }
+    if len({str(path).lower() for path in found.values()}) < len(found):
+        labels = list(dict.fromkeys(label for label, _ in names))
+        refuse("clamps", labels, "labels that differ in more than punctuation", TaskError)
+    return found

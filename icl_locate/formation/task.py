@@ -16,7 +16,7 @@ from numpy import ndarray
 from torch import Tensor
 
 from icl_locate.checks.arguments import check_choice
-from icl_locate.checks.signatures import check_fields, checked, whole
+from icl_locate.checks.signatures import check_fields, checked, number, whole
 from icl_locate.errors import TaskError
 
 N_TOKENS = 5
@@ -54,6 +54,7 @@ class FormationTask:
     n_held_out: int = 2
     n_features: int = 512
     n_test_classes: int = 100
+    similarity: float = 0.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -65,6 +66,7 @@ class FormationTask:
             n_features=whole(1, 2**16),
             n_held_out=whole(1),
             n_test_classes=whole(2, _MOST),
+            similarity=number(least=0, below=1),
         )
         n_pairs = self.n_labels * (self.n_labels - 1) // 2
         if self.n_held_out >= n_pairs:
@@ -77,7 +79,9 @@ class FormationTask:
     def vectors(self) -> Float[Tensor, "class n_features"]:
         """The vectors of all classes, those of training first."""
         shape = self.n_classes + self.n_test_classes, self.n_features
-        drawn = np.random.default_rng([self.seed, 0]).standard_normal(shape)
+        generator = np.random.default_rng([self.seed, 0])
+        own, shared = generator.standard_normal(shape), generator.standard_normal(shape[1])
+        drawn = (1 - self.similarity) ** 0.5 * own + self.similarity**0.5 * shared
         return torch.from_numpy(drawn).float()
 
     @cached_property
@@ -150,3 +154,8 @@ class FormationTask:
 def right_columns(tokens: Int[Tensor, "sequence pos"]) -> Int[Tensor, "sequence"]:
     """Where the label stands that the query asks for: column 1 or 3."""
     return torch.where(tokens[:, 0] == tokens[:, 4], 1, 3)
+
+
+def answers_of(tokens: Int[Tensor, "sequence pos"]) -> Int[Tensor, "sequence"]:
+    """The labels that the queries ask for."""
+    return tokens.gather(1, right_columns(tokens)[:, None])[:, 0]

@@ -13,6 +13,7 @@ from icl_locate.induction.random_tokens import opening_tokens
 from icl_locate.induction.sequences import Sequences
 from icl_locate.models.bridge import Model
 from icl_locate.models.loading import check_model
+from icl_locate.studies.attention import paid_to
 
 
 def to_previous_token(
@@ -38,8 +39,11 @@ class Attention:
 
     def add(self, layer: int, pattern: Float[Tensor, "batch head query_pos key_pos"]) -> None:
         """Add one layer's attention on a batch of sequences."""
-        paid = pattern[..., self.rows, self.columns].float()
-        to_bos = pattern[..., self.rows, 0].float() if self.has_bos else torch.zeros_like(paid)
+        paid = paid_to(pattern, self.rows, self.columns).float()
+        bos = torch.zeros_like(self.columns)
+        to_bos = (
+            paid_to(pattern, self.rows, bos).float() if self.has_bos else torch.zeros_like(paid)
+        )
         shares = paid / (1 - to_bos).clamp(min=torch.finfo(pattern.dtype).eps)
         for sums, values in ((self._raw, paid), (self._shares, shares)):
             total = values.sum(dim=(0, -1)).cpu().double()
