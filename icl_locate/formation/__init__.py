@@ -19,6 +19,7 @@ from icl_locate.formation.model import FormationModel, FormationShape
 from icl_locate.formation.result import FormationRun, FormationStudy
 from icl_locate.formation.runs import study, train
 from icl_locate.formation.task import FormationTask
+from icl_locate.formation.toy import product_of_vectors
 
 __all__ = [
     "PAPER_CLAMPS",
@@ -37,6 +38,7 @@ __all__ = [
     "induction_strengths",
     "only_head_accuracy",
     "previous_token_strengths",
+    "product_of_vectors",
     "study",
     "train",
 ]

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from icl_locate.checks.arguments import check_items
+from icl_locate.checks.arguments import check_items, refuse
 from icl_locate.checks.contents import check_pairs
 from icl_locate.checks.signatures import anything, checked, one_of
 from icl_locate.errors import TaskError
@@ -121,11 +121,14 @@ def ablate(
     acting = settle_clamps(clamps, model.shape.n_heads)
     expected = "(layer, head) pairs"
     pairs = check_pairs("heads", check_items("heads", heads, expected, error=TaskError))
+    outside = [pair for pair in pairs if pair[0] > 1 or pair[1] >= model.shape.n_heads]
+    if outside:
+        last = model.shape.n_heads - 1
+        refuse("heads", outside[0], f"layers 0 and 1, heads from 0 to {last}", TaskError)
     ablated = [
         ValueAblation(layer, frozenset(head for at, head in pairs if at == layer))
         for layer in sorted({layer for layer, _ in pairs})
     ]
-    settle_clamps(ablated, model.shape.n_heads)
     table, parts = model.embeddings(model.task.vectors), []
     for tokens in torch.split(model.task.sequences(name, n), BATCH):
         clean = model.run(tokens, table, acting)

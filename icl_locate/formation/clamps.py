@@ -275,7 +275,8 @@ def _given(clamps: Any) -> list[str | Clamp]:
     alone = isinstance(clamps, (str, Clamp))
     given = [clamps] if alone else check_items("clamps", clamps, expected, error=TaskError)
     for i, one in enumerate(given):
-        if not isinstance(one, Clamp) and one not in NAMES:
+        known = isinstance(one, Clamp) or (isinstance(one, str) and one in NAMES)
+        if not known:
             refuse("clamps" if alone else f"clamps[{i}]", one, expected, TaskError)
     return given
 

@@ -43,6 +43,9 @@ class FormationTask:
         n_held_out: pairs of labels that training never shows: the set "relabel".
         n_features: numbers of a class's vector, each standard normal.
         n_test_classes: classes that training never shows: the set "exemplar".
+        similarity: cosine of two classes' vectors, in [0, 1): what they have in common. Images'
+            features have much of it: from 0.8 on, matching is learnt later than copying, as in
+            the paper; with 0, before.
         seed: of the vectors, and of which pairs are held out.
 
     Raises:
@@ -123,10 +126,14 @@ class FormationTask:
         generator = np.random.default_rng([self.seed, 2, SETS.index(name)])
         return self._at(name, generator.choice(size, n, replace=False))
 
+    @checked(TaskError)
     def batches(self, seed: int, step: int, batch_size: int) -> Int[Tensor, "step batch pos"]:
         """The training batches from a step on, up to the end of its block.
 
         Each is drawn from all training sequences, and depends on seed and step alone.
+
+        Raises:
+            TaskError: if an argument is out of range.
         """
         block, offset = divmod(step, _BLOCK)
         generator = np.random.default_rng([seed, 3, block])

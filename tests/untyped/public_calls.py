@@ -19,6 +19,7 @@ from simulated import Simulated
 import icl_locate as icl
 from icl_locate import (
     context_heads,
+    formation,
     gates,
     induction,
     lora,
@@ -316,6 +317,7 @@ def calls() -> dict[str, Call]:
         | _heads()
         | _trained()
         | _vectors()
+        | _formation()
         | _savings()
         | _checkpoints()
         | _plots()
@@ -423,6 +425,48 @@ def _trained() -> dict[str, Call]:
             tuned().rank_correlation, {"result": swept(), "n_resamples": 5}
         ),
     }  # fmt: skip
+
+
+@cache
+def formed() -> formation.FormationRun:
+    return formation.train(**_formation_sizes(), progress=False)
+
+
+def _formation_sizes() -> dict[str, Any]:
+    task = formation.FormationTask(n_classes=3, n_features=4, n_test_classes=2)
+    shape = formation.FormationShape(8, 2)
+    return {
+        "n_sequences": 4, "task": task, "shape": shape, "batch_size": 2, "evaluate_every": 4,
+        "n_evaluated": 4,
+    }  # fmt: skip
+
+
+def _formation() -> dict[str, Call]:
+    sizes = _formation_sizes() | {"progress": False}
+    run, task = formed(), formation.FormationTask(n_classes=3)
+    found = {"model": run.model(), "n": 4}
+    grown = formation.FormationStudy.of({"none": [run]}, [0])
+    return {
+        "formation.train": Call(formation.train, sizes, 0.2),
+        "formation.study": Call(formation.study, sizes | {"clamps": {"match": "match"}}, 0.2),
+        "formation.ablate": Call(formation.ablate, found | {"heads": [(0, 1)]}, 0.5),
+        "formation.induction_strengths": Call(formation.induction_strengths, found, 0.5),
+        "formation.previous_token_strengths": Call(formation.previous_token_strengths, found, 0.5),
+        "formation.only_head_accuracy": Call(formation.only_head_accuracy, found, 0.5),
+        "formation.product_of_vectors": Call(formation.product_of_vectors, {"n_steps": 3}),
+        "formation.FormationTask": Call(formation.FormationTask, {}),
+        "formation.FormationTask.size": Call(task.size, {"name": "train"}),
+        "formation.FormationTask.sequences": Call(task.sequences, {"n": 2}),
+        "formation.FormationTask.batches": Call(
+            task.batches, {"seed": 0, "step": 0, "batch_size": 2}
+        ),
+        "formation.FormationShape": Call(formation.FormationShape, {}),
+        "formation.PatternClamp": Call(formation.PatternClamp, {"layer": 0, "head": 0}),
+        "formation.ValueAblation": Call(formation.ValueAblation, {"layer": 0, "ablated": {1}}),
+        "formation.CopyClamp": Call(formation.CopyClamp, {"head": 0}),
+        "formation.FormationRun.reached": Call(run.reached, {}),
+        "formation.FormationStudy.times": Call(grown.times, {}),
+    }
 
 
 def _vectors() -> dict[str, Call]:

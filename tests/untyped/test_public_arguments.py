@@ -14,12 +14,13 @@ import icl_locate as icl
 from icl_locate.errors import IclLocateError
 
 CALLS = calls()
-MODULES = ("checkpoints", "context_heads", "gates", "induction", "lora", "metrics", "models",
-           "plots", "prompts", "report", "sandbox", "savings", "studies", "tasks",
+MODULES = ("checkpoints", "context_heads", "formation", "gates", "induction", "lora", "metrics",
+           "models", "plots", "prompts", "report", "sandbox", "savings", "studies", "tasks",
            "vectors")  # fmt: skip
 
 MADE_BY_THE_PACKAGE = {
-    "AblationResult", "Arm", "Comparison", "Difference", "Expected", "FunctionVector",
+    "Ablated", "AblationResult", "Arm", "Comparison", "Difference", "Expected", "FormationModel",
+    "FormationRun", "FormationStudy", "FunctionVector", "LayerClamp",
     "GatesResult", "HeadEffects", "HeadIndirectEffects", "HeadReference", "HeadScores",
     "HeadSetCurve", "HeadSweepResult", "InContextVectors", "LayerCurve", "LayerImportance",
     "LayerScores", "Location", "LoraResult", "Measured", "MeasuredSavings", "ModelCosts",
@@ -28,12 +29,16 @@ MADE_BY_THE_PACKAGE = {
     "Values",
 }  # fmt: skip
 NO_CALLS = {
-    "GeneratedText", "Intervention", "Metric", "Part", "Readout", "Segment", "Statistics",
+    "Clamp", "GeneratedText", "Intervention", "Metric", "Part", "Readout", "Segment", "Statistics",
     "TargetLogProb", "TextScore",
 }  # fmt: skip
 BETWEEN_MODULES = {
     "check_statistics", "check_task", "for_task", "gives_text", "is_mean", "judged", "readout_of",
     "require_answers",
+    "CopyClamp.on_logits", "FormationModel.answers", "FormationModel.embeddings",
+    "FormationModel.fill", "FormationModel.forward", "FormationModel.of", "FormationModel.run",
+    "FormationStudy.of", "LayerClamp.on_streams", "PatternClamp.on_pattern",
+    "ValueAblation.on_value",
     "Spread.covariance", "Spread.covariance_of", "Spread.noise", "Spread.of", "Spread.of_means",
 }  # fmt: skip
 BY_OTHER_TESTS = {"save", "load"}  # of results: their files have tests of their own
