@@ -132,7 +132,7 @@ def test_free_training_is_plain_torch():
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     for tokens in SMALL.batches(5, 0, 8)[:50]:
         table = torch.cat([model.labels, F.linear(model.vectors, model.items, model.item_bias)])
-        logits = plain_pass(model, table[tokens.T])
+        logits = plain_pass(model, F.embedding(tokens.T, table))
         wanted = torch.where(tokens[:, 0] == tokens[:, 4], tokens[:, 1], tokens[:, 3])
         optimizer.zero_grad()
         F.cross_entropy(logits, wanted).backward()
@@ -297,7 +297,7 @@ def test_loss_falls_in_the_papers_order():
     order = ("layer 1 and copy", "match", "copy", "layer 1", "previous token", "none")
     clamps = {label: formation.PAPER_CLAMPS[label] for label in order}
     first = formation.study(
-        clamps, n_sequences=12_000, task=alike, learning_rate=1e-4, evaluate_every=500, **QUICK
+        clamps, n_sequences=12_000, task=alike, learning_rate=1e-4, evaluate_every=1000, **QUICK
     )
     times = {label: of[0] for label, of in first.times().items()}
     assert max(times["layer 1 and copy"], times["match"]) < times["copy"] < times["layer 1"]
@@ -360,7 +360,7 @@ def test_progress_comes_before_the_jump(free):
     assert free.progress.shape == (4, len(free.points))
     assert torch.equal(free.losses, free.set_losses[0])
     in_context = free.progress[free.measures.index("label_in_context")]
-    assert in_context[2] > 0.9 > free.accuracies[0, 2], "which labels, before which of them"
+    assert in_context[5] > 0.95 > 0.9 > free.accuracies[0, 5], "which labels, before which of them"
 
 
 @pytest.mark.parametrize(
@@ -418,4 +418,4 @@ def test_a_product_of_vectors_is_learnt_sooner_with_some_clamped():
     torch.testing.assert_close(found[0], torch.tensor(losses))
     free, half, alone = product_of_vectors()
     assert alone[100] < half[100] < free[100]
-    assert free[50] > 0.8 * free[0], "a plateau"
+    assert free[400] > 0.9 * free[100] and half[300] < 0.1 * half[100], "a plateau, and none"

@@ -61,7 +61,7 @@ class Pass:
         logits: of the query's label.
     """
 
-    patterns: tuple[Float[Tensor, "batch head query_pos key_pos"], ...]
+    patterns: tuple[Float[Tensor, "batch head _ key_pos"], ...]  # 5 rows, then 1
     values: tuple[Float[Tensor, "batch head pos d_head"], ...]
     scores: Float[Tensor, "batch head key_pos"]
     stream: Float[Tensor, "batch d_model"]

@@ -197,7 +197,7 @@ class FormationStudy(
             name: torch.stack([torch.stack([getattr(r, name) for r in of]) for of in runs.values()])
             for name in _CURVES
         }
-        shared = {k: v for k, v in first.provenance.items() if k != "seed"}
+        shared = {k: v for k, v in first.provenance.items() if k not in ("seed", "acting")}
         return cls(
             labels=tuple(runs),
             seeds=tuple(seeds),
