@@ -1,5 +1,6 @@
 """One small value of every kind that a file can hold, made by hand."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 import icl_locate as icl
 from icl_locate import vectors
 from icl_locate.context_heads.result import HeadSweepResult
+from icl_locate.formation import FormationRun, FormationStudy
 from icl_locate.gates import GatesResult
 from icl_locate.induction import AblationResult, Arm, HeadEffects, HeadReference, HeadScores
 from icl_locate.interventions.heads import HeadSet
@@ -171,3 +173,37 @@ LOAD: dict[str, Callable[[Path], Any]] = {
     **{kind: type(value).load for kind, value in VALUES.items()},
     "checkpoint": load_state,
 }
+
+
+def formation_run(at: int, seed: int, clamps: tuple[str, ...]) -> FormationRun:
+    """A run that learns after so many sequences, of 1000; its head 3 is the strongest."""
+    sequences = torch.tensor([0, 32, 64, 128, 256, 512, 1000])
+    done = torch.sigmoid(3.0 * (sequences.clamp(min=1).log() - math.log(at)))
+    heads = torch.tensor([0.2, 0.1, 0.4, 0.9])
+    losses, right = math.log(2) * (1 - done), 0.5 + done / 2
+    return FormationRun(
+        sequences=sequences,
+        losses=losses,
+        accuracies=torch.stack([right, right, 0.9 * right]),
+        set_losses=torch.stack([losses, losses, 1.1 * losses]),
+        strengths=done[:, None] * heads,
+        previous_token=done[:, None] * heads.flip(0),
+        only_head=0.5 + 0.5 * done[:, None] * heads,
+        progress=torch.stack([done, done]),
+        weights=torch.zeros(2),
+        sets=("train", "relabel", "exemplar"),
+        measures=("label_to_item", "query_to_labels"),
+        clamps=clamps,
+        provenance={"seed": seed, "learning_rate": 1e-5, "batch_size": 32},
+    )
+
+
+def formation_study() -> FormationStudy:
+    """Three labels, of which one is not learnt, under two seeds."""
+    times = {"none": (10**6, ("one_head",)), "match": (50, ("match", "one_head")),
+             "all heads": (200, ())}  # fmt: skip
+    runs = {
+        label: [formation_run(at + seed, seed, clamps) for seed in (0, 5)]
+        for label, (at, clamps) in times.items()
+    }
+    return FormationStudy.of(runs, (0, 5))

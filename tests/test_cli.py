@@ -147,6 +147,7 @@ def test_every_command_that_takes_a_model_takes_a_revision():
     assert {name for name, fields in taken.items() if "model" in fields} == {*COMMANDS} - {
         "compare",
         "demo",
+        "formation",
     }
     assert all("revision" in fields for fields in taken.values() if "model" in fields)
 

@@ -2,6 +2,7 @@ from .checkpoints import CheckpointsConfig as CheckpointsConfig
 from .command import main as main
 from .compare import CompareConfig as CompareConfig
 from .demo import DemoConfig as DemoConfig
+from .formation import FormationConfig as FormationConfig
 from .gates import GatesConfig as GatesConfig
 from .induction import InductionConfig as InductionConfig
 from .lora import LoraByLayerConfig as LoraByLayerConfig

@@ -11,6 +11,7 @@ from icl_locate.cli.checkpoints import CheckpointsConfig, run_checkpoints
 from icl_locate.cli.compare import CompareConfig, run_compare
 from icl_locate.cli.demo import DemoConfig, run_demo
 from icl_locate.cli.ending import in_words
+from icl_locate.cli.formation import FormationConfig, run_formation
 from icl_locate.cli.gates import GatesConfig, run_gates
 from icl_locate.cli.induction import InductionConfig, run_induction
 from icl_locate.cli.lora import LoraByLayerConfig, run_lora
@@ -29,6 +30,7 @@ COMMANDS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
     "gates": (GatesConfig, run_gates),
     "lora": (LoraByLayerConfig, run_lora),
     "vectors": (VectorsConfig, run_vectors),
+    "formation": (FormationConfig, run_formation),
 }
 """By its name, what a command takes and what it does."""
 

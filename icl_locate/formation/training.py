@@ -118,7 +118,12 @@ class Training:
         state = self.optimizer.state
         tensors = {"weights": self.model.weights, **self._curves()}
         for name in _MOMENTS if self.step else ():
-            tensors[name] = torch.cat([state[weight][name].flatten() for weight in self.weights])
+            tensors[name] = torch.cat(
+                [  # a weight that a clamp cuts off has no gradient, and nothing to remember
+                    state[weight].get(name, torch.zeros_like(weight)).flatten()
+                    for weight in self.weights
+                ]
+            )
         save_checkpoint(path, _FORM, tensors, {"step": self.step}, self.config.describe())
 
     def load(self, path: str | Path) -> bool:

@@ -4,6 +4,13 @@ from icl_locate.plots.checkpoints import over_checkpoints
 from icl_locate.plots.curves import caption, layer_curves
 from icl_locate.plots.differences import layer_differences
 from icl_locate.plots.experiments import failure_curves, importance_curves, shots_curves
+from icl_locate.plots.formation import (
+    formation_curves,
+    formation_times,
+    head_formation,
+    product_of_vectors,
+    strength_against_only_head,
+)
 from icl_locate.plots.frame import DASHES, PALETTE
 from icl_locate.plots.gates import gate_map, pruning_curve
 from icl_locate.plots.heads import ablation_bars, fraction_curves, head_set_curves
@@ -19,8 +26,11 @@ __all__ = [
     "ablation_bars",
     "caption",
     "failure_curves",
+    "formation_curves",
+    "formation_times",
     "fraction_curves",
     "gate_map",
+    "head_formation",
     "head_map",
     "head_set_curves",
     "importance_curves",
@@ -29,10 +39,12 @@ __all__ = [
     "lora_curves",
     "over_checkpoints",
     "overrides",
+    "product_of_vectors",
     "prompt_segments",
     "pruning_curve",
     "savings_curves",
     "shots_curves",
+    "strength_against_only_head",
     "strength_curves",
     "transfer_curves",
 ]

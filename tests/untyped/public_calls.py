@@ -13,7 +13,14 @@ import numpy as np
 import planted_vector
 import tiny
 import torch
-from saved_kinds import injected, override_result, patched_result, task_vectors
+from saved_kinds import (
+    formation_run,
+    formation_study,
+    injected,
+    override_result,
+    patched_result,
+    task_vectors,
+)
 from simulated import Simulated
 
 import icl_locate as icl
@@ -614,6 +621,15 @@ def _plots() -> dict[str, Call]:
             plots.strength_curves, {"result": injected(vectors.StrengthScores, (0.1, 0.2))}, 0.5
         ),
         "plots.overrides": Call(plots.overrides, {"result": override_result()}, 0.5),
+        "plots.formation_curves": Call(
+            plots.formation_curves, {"study": formation_study(), "shown": "relabel"}, 0.5
+        ),
+        "plots.formation_times": Call(plots.formation_times, {"study": formation_study()}, 0.5),
+        "plots.head_formation": Call(plots.head_formation, {"run": formation_run(100, 0, ())}, 0.5),
+        "plots.strength_against_only_head": Call(
+            plots.strength_against_only_head, {"run": formation_run(100, 0, ())}, 0.5
+        ),
+        "plots.product_of_vectors": Call(plots.product_of_vectors, {"n_steps": 20}, 0.5),
         "plots.importance_curves": Call(plots.importance_curves, {"result": swept("only")}, 0.5),
         "plots.shots_curves": Call(plots.shots_curves, {"results": {1: swept()}}, 0.5),
         "plots.failure_curves": Call(
