@@ -41,7 +41,7 @@ def formation_curves(
     """
     figure = make_subplots(rows=2, shared_xaxes=True, vertical_spacing=0.06, row_heights=[3, 2])
     for i, (label, runs) in enumerate(study.runs.items()):
-        line = {"color": PALETTE[i % len(PALETTE)], "dash": DASHES[i % len(DASHES)]}
+        line: dict[str, Any] = {"color": PALETTE[i % len(PALETTE)], "dash": DASHES[i % len(DASHES)]}
         line["width"] = 2 if len(runs) == 1 else 1.3
         for run in runs:
             at = run.sets.index(shown)
