@@ -109,6 +109,7 @@ GIVEN = {
         result = icl.sweep(model, "mine.jsonl", metric="exact_match", **small)
         other = icl.sweep(model, "mine.jsonl", metric="exact_match", **small | {"seeds": 1})
     """,
+    "formation": "",
     "heads": "",
     "induction": "texts = ['Cuba is an island', 'Peru is not']",
     "locations": """
@@ -128,6 +129,8 @@ SMALL = {
     "icl.load_model()": 'icl.load_model("gpt2")',
     '"meta-llama/Llama-3.1-8B", 14': '"gpt2", 1',
     "n_queries=16, seeds=[0, 1]": "n_queries=2, seeds=[0]",
+    "n_sequences=20_000": "n_sequences=64",
+    "n_sequences=80_000": "n_sequences=64",
     "n_queries=32": "n_queries=2",
     "n_queries=64": "n_queries=4",
 }
