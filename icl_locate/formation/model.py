@@ -187,14 +187,9 @@ class FormationModel(nn.Module):
         logits = self.answers(stream[-1], mixed[:, 0])
         for clamp in clamps:
             logits = clamp.on_logits(logits, scores, tokens)
-        return Pass(
-            (_batched(first.pattern), _batched(second.pattern)),
-            (_batched(first.value), _batched(second.value)),
-            scores,
-            stream[-1],
-            mixed[:, 0],
-            logits,
-        )
+        patterns = _batched(first.pattern), _batched(second.pattern)
+        values = _batched(first.value), _batched(second.value)
+        return Pass(patterns, values, scores, stream[-1], mixed[:, 0], logits)
 
     def answers(
         self, stream: Float[Tensor, "batch d_model"], mixed: Float[Tensor, "batch head d_head"]

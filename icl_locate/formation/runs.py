@@ -93,8 +93,8 @@ def study(
         seeds: each label is trained with each.
         checkpoint: directory for a checkpoint of each run; what is done is not done again.
         progress: whether to show one progress bar over all runs, with the time left.
-        n_sequences, task, shape, learning_rate, batch_size, head, previous_head, evaluate_every,
-            n_evaluated: of every run, as `train` says.
+        n_sequences, task, shape, learning_rate, batch_size: of every run, as `train` says.
+        head, previous_head, evaluate_every, n_evaluated: of every run, too.
 
     Raises:
         TaskError, ResultError, NumericalError: as `train` does.

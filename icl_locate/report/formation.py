@@ -83,10 +83,10 @@ def _say_heads(run: FormationRun) -> str:
     """Which heads carry it in a run that may use all of them."""
     strength, alone = run.strengths[-1], run.only_head[-1]
     strongest, best = int(strength.argmax()), int(alone.argmax())
-    also = "and" if strongest == best else f"head {best} is"
+    also = "and is" if strongest == best else f"and head {best} is"
     return (
         f"With all heads, head {strongest} of layer 2 attends most to the right label (strength "
-        f"{float(strength.max()):.2f}), {also} the best alone ({float(alone.max()):.0%} right; all "
+        f"{float(strength.max()):.2f}) {also} the best alone ({float(alone.max()):.0%} right; all "
         f"together {float(run.accuracies[0, -1]):.0%}); rank correlation of the two over heads "
         f"{spearman(strength, alone):.2f}."
     )
