@@ -130,7 +130,8 @@ SMALL = {
     '"meta-llama/Llama-3.1-8B", 14': '"gpt2", 1',
     "n_queries=16, seeds=[0, 1]": "n_queries=2, seeds=[0]",
     "n_sequences=20_000": "n_sequences=64",
-    "n_sequences=80_000": "n_sequences=64",
+    "n_sequences=800_000": "n_sequences=64",
+    "n_sequences=150_000": "n_sequences=64",
     "n_queries=32": "n_queries=2",
     "n_queries=64": "n_queries=4",
 }
