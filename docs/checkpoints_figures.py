@@ -10,17 +10,18 @@ runs/over_training: an interrupted run goes on where it ended.
 
 import json
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import icl_locate as icl
 from icl_locate.metrics import METRICS
 from icl_locate.models.bridge import Model
-from icl_locate.records.files import replace_file
+from icl_locate.records.files import check_output, replace_file
 from icl_locate.report.checkpoints import checkpoint_tables
 from icl_locate.report.page import write_png
 
-DOCS = Path(__file__).parent
+DOCS, KEPT = Path(__file__).parent, Path("runs/over_training")
 TASK = "pseudo-translation"
 SETTINGS = {"5 examples": (5, False), "instruction": (0, True), "neither": (0, False)}
 N_QUERIES, SEEDS, METRIC, LENGTH = 32, (0, 1), "token_accuracy", 12
@@ -41,15 +42,17 @@ def accuracy(model: Model) -> dict[str, float]:
     return found
 
 
-def main(steps: Path, chosen: list[int], output: Path = DOCS) -> None:
+def main(output: Path, steps: Path = Path("runs/emb/steps"), chosen: Sequence[int] = ()) -> None:
     """Measure, and write what was found."""
+    check_output(output)
+    check_output(KEPT)
     sweep = partial(
         icl.sweep, task=icl.load_task(TASK), conditions=["examples"], n_queries=N_QUERIES,
         seeds=SEEDS, metric=METRIC, max_new_tokens=LENGTH,
     )  # fmt: skip
     measures = {"recognition": sweep, "heads": icl.induction.head_scores, "accuracy": accuracy}
     over = icl.over_checkpoints(
-        measures, steps, steps=chosen or None, output="runs/over_training", device="cpu",
+        measures, steps, steps=chosen or None, output=KEPT, device="cpu",
         progress=True,
     )  # fmt: skip
     print(checkpoint_tables(over))
@@ -95,4 +98,4 @@ def summary(over: icl.OverCheckpoints) -> dict[str, object]:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         raise SystemExit(__doc__)
-    main(Path(sys.argv[1]), [int(step) for step in sys.argv[2:]])
+    main(DOCS, Path(sys.argv[1]), [int(step) for step in sys.argv[2:]])

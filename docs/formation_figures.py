@@ -15,7 +15,7 @@ from icl_locate.report.formation import formation_table, formation_words
 from icl_locate.report.page import write_png
 
 
-def main(result: Path, output: Path) -> None:
+def main(output: Path, result: Path = Path("runs/formation/formation.safetensors")) -> None:
     """Draw everything."""
     check_output(output)
     study = FormationStudy.load(result)
@@ -42,4 +42,4 @@ def main(result: Path, output: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2] if len(sys.argv) > 2 else "docs/figures"))
+    main(Path(sys.argv[2] if len(sys.argv) > 2 else "docs/figures"), Path(sys.argv[1]))

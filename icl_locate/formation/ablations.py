@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from icl_locate.checks.arguments import check_items, refuse
 from icl_locate.checks.contents import check_pairs
+from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import anything, checked, one_of
 from icl_locate.errors import TaskError
 from icl_locate.formation.clamps import Clamp, Clamps, Pattern, ValueAblation, settle_clamps
@@ -145,6 +146,7 @@ def _score(logits: Float[Tensor, "sequence label"], answers: Int[Tensor, "sequen
     return Ablated(float(right), float(F.cross_entropy(logits, answers)))
 
 
+@short_repr("patterns", "values")
 @dataclass(frozen=True)
 class Kept(Clamp):
     """Layer 1 as another pass had it.

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from icl_locate.checks.reprs import short_repr
 from icl_locate.formation.clamps import Clamp
 from icl_locate.formation.model import FormationModel, Pass
 from icl_locate.formation.task import LABEL_COLUMNS, N_TOKENS, answers_of, right_columns
@@ -21,6 +22,7 @@ BATCH = 1024
 """Sequences of a pass without gradients."""
 
 
+@short_repr("loss", "accuracy")
 @dataclass
 class Measured:
     """What a model does on some sequences: means over them, or sums while they are added up."""

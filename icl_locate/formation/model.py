@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from icl_locate.checks.contents import check_table
+from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import check_fields, whole
 from icl_locate.errors import TaskError
 from icl_locate.formation.clamps import Clamp
@@ -49,6 +50,7 @@ class FormationShape:
         return self.d_model // self.n_heads
 
 
+@short_repr("logits")
 @dataclass
 class Pass:
     """What a pass through the model computed. Of layer 1 only the query's row.
@@ -261,9 +263,8 @@ def _reach(clamps: Sequence[Clamp], embedded: Tensor, stream: Tensor) -> tuple[T
     looked = passed = stream.transpose(0, 1)
     for clamp in clamps:
         looked, passed = clamp.on_streams(start, looked, passed)
-    same = looked is passed
-    passed = passed.transpose(0, 1)
-    return (passed if same else looked.transpose(0, 1)), passed
+    after = passed.transpose(0, 1)
+    return (after if looked is passed else looked.transpose(0, 1)), after
 
 
 @lru_cache(maxsize=8)
