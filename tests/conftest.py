@@ -42,3 +42,9 @@ def embedded():
     from icl_locate import load_model
 
     return load_model(device="cpu")
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Commands write no PNG: a browser draws each, in seconds, and other tests look at some."""
+    monkeypatch.setattr("icl_locate.report.page.write_png", lambda *_, **__: "not drawn")

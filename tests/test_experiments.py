@@ -274,6 +274,7 @@ def test_the_presets_run_end_to_end_on_local_files(family, tmp_path, capsys, mon
         assert result.scores.shape == (6, tiny.N_LAYERS + 1, 1)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_conditions_from_a_file_shots_and_scopes_on_the_command_line(tmp_path, capsys):
     model = tiny.save(tiny.build("llama"), tmp_path / "model")
     conditions = tmp_path / "mine.toml"

@@ -92,6 +92,7 @@ def test_the_page_and_the_words_tell_the_order(tmp_path):
     assert "A product of three vectors" in text
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_command(tmp_path, capsys):
     options = "--clamps match match+copy --n-sequences 64 --evaluate-every 32 --n-classes 4 --quiet"
     command = f"formation {options} --output {tmp_path}"

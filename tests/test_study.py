@@ -401,6 +401,7 @@ def test_the_command(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_command_on_a_small_model(tmp_path, capsys):
     """A context of 64 tokens: default lengths fit it, others are refused in the command's words."""
     directory = planted.save(tmp_path / "model", n_ctx=64)

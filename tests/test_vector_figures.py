@@ -81,6 +81,7 @@ def test_the_page_holds_the_table_and_the_recipe(tmp_path):
     assert "random, at its best layer" in table and "without a vector" in table
 
 
+@pytest.mark.usefixtures("no_pictures")
 @pytest.mark.parametrize("kind", ["task", "function", "in-context"])
 def test_the_command(kind, tmp_path, capsys):
     options = f"--kind {kind} --n-queries 3 --seeds 0 --n-heads 4 --max-new-tokens 6 --quiet"
