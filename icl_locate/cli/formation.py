@@ -37,7 +37,7 @@ class FormationConfig(options.Quiet, options.Replacing, options.Seeds, options.O
 
     quick: bool = False
     """A higher learning rate and fewer sequences: about a minute on a free core, where the paper's
-    setting takes about twelve."""
+    setting takes about eight."""
 
     n_sequences: int | None = None
     """Sequences to train on. Default: 1,000,000; with --quick 40,000."""
