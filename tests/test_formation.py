@@ -13,7 +13,7 @@ from scipy.stats import spearmanr
 from torch.nn import functional as F  # noqa: N812
 
 from icl_locate import formation
-from icl_locate.errors import ResultError, TaskError
+from icl_locate.errors import NumericalError, ResultError, TaskError
 from icl_locate.formation import (
     CopyClamp,
     FormationModel,
@@ -419,3 +419,8 @@ def test_a_product_of_vectors_is_learnt_sooner_with_some_clamped():
     free, half, alone = product_of_vectors()
     assert alone[100] < half[100] < free[100]
     assert free[400] > 0.9 * free[100] and half[300] < 0.1 * half[100], "a plateau, and none"
+
+
+def test_a_toy_whose_loss_grows_beyond_all_numbers_is_refused():
+    with pytest.raises(NumericalError, match="at learning_rate 1000000.0: lower it"):
+        formation.product_of_vectors(learning_rate=1e6)

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from icl_locate.checks.signatures import checked, whole
-from icl_locate.errors import TaskError
+from icl_locate.errors import NumericalError, TaskError
 
 _LONGEST = 1_000_000
 
@@ -52,6 +52,7 @@ def product_of_vectors(
 
     Raises:
         TaskError: if a number is out of range, or there is no such vector to clamp.
+        NumericalError: if a loss is not a number: the steps are too long.
     """
     for place, chosen in enumerate(clamped):
         if any(number >= n_vectors for number in chosen):
@@ -62,7 +63,12 @@ def product_of_vectors(
     drawn = np.random.default_rng(seed).standard_normal((2, n_vectors, size))
     true, start = torch.from_numpy(drawn)
     curves = [_descend(true, start, chosen, n_steps, learning_rate) for chosen in clamped]
-    return torch.stack(curves) if curves else torch.zeros(0, n_steps)
+    losses = torch.stack(curves) if curves else torch.zeros(0, n_steps)
+    if not bool(losses.isfinite().all()):
+        raise NumericalError(
+            f"the loss grows beyond all numbers at learning_rate {learning_rate}: lower it"
+        )
+    return losses
 
 
 def _descend(

@@ -8,7 +8,6 @@ from typing import Any, cast
 import torch
 from torch import nn
 from transformer_lens.model_bridge import TransformerBridge
-from transformer_lens.model_bridge.sources.transformers import _resolve_checkpoint_to_revision
 from transformers import PreTrainedModel
 
 from icl_locate.checks.arguments import check_count, check_path, show
@@ -118,6 +117,15 @@ def checkpoint_revision(
     if len(given) != 1:
         raise ModelError(f"{' and '.join(given)} are given: expected one of them alone")
     ((label, value),) = given.items()
+    try:  # TransformerLens keeps it to itself: only who asks for it depends on its being there
+        from transformer_lens.model_bridge.sources.transformers import (
+            _resolve_checkpoint_to_revision,
+        )
+    except ImportError as error:
+        raise ModelError(
+            f"{label} is {value}, but this version of TransformerLens has no lists of checkpoints: "
+            "give the revision itself"
+        ) from error
     try:
         return str(_resolve_checkpoint_to_revision(name, checkpoint_index, checkpoint_value))
     except ValueError as error:
