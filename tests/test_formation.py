@@ -355,6 +355,26 @@ def test_layer_0_is_missed_only_by_layer_1(free):
     assert top == formation.ablate(model, [(1, 0)], preserve="both", n=1000)
 
 
+@torch.no_grad()
+def test_progress_is_what_its_names_say():
+    """Of an untrained model, which answers labels that are not in the context, too."""
+    model = FormationModel(FormationTask(), seed=3)
+    tokens = model.task.sequences("train", 300)
+    ran, n = model.run(tokens, model.embeddings()), len(tokens)
+    to_item, to_labels, inside, right = torch.zeros(8), torch.zeros(8), 0, 0
+    for i, (first, one, _, other, query) in enumerate(tokens.tolist()):
+        below, above = ran.patterns[0][i], ran.patterns[1][i]
+        to_item += (below[:, 1, 0] + below[:, 3, 2]) / 2
+        to_labels += above[:, 0, 1] + above[:, 0, 3]
+        inside += int(ran.logits[i].argmax()) in (one, other)
+        chosen = one if ran.logits[i, one] > ran.logits[i, other] else other
+        right += chosen == (one if query == first else other)
+    found = formation.measures.measure(model, tokens, ())
+    expected = [to_item.max() / n, to_labels.max() / n, inside / n, right / n]
+    torch.testing.assert_close(found.progress, torch.tensor(expected))
+    assert found.accuracy < found.progress[3] and found.progress[2] < 1
+
+
 def test_progress_comes_before_the_jump(free):
     assert free.measures == formation.measures.MEASURES
     assert free.progress.shape == (4, len(free.points))
