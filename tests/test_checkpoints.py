@@ -187,6 +187,14 @@ def test_what_fails_at_the_first_one_fails_at_once(training):
         icl.over_checkpoints({"located": lambda model: located}, training, device="cpu")
 
 
+def test_two_directories_of_one_step_are_refused(tmp_path):
+    for name in ("step100", "step0100"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    with pytest.raises(ModelError, match="step0100 and .*step100 are both of step 100"):
+        icl.over_checkpoints(checksum, tmp_path)
+
+
 def test_one_model_is_alive_at_a_time(training):
     """Whatever the collector would have freed by itself, sooner or later."""
     seen, threshold = [], gc.get_threshold()

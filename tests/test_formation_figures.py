@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -63,6 +64,9 @@ def test_heads_are_drawn_over_training():
     assert list(ends.y) == pytest.approx(run.only_head[-1].tolist())
     assert list(paths[2].x) == pytest.approx(run.strengths[:, 2].tolist())
     assert "at the end: 1.00" in captions(figure), "the strongest head is the best alone here"
+    level = replace(run, only_head=torch.zeros_like(run.only_head))
+    flat = captions(icl.plots.strength_against_only_head(level))
+    assert "at the end: none, all are equal" in flat
     heads = icl.plots.head_formation(run)
     drawn = [trace.y for trace in heads.data]
     wanted = [*run.previous_token.T, *run.strengths.T, *run.only_head.T]

@@ -280,7 +280,8 @@ def _say_time(time: int | None, end: int) -> str:
 
 def _say_correlation(run: FormationRun) -> str:
     rho = spearman(run.strengths[-1], run.only_head[-1])
-    return f"Spearman correlation of the heads' strength and accuracy at the end: {rho:.2f}"
+    said = "none, all are equal" if math.isnan(rho) else f"{rho:.2f}"
+    return f"Spearman correlation of the heads' strength and accuracy at the end: {said}"
 
 
 def _log_axis(values: Iterable[int]) -> dict[str, Any]:
