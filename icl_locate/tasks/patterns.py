@@ -11,14 +11,12 @@ from itertools import product
 from types import MappingProxyType
 
 from icl_locate.checks.signatures import checked
+from icl_locate.embedded.words import CATEGORIES, LABELS, LETTERS, PATTERN_INSTRUCTION
 from icl_locate.errors import TaskError
 from icl_locate.prompts.template import Example, PromptTemplate
 from icl_locate.tasks.task import Task
 
 Draw = Callable[[random.Random, int], list[tuple[str, ...]]]
-
-LABELS = ("Foo", "Bar", "Mur", "Res")
-LETTERS = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 LETTER_PATTERNS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     {
@@ -28,31 +26,6 @@ LETTER_PATTERNS: Mapping[str, tuple[int, ...]] = MappingProxyType(
     }
 )
 """Which letter stands where: the first label's sequences; the second's are of distinct letters."""
-
-CATEGORIES: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {
-        name: tuple(words.split())
-        for name, words in {
-            "fruit": "apple pear plum cherry peach mango lemon grape melon fig kiwi lime banana "
-            "orange apricot papaya",
-            "animal": "horse tiger rabbit sheep goat wolf camel otter zebra lion monkey donkey "
-            "panda mouse beaver squirrel",
-            "furniture": "chair table sofa desk bed shelf stool bench wardrobe cupboard dresser "
-            "couch cradle bookcase armchair mattress",
-            "profession": "doctor lawyer baker farmer nurse pilot painter plumber teacher tailor "
-            "butcher judge dentist waiter carpenter engineer",
-            "vegetable": "carrot onion potato spinach cabbage celery leek turnip radish garlic "
-            "lettuce broccoli pumpkin cucumber beetroot zucchini",
-            "vehicle": "car truck bus train bicycle tram ship plane van taxi ferry scooter tractor "
-            "canoe helicopter ambulance",
-            "body part": "arm leg knee elbow shoulder ankle wrist finger neck thumb chin nose ear "
-            "stomach heel forehead",
-            "instrument": "piano violin flute guitar drum trumpet harp cello clarinet banjo "
-            "accordion oboe tuba saxophone mandolin xylophone",
-        }.items()
-    }
-)
-"""Sixteen words of each category."""
 
 WORD_PATTERNS: Mapping[str, tuple[tuple[str, str], ...]] = MappingProxyType(
     {
@@ -78,10 +51,7 @@ PATTERN_TASKS = (
 )
 
 TEMPLATE = PromptTemplate(
-    instruction=(
-        "Below is a list of various sequences. Your task is to classify each sequence. Use the "
-        "examples provided to understand how to classify each sequence correctly."
-    ),
+    instruction=PATTERN_INSTRUCTION,
     source_prefix="",
     target_prefix=":",
     separator="\n\n",
@@ -120,15 +90,9 @@ def pattern_task(
             f"unknown pattern task {name!r}: expected the name of one, {', '.join(PATTERN_TASKS)}"
         )
     generator = random.Random(f"pattern task/{name}/{seed}")
-    kind, _, n_classes = name.partition("/")
-    n_labels = int(n_classes or 2)
-    if len(set(labels[:n_labels])) < n_labels:
-        raise TaskError(f"labels are {list(labels)}: expected {n_labels} different ones")
-    kinds = (
-        _letter_kinds(kind, tuple(letters))
-        if kind in LETTER_PATTERNS
-        else _word_kinds(kind, n_labels)
-    )
+    kinds = pattern_kinds(name, tuple(letters))
+    if len(set(labels[: len(kinds)])) < len(kinds):
+        raise TaskError(f"labels are {list(labels)}: expected {len(kinds)} different ones")
     examples = []
     for label, draw in zip(labels, kinds, strict=False):
         examples += [Example(" ".join(words), label) for words in draw(generator, n_per_class)]
@@ -141,6 +105,14 @@ def pattern_task(
         metric="label_accuracy",
         choice="disjoint",
     )
+
+
+def pattern_kinds(name: str, letters: Sequence[str] = LETTERS) -> list[Draw]:
+    """How the sequences of each class of a pattern task are drawn, in the order of its labels."""
+    kind, _, n_classes = name.partition("/")
+    if kind in LETTER_PATTERNS:
+        return _letter_kinds(kind, letters)
+    return _word_kinds(kind, int(n_classes))
 
 
 def _letter_kinds(kind: str, letters: Sequence[str]) -> list[Draw]:

@@ -1,26 +1,30 @@
 """Train the embedded model: ``python -m icl_locate.training.train --output DIRECTORY``.
 
-A small Llama learns to translate into the pseudo-languages and Python, which an instruction names
-or examples show. Sentences grow from one word to eight as each length is mastered. Every batch is a
-function of the seed, the step and the curriculum's stage, so a run that was stopped goes on from
-its last checkpoint to the weights that it would have reached.
+A small Llama first learns to go on with random words that repeat, which gives it induction heads;
+then to translate into the pseudo-languages and Python, which an instruction names or examples show,
+and to label patterns as examples do, while some rows still repeat. Sentences grow from one word to
+eight as each length is mastered. Every batch is a function of the seed, the step and the
+curriculum's stage, so a run that was stopped goes on from its last checkpoint to the weights that
+it would have reached.
 """
 
 import json
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import tyro
+from jaxtyping import Bool
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from icl_locate.embedded.tokenizer import CONTEXT_LENGTH, SPECIAL_TOKENS, save_tokenizer, vocabulary
 from icl_locate.errors import ModelError
-from icl_locate.training.batches import IGNORED, BatchSampler
+from icl_locate.training.batches import KINDS, Batch, BatchSampler, Mixture
+from icl_locate.training.rows import IGNORED
 
 _CHECKPOINT = "checkpoint"
 
@@ -31,7 +35,7 @@ class TrainConfig:
 
     seed: int = 0
     """Of the initial weights and of all batches."""
-    n_layers: int = 8
+    n_layers: int = 10
     """Layers of the model."""
     d_model: int = 128
     """Width of its residual stream."""
@@ -41,11 +45,11 @@ class TrainConfig:
     """Width of its gated MLP."""
     batch_size: int = 64
     """Prompts a step."""
-    n_steps: int = 1600
+    n_steps: int = 2600
     """Steps in all."""
     warmup: int = 50
     """Steps over which the learning rates rise."""
-    decay: int = 600
+    decay: int = 800
     """Last steps, over which they fall to zero."""
     matrix_rate: float = 0.02
     """Muon's learning rate, for the matrices of the layers."""
@@ -54,22 +58,37 @@ class TrainConfig:
     weight_decay: float = 0.01
     """Of the matrices."""
     lengths: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
-    """The curriculum: the longest sentence of each stage, in words."""
+    """The curriculum: the longest sentence of each stage behind the first, in words."""
+    repeated_first: float = 0.9
+    """Share of repeated tokens in the first stage; the other rows are of the other kinds."""
+    repeated: float = 0.1
+    """Share of repeated tokens in the later ones."""
+    labelled: float = 0.15
+    """Share of labelled patterns in the later ones; all other rows are translations."""
     advance_at: float = 0.9
-    """Accuracy that ends a stage: of first words, after three examples, without instruction."""
+    """Accuracy that ends a stage: of repeated tokens in the first, then of first words, after three
+    examples, without instruction."""
     instructed: float = 0.15
-    """Share of prompts with an instruction."""
+    """Share of translations with an instruction."""
     checkpoint_every: int = 250
     """Steps between checkpoints."""
+
+    def mixture(self, stage: int) -> Mixture:
+        """What the batches of a stage are made of."""
+        if stage == 0:
+            others = (1 - self.repeated_first) / 2
+            return Mixture(self.lengths[0], self.repeated_first, others, length=96, period=44)
+        longest = self.lengths[stage - 1]
+        return Mixture(longest, self.repeated, self.labelled, length=128, period=60)
 
 
 @dataclass
 class Progress:
-    """What changes while training: the step, the curriculum's stage, the running accuracy."""
+    """What changes while training: the step, the curriculum's stage, running accuracies by kind."""
 
     step: int = 0
     stage: int = 0
-    accuracy: float = 0.0
+    accuracies: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
 
 
 def build_model(config: TrainConfig) -> LlamaForCausalLM:
@@ -109,9 +128,7 @@ class Trainer:
         self.config = config
         self.progress = Progress()
         self.model = build_model(config)
-        self._sampler = BatchSampler(
-            config.seed, config.batch_size, config.instructed, config.lengths[-1]
-        )
+        self._sampler = BatchSampler(config.seed, config.batch_size, config.instructed)
         named = list(self.model.named_parameters())
         matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
         others = [p for name, p in named if p.ndim != 2 or "embed" in name]
@@ -123,12 +140,15 @@ class Trainer:
     def step(self) -> float:
         """One step of training; returns the loss."""
         config, progress = self.config, self.progress
-        batch = self._sampler.sample(progress.step, config.lengths[progress.stage])
+        batch = self._sampler.sample(progress.step, config.mixture(progress.stage))
         self.model.train()
         hidden = self.model.model(batch.tokens).last_hidden_state
         chosen = batch.labels != IGNORED
         logits, labels = self.model.lm_head(hidden[chosen]), batch.labels[chosen]
-        loss: Tensor = nn.functional.cross_entropy(logits, labels)
+        losses = nn.functional.cross_entropy(logits, labels, reduction="none")
+        # Every row weighs the same, so that a mixture's shares are those of the loss.
+        shares = (chosen / chosen.sum(dim=1, keepdim=True))[chosen]
+        loss: Tensor = (losses * shares).sum() / len(batch.tokens)
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         share = learning_rate(config, progress.step)
@@ -137,24 +157,29 @@ class Trainer:
             optimizer.param_groups[0]["lr"] = rates[name] * share
             optimizer.step()
             optimizer.zero_grad()
-        self._advance((logits.argmax(dim=-1) == labels)[batch.judged[chosen]])
+        right = torch.zeros_like(chosen)
+        right[chosen] = logits.argmax(dim=-1) == labels
+        self._advance(batch, right)
         return loss.item()
 
-    def _advance(self, hits: Tensor) -> None:
+    def _advance(self, batch: Batch, right: Bool[Tensor, "batch pos"]) -> None:
         progress, config = self.progress, self.config
         progress.step += 1
-        if len(hits):
-            progress.accuracy += 0.05 * (hits.float().mean().item() - progress.accuracy)
-        if progress.accuracy >= config.advance_at and progress.stage < len(config.lengths) - 1:
+        for number, kind in enumerate(KINDS):
+            hits = right[batch.judged & (batch.kinds == number)[:, None]]
+            if len(hits):
+                change = hits.float().mean().item() - progress.accuracies[kind]
+                progress.accuracies[kind] += 0.05 * change
+        asked = "repeats" if progress.stage == 0 else "translations"
+        if progress.accuracies[asked] >= config.advance_at and progress.stage < len(config.lengths):
             progress.stage += 1
-            progress.accuracy = 0.0
+            progress.accuracies["translations"] = 0.0
 
     def save(self, directory: Path) -> None:
         """Write the model as a Hugging Face directory, and beside it what resuming needs."""
         checkpoint = directory / _CHECKPOINT
         checkpoint.mkdir(parents=True, exist_ok=True)
-        self.model.save_pretrained(directory)
-        save_tokenizer(directory)
+        save_model(self.model, directory)
         save_file(self._optimizer_tensors(), checkpoint / "optimizers.safetensors")
         save_file(
             dict(self.model.state_dict()) | {"lm_head.weight": torch.zeros(0)},
@@ -201,24 +226,47 @@ class Trainer:
             optimizer.load_state_dict(optimizer.state_dict() | {"state": states[name]})
 
 
-def train(output: Path, config: TrainConfig | None = None) -> LlamaForCausalLM:
-    """Train to the end of the recipe, going on from the last checkpoint in ``output``."""
+def train(
+    output: Path, config: TrainConfig | None = None, *, keep_every: int | None = None
+) -> LlamaForCausalLM:
+    """Train to the end of the recipe, going on from the last checkpoint in ``output``.
+
+    Args:
+        output: directory for the model and its checkpoint.
+        config: the recipe.
+        keep_every: steps between models that are kept for good, in ``output/steps/step00100``, the
+            untrained one among them; ``None`` keeps none.
+    """
     trainer = Trainer(config or TrainConfig())
     if trainer.resume(output):
         print(f"resumed at step {trainer.progress.step}", flush=True)
     start = time.time()
-    while trainer.progress.step < trainer.config.n_steps:
-        loss, progress = trainer.step(), trainer.progress
-        if progress.step % 50 == 0:
-            print(
-                f"step {progress.step}: up to {trainer.config.lengths[progress.stage]} words, "
-                f"loss {loss:.3f}, first word {progress.accuracy:.3f}, {time.time() - start:.0f} s",
-                flush=True,
-            )
-        if progress.step % trainer.config.checkpoint_every == 0:
+    while True:
+        step = trainer.progress.step
+        if keep_every and step % keep_every == 0:
+            save_model(trainer.model, output / "steps" / f"step{step:05d}")
+        if step == trainer.config.n_steps:
+            break
+        loss = trainer.step()
+        if (step + 1) % 50 == 0:
+            print(f"{_describe(trainer)}, loss {loss:.3f}, {time.time() - start:.0f} s", flush=True)
+        if (step + 1) % trainer.config.checkpoint_every == 0:
             trainer.save(output)
     trainer.save(output)
     return trainer.model
+
+
+def _describe(trainer: Trainer) -> str:
+    progress = trainer.progress
+    longest = trainer.config.mixture(progress.stage).longest
+    right = ", ".join(f"{kind} {value:.3f}" for kind, value in progress.accuracies.items())
+    return f"step {progress.step}: stage {progress.stage}, up to {longest} words, {right}"
+
+
+def save_model(model: LlamaForCausalLM, directory: Path) -> None:
+    """Write a model as a Hugging Face directory, with its tokenizer."""
+    model.save_pretrained(directory)
+    save_tokenizer(directory)
 
 
 @dataclass(frozen=True)
@@ -228,8 +276,10 @@ class Arguments:
     output: Path
     """Directory for the model and its checkpoint."""
     recipe: TrainConfig = TrainConfig()
+    keep_every: int | None = None
+    """Steps between models that are kept for good, in OUTPUT/steps."""
 
 
 if __name__ == "__main__":
     arguments = tyro.cli(Arguments)
-    train(arguments.output, arguments.recipe)
+    train(arguments.output, arguments.recipe, keep_every=arguments.keep_every)
