@@ -1,15 +1,19 @@
 """Training of the embedded model: batches, determinism, resuming."""
 
 import random
+import re
 from dataclasses import asdict, replace
 
 import pytest
 import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
 
 from icl_locate.embedded.languages import is_held_out, sample_sentence
 from icl_locate.embedded.tokenizer import build_tokenizer
 from icl_locate.errors import ModelError
-from icl_locate.training.batches import IGNORED, BatchSampler
+from icl_locate.training.batches import KINDS, BatchSampler
+from icl_locate.training.rows import IGNORED
 from icl_locate.training.train import TrainConfig, Trainer, learning_rate, train
 
 TINY = TrainConfig(
@@ -22,32 +26,88 @@ needs_muon = pytest.mark.skipif(
 )
 
 
-def test_batches_are_what_the_tokenizer_gives():
+FIRST, LAST = TINY.mixture(0), TINY.mixture(len(TINY.lengths))
+
+
+def rows_of(batch, kind):
+    """The real tokens, labels and judged places of a batch's rows of one kind."""
+    for i in (batch.kinds == KINDS.index(kind)).nonzero()[:, 0]:
+        n = int((batch.tokens[i] != 0).sum())
+        yield batch.tokens[i, :n], batch.labels[i, :n], batch.judged[i, :n]
+
+
+@pytest.mark.parametrize("mixture", [FIRST, TINY.mixture(2), LAST])
+def test_batches_are_what_the_tokenizer_gives(mixture):
     tokenizer = build_tokenizer()
-    sampler = BatchSampler(0, batch_size=8, instructed=0.5, final_length=8)
-    for longest in (1, 4, 8):
-        batch = sampler.sample(3, longest)
-        for tokens, labels, judged in zip(batch.tokens, batch.labels, batch.judged, strict=True):
-            row = tokens[tokens != 0].tolist()
-            text = tokenizer.decode(row, skip_special_tokens=True)
-            assert tokenizer(text)["input_ids"] == row
+    batch = BatchSampler(0, batch_size=48, instructed=0.5).sample(3, mixture)
+    asks = {"translations": "▁A:", "patterns": "▁:"}
+    for kind in KINDS:
+        rows = list(rows_of(batch, kind))
+        assert rows, kind
+        for tokens, labels, judged in rows:
+            text = tokenizer.decode(tokens, skip_special_tokens=True)
+            assert tokenizer(text)["input_ids"] == tokens.tolist()
             answered = (labels != IGNORED).nonzero()[:, 0]
             assert labels[answered].equal(tokens[answered + 1]), "labels are the next tokens"
-            answer_marks = tokens == tokenizer.convert_tokens_to_ids("▁A:")
-            assert not (judged & ~answer_marks).any(), "the first word follows A:"
-            assert ("Translate" not in text) or not judged.any()
+            assert not (judged & (labels == IGNORED)).any()
+            if kind in asks:
+                mark = tokenizer.convert_tokens_to_ids(asks[kind])
+                assert not (judged & (tokens != mark)).any(), "answers follow their mark"
+                assert ("Translate" not in text) or not judged.any()
 
 
-def test_no_batch_holds_a_held_out_sentence():
-    sampler = BatchSampler(0, batch_size=16, instructed=0.2, final_length=8)
+def test_what_repeats_follows_the_same_token_as_before():
+    batch = BatchSampler(1, batch_size=16, instructed=0.0).sample(0, FIRST)
+    for tokens, _, judged in rows_of(batch, "repeats"):
+        for i in judged.nonzero()[:, 0].tolist():
+            earlier = [j for j in range(i) if tokens[j] == tokens[i]]
+            assert earlier and all(tokens[j + 1] == tokens[i + 1] for j in earlier)
+
+
+def test_labels_are_dealt_out_anew_in_each_row():
+    """No label means the same class in all rows, but each does within a row."""
     tokenizer = build_tokenizer()
+    sampler, meanings = BatchSampler(0, batch_size=48, instructed=0.0), set()
+    for step in range(6):
+        for tokens, _, judged in rows_of(sampler.sample(step, LAST), "patterns"):
+            text = tokenizer.decode(tokens, skip_special_tokens=True)
+            items = re.findall(r"((?:\w+ )+): (\w+) \n", text)
+            assert len(items) >= 4 and judged.any()
+            if len(items[-1][0].split()) == 5:  # centre embedding, or five letters that differ
+                label_of = {len(set(source.split())) == 5: label for source, label in items}
+                shown = {(len(set(source.split())) == 5, label) for source, label in items}
+                assert shown == set(label_of.items())
+                meanings.add(label_of[True])
+    assert len(meanings) >= 3
+
+
+def test_no_batch_holds_a_held_out_sequence():
+    tokenizer, sampler = build_tokenizer(), BatchSampler(0, batch_size=48, instructed=0.2)
     for step in range(5):
-        for row in sampler.sample(step, 8).tokens:
-            text = tokenizer.decode(row, skip_special_tokens=True)
-            sources = [part.split("A:")[0].split() for part in text.split("Q:")[1:]]
-            assert sources and not any(is_held_out(source) for source in sources)
+        batch = sampler.sample(step, LAST)
+        for kind, mark, item in (("translations", "A:", "Q:"), ("patterns", ":", "\n \n")):
+            for tokens, _, _ in rows_of(batch, kind):
+                text = tokenizer.decode(tokens, skip_special_tokens=True)
+                parts = text.split(item)[1:] if kind == "translations" else text.split(item)
+                sources = [tuple(part.split(mark)[0].split()) for part in parts]
+                classed = [source for source in sources if len(source) >= 4]
+                assert not any(is_held_out(source) for source in classed if "Below" not in source)
     held_out = sample_sentence(random.Random(0), 5, held_out=True)
     assert is_held_out(held_out) and len(set(held_out)) == 5
+
+
+@needs_muon
+def test_every_row_weighs_the_same_in_the_loss():
+    trainer = Trainer(TINY)
+    batch = BatchSampler(TINY.seed, TINY.batch_size, TINY.instructed).sample(0, TINY.mixture(0))
+    with torch.no_grad():
+        rows = [
+            nn.functional.cross_entropy(
+                trainer.model(tokens[None]).logits[0], labels, ignore_index=IGNORED
+            )
+            for tokens, labels in zip(batch.tokens, batch.labels, strict=True)
+        ]
+    assert trainer.step() == pytest.approx(float(sum(rows)) / len(rows), rel=1e-5)
 
 
 def test_learning_rate_rises_and_falls():
@@ -58,7 +118,7 @@ def test_learning_rate_rises_and_falls():
 
 @needs_muon
 def test_a_stopped_run_reaches_the_same_weights(tmp_path):
-    straight = train(tmp_path / "straight", TINY).state_dict()
+    straight = train(tmp_path / "straight", TINY, keep_every=3).state_dict()
     stopped = Trainer(TINY)
     for _ in range(4):
         stopped.step()
@@ -70,6 +130,10 @@ def test_a_stopped_run_reaches_the_same_weights(tmp_path):
     assert weights.keys() == straight.keys()
     for name in weights:
         assert weights[name].equal(straight[name]), name
+    kept = sorted((tmp_path / "straight" / "steps").iterdir())
+    assert [path.name for path in kept] == ["step00000", "step00003", "step00006"]
+    last = AutoModelForCausalLM.from_pretrained(kept[-1]).state_dict()
+    assert all(last[name].equal(straight[name]) for name in straight)
     other = train(tmp_path / "other", replace(TINY, seed=1)).state_dict()
     assert not other["model.norm.weight"].equal(weights["model.norm.weight"])
 
