@@ -12,21 +12,21 @@ from transformers import AutoModelForCausalLM
 from icl_locate.embedded.languages import is_held_out, sample_sentence
 from icl_locate.embedded.tokenizer import build_tokenizer
 from icl_locate.errors import ModelError
-from icl_locate.training.batches import KINDS, BatchSampler
+from icl_locate.training.batches import BatchSampler
+from icl_locate.training.curriculum import CURRICULUM, KINDS
 from icl_locate.training.rows import IGNORED
 from icl_locate.training.train import TrainConfig, Trainer, learning_rate, train
 
+STAGES = tuple(replace(stage, until=0.0) for stage in CURRICULUM)
 TINY = TrainConfig(
     n_layers=1, d_model=16, n_heads=2, d_mlp=16, batch_size=4, n_steps=6, warmup=2, decay=2,
-    advance_at=0.0, checkpoint_every=3,
+    checkpoint_every=3, stages=STAGES,
 )  # fmt: skip
+LAST = CURRICULUM[-1]
 
 needs_muon = pytest.mark.skipif(
     not hasattr(torch.optim, "Muon"), reason="this torch is older than the training script asks for"
 )
-
-
-FIRST, LAST = TINY.mixture(0), TINY.mixture(len(TINY.lengths))
 
 
 def rows_of(batch, kind):
@@ -36,11 +36,11 @@ def rows_of(batch, kind):
         yield batch.tokens[i, :n], batch.labels[i, :n], batch.judged[i, :n]
 
 
-@pytest.mark.parametrize("mixture", [FIRST, TINY.mixture(2), LAST])
-def test_batches_are_what_the_tokenizer_gives(mixture):
+@pytest.mark.parametrize("stage", [CURRICULUM[1], CURRICULUM[3], LAST])
+def test_batches_are_what_the_tokenizer_gives(stage):
     tokenizer = build_tokenizer()
-    batch = BatchSampler(0, batch_size=48, instructed=0.5).sample(3, mixture)
-    asks = {"translations": "▁A:", "patterns": "▁:"}
+    batch = BatchSampler(0, batch_size=64, instructed=0.5).sample(3, stage)
+    asks = {"translations": "▁A:", "patterns": "▁:", "recall": "▁:"}
     for kind in KINDS:
         rows = list(rows_of(batch, kind))
         assert rows, kind
@@ -57,34 +57,38 @@ def test_batches_are_what_the_tokenizer_gives(mixture):
 
 
 def test_what_repeats_follows_the_same_token_as_before():
-    batch = BatchSampler(1, batch_size=16, instructed=0.0).sample(0, FIRST)
-    for tokens, _, judged in rows_of(batch, "repeats"):
-        for i in judged.nonzero()[:, 0].tolist():
-            earlier = [j for j in range(i) if tokens[j] == tokens[i]]
-            assert earlier and all(tokens[j + 1] == tokens[i + 1] for j in earlier)
+    batch = BatchSampler(1, batch_size=32, instructed=0.0).sample(0, CURRICULUM[1])
+    for kind, behind in (("repeats", 0), ("spaced", 1)):
+        for tokens, _, judged in rows_of(batch, kind):
+            assert judged.any()
+            for i in judged.nonzero()[:, 0].tolist():
+                same = tokens[i - behind : i + 1]
+                before = range(behind, i)
+                earlier = [j for j in before if tokens[j - behind : j + 1].equal(same)]
+                assert earlier and all(tokens[j + 1] == tokens[i + 1] for j in earlier)
 
 
-def test_labels_are_dealt_out_anew_in_each_row():
-    """No label means the same class in all rows, but each does within a row."""
-    tokenizer = build_tokenizer()
-    sampler, meanings = BatchSampler(0, batch_size=48, instructed=0.0), set()
-    for step in range(6):
-        for tokens, _, judged in rows_of(sampler.sample(step, LAST), "patterns"):
-            text = tokenizer.decode(tokens, skip_special_tokens=True)
-            items = re.findall(r"((?:\w+ )+): (\w+) \n", text)
-            assert len(items) >= 4 and judged.any()
-            if len(items[-1][0].split()) == 5:  # centre embedding, or five letters that differ
-                label_of = {len(set(source.split())) == 5: label for source, label in items}
-                shown = {(len(set(source.split())) == 5, label) for source, label in items}
-                assert shown == set(label_of.items())
-                meanings.add(label_of[True])
-    assert len(meanings) >= 3
+def test_labels_are_dealt_out_anew_in_each_row_or_settled():
+    """Unless labels are settled, none means the same class in all rows; but each does in a row."""
+    tokenizer, sampler = build_tokenizer(), BatchSampler(0, batch_size=64, instructed=0.0)
+    for stage, least in ((CURRICULUM[3], 3), (CURRICULUM[0], 1)):
+        meanings = set()
+        for step in range(8):
+            for tokens, _, judged in rows_of(sampler.sample(step, stage), "patterns"):
+                text = tokenizer.decode(tokens, skip_special_tokens=True)
+                items = re.findall(r"((?:\w+ )+): (\w+) \n", text)
+                assert len(items) >= 4 and judged.any()
+                if len(items[-1][0].split()) == 5:  # centre embedding, or letters that all differ
+                    named = [(len(set(source.split())) == 5, label) for source, label in items]
+                    assert set(named) == set(dict(named).items())
+                    meanings.add(dict(named)[False])
+        assert len(meanings) >= least and (least > 1 or meanings == {"Foo"})
 
 
 def test_no_batch_holds_a_held_out_sequence():
-    tokenizer, sampler = build_tokenizer(), BatchSampler(0, batch_size=48, instructed=0.2)
+    tokenizer, sampler = build_tokenizer(), BatchSampler(0, batch_size=64, instructed=0.2)
     for step in range(5):
-        batch = sampler.sample(step, LAST)
+        batch = sampler.sample(step, CURRICULUM[6])
         for kind, mark, item in (("translations", "A:", "Q:"), ("patterns", ":", "\n \n")):
             for tokens, _, _ in rows_of(batch, kind):
                 text = tokenizer.decode(tokens, skip_special_tokens=True)
@@ -99,7 +103,7 @@ def test_no_batch_holds_a_held_out_sequence():
 @needs_muon
 def test_every_row_weighs_the_same_in_the_loss():
     trainer = Trainer(TINY)
-    batch = BatchSampler(TINY.seed, TINY.batch_size, TINY.instructed).sample(0, TINY.mixture(0))
+    batch = BatchSampler(TINY.seed, TINY.batch_size, TINY.instructed).sample(0, STAGES[0])
     with torch.no_grad():
         rows = [
             nn.functional.cross_entropy(
@@ -108,6 +112,19 @@ def test_every_row_weighs_the_same_in_the_loss():
             for tokens, labels in zip(batch.tokens, batch.labels, strict=True)
         ]
     assert trainer.step() == pytest.approx(float(sum(rows)) / len(rows), rel=1e-5)
+
+
+@needs_muon
+def test_a_stage_ends_where_it_is_mastered():
+    trainer = Trainer(replace(TINY, stages=(replace(CURRICULUM[0], until=0.5), LAST)))
+    batch = BatchSampler(0, batch_size=8, instructed=0.0).sample(0, CURRICULUM[0])
+    for right, steps in ((~batch.judged, 20), (batch.judged, 13)):
+        for _ in range(steps):
+            trainer._advance(batch, right)
+        assert trainer.progress.stage == 0
+    trainer._advance(batch, batch.judged)  # 1 - 0.95 ** 14 = 0.51
+    assert trainer.progress.stage == 1
+    assert trainer.progress.accuracies["repeats"] > 0.5
 
 
 def test_learning_rate_rises_and_falls():

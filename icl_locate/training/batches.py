@@ -8,26 +8,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from icl_locate.embedded.languages import MAX_WORDS
+from icl_locate.training.curriculum import KINDS, Kind, Stage
 from icl_locate.training.rows import IGNORED, Row, RowSampler
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """What a stage of the curriculum is made of.
-
-    Attributes:
-        longest: words in its longest sentences.
-        repeated: the share of rows of repeated tokens.
-        labelled: the share of rows of labelled patterns; the rest are translations.
-        length: tokens of a row of repeated tokens.
-        period: most tokens of what is repeated.
-    """
-
-    longest: int
-    repeated: float
-    labelled: float
-    length: int
-    period: int
 
 
 @dataclass(frozen=True)
@@ -47,23 +29,20 @@ class Batch:
     kinds: Int[Tensor, " batch"]
 
 
-KINDS = ("translations", "patterns", "repeats")
-
-
 class BatchSampler:
-    """Draws batches; each is determined by the seed, the step and the mixture alone."""
+    """Draws batches; each is determined by the seed, the step and the stage alone."""
 
     def __init__(self, seed: int, batch_size: int, instructed: float) -> None:
         self._seed = seed
         self._batch_size = batch_size
         self._rows = RowSampler(instructed)
 
-    def sample(self, step: int, mixture: Mixture) -> Batch:
+    def sample(self, step: int, stage: Stage) -> Batch:
         """The batch of a step."""
         generator = random.Random(f"{self._seed}/{step}")
-        most_shots = 9 if mixture.longest == MAX_WORDS and generator.random() < 0.15 else 6
+        most_shots = 9 if stage.longest == MAX_WORDS and generator.random() < 0.15 else 6
         n_shots = generator.randint(2, most_shots)
-        drawn = [self._draw(generator, mixture, n_shots) for _ in range(self._batch_size)]
+        drawn = [self._draw(generator, stage, n_shots) for _ in range(self._batch_size)]
         rows = [row for _, row in drawn]
         shape = len(rows), max(len(row.tokens) for row in rows)
         batch = Batch(
@@ -78,10 +57,17 @@ class BatchSampler:
             batch.judged[i, row.judged] = True
         return batch
 
-    def _draw(self, generator: random.Random, mixture: Mixture, n_shots: int) -> tuple[str, Row]:
-        share = generator.random()
-        if share < mixture.repeated:
-            return "repeats", self._rows.repeats(generator, mixture.length, mixture.period)
-        if share < mixture.repeated + mixture.labelled:
-            return "patterns", self._rows.patterns(generator)
-        return "translations", self._rows.translations(generator, mixture.longest, n_shots)
+    def _draw(self, generator: random.Random, stage: Stage, n_shots: int) -> tuple[Kind, Row]:
+        kind = stage.kind_at(generator.random())
+        match kind:
+            case "translations":
+                return kind, self._rows.translations(generator, stage.longest, n_shots)
+            case "patterns":
+                settled = generator.random() < stage.settled
+                return kind, self._rows.patterns(generator, settled=settled)
+            case "recall":
+                return kind, self._rows.recall(generator)
+            case "repeats":
+                return kind, self._rows.repeats(generator)
+            case "spaced":
+                return kind, self._rows.spaced(generator)

@@ -16,12 +16,15 @@ from icl_locate.embedded.languages import (
 )
 from icl_locate.embedded.tokenizer import INSTRUCTION, vocabulary, word_stock
 from icl_locate.embedded.words import LABELS, PATTERN_INSTRUCTION
-from icl_locate.tasks.patterns import PATTERN_TASKS, Draw, pattern_kinds
+from icl_locate.tasks.patterns import LETTER_PATTERNS, PATTERN_TASKS, Draw, pattern_kinds
 
 IGNORED = -100
+WORD_TASKS = [name for name in PATTERN_TASKS if name not in LETTER_PATTERNS]
 _JUDGED_FROM_SHOT = 3
 _PYTHON_SHARE = 0.05
-_RECALL_SHARE = 0.2
+_LETTERS_SHARE = 0.6
+_PATTERNS_INSTRUCTED = 0.3
+_MOST_ITEMS = 14
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Row:
 
 
 class RowSampler:
-    """Draws rows of three kinds: translations, labelled patterns, repeated tokens."""
+    """Draws rows, of each kind by the method of its name."""
 
     def __init__(self, instructed: float) -> None:
         self._instructed = instructed
@@ -86,34 +89,76 @@ class RowSampler:
         source = self.encode(["Q:", *words, "A:"])
         return source, self.encode([*language.translate(words), "\n"])
 
-    def repeats(self, generator: random.Random, length: int, longest_period: int) -> Row:
+    def repeats(self, generator: random.Random) -> Row:
         """Random distinct words, again and again; every second time a line break ends each copy.
 
         Judged, and to be told: what follows the same token in an earlier copy.
         """
-        period = generator.randint(4, longest_period)
-        segment = self.encode(generator.sample(self._stock, period))
+        segment = self.encode(generator.sample(self._stock, generator.randint(4, 44)))
         if generator.random() < 0.5:
             segment[-1:] = self.encode(["\n"])
-        tokens = [self._bos, *islice(cycle(segment), length)]
-        judged = list(range(1 + period, length))
-        labels = [IGNORED] * len(tokens)
-        for i in judged:
-            labels[i] = tokens[i + 1]
-        return Row(tokens, labels, judged)
+        return self._again(segment, 96, range(96))
 
-    def patterns(self, generator: random.Random) -> Row:
-        """Sequences and their labels, which the examples alone give: they are dealt out anew.
+    def spaced(self, generator: random.Random) -> Row:
+        """Random words, every one, second or third before a colon or line break, again and again.
 
-        Sequences of a pattern task; or, in a fifth of the rows, pairs of words of which each has a
-        label of its own and comes again. Judged: labels of a class that an example has shown.
+        To be told: what follows in an earlier copy. Judged: what follows the marks.
         """
-        if generator.random() < _RECALL_SHARE:
-            items = self._recalled(generator)
-        else:
-            items = self._classified(generator)
+        words = self.encode(generator.sample(self._stock, generator.randint(3, 24)))
+        every = generator.randint(1, 3)
+        mark = self.encode([generator.choice((":", ":", "\n"))])[0]
+        segment = [
+            token
+            for i, word in enumerate(words)
+            for token in ([word, mark] if i % every == 0 else [word])
+        ]
+        length = min(128, 4 * len(segment))
+        marked = [1 + i for i in range(length) if segment[i % len(segment)] == mark]
+        return self._again(segment, length, marked)
+
+    def _again(self, segment: list[int], length: int, judged: Sequence[int]) -> Row:
+        """A segment repeated to a length, told from the second copy on."""
+        tokens = [self._bos, *islice(cycle(segment), length)]
+        told = range(1 + len(segment), length)
+        labels = [IGNORED] * len(tokens)
+        for i in told:
+            labels[i] = tokens[i + 1]
+        return Row(tokens, labels, [i for i in judged if i in told])
+
+    def patterns(self, generator: random.Random, *, settled: bool) -> Row:
+        """Sequences of a pattern task and their labels. Judged: labels of a class that was shown.
+
+        Args:
+            settled: whether the labels mean what they do in the task; else they are dealt out anew,
+                and only the examples tell.
+        """
+        letters = generator.random() < _LETTERS_SHARE
+        kinds = self._kinds[generator.choice(list(LETTER_PATTERNS) if letters else WORD_TASKS)]
+        names = LABELS if settled else generator.sample(LABELS, len(kinds))
+        n_items = generator.randint(2 * len(kinds), _MOST_ITEMS)
+        classes = list(islice(cycle(range(len(kinds))), n_items))
+        generator.shuffle(classes)
+        items = [(_draw(kinds[i], generator), names[i], names[i]) for i in classes]
+        return self._labelled(generator, items)
+
+    def recall(self, generator: random.Random) -> Row:
+        """Words, or pairs of them, each with a label of its own, that come again. Judged: again."""
+        n_words, n_different = generator.randint(1, 2), generator.randint(3, 8)
+        words = generator.sample(self._stock, n_words * n_different)
+        shown = [
+            (words[i : i + n_words], generator.choice(LABELS))
+            for i in range(0, len(words), n_words)
+        ]
+        again = [generator.choice(shown) for _ in range(generator.randint(6, _MOST_ITEMS))]
+        items = [(item, label, " ".join(item)) for item, label in [*shown, *again]]
+        return self._labelled(generator, items)
+
+    def _labelled(
+        self, generator: random.Random, items: Sequence[tuple[Sequence[str], str, str]]
+    ) -> Row:
+        """Items, their labels, and what must have been shown for a label to be judged."""
         tokens = [self._bos]
-        if generator.random() < 0.5:
+        if generator.random() < _PATTERNS_INSTRUCTED:
             tokens += self.encode([*PATTERN_INSTRUCTION.split(), "\n", "\n"])
         labels = [IGNORED] * len(tokens)
         judged: list[int] = []
@@ -124,22 +169,9 @@ class RowSampler:
                 judged.append(len(tokens) + len(source) - 1)
             seen.add(shown_by)
             tokens += source + target
-            labels += [IGNORED] * (len(source) - 1) + target + [IGNORED]
+            labels += [IGNORED] * (len(source) - 1) + [target[0], *[IGNORED] * len(target)]
+        labels[-3] = tokens[-2]  # the end of an answer needs no more telling than that
         return Row(tokens, labels, judged)
-
-    def _classified(self, generator: random.Random) -> list[tuple[Sequence[str], str, str]]:
-        kinds = self._kinds[generator.choice(PATTERN_TASKS)]
-        names = generator.sample(LABELS, len(kinds))
-        n_items = generator.randint(2 * len(kinds), 13)
-        classes = list(islice(cycle(range(len(kinds))), n_items))
-        generator.shuffle(classes)
-        return [(_draw(kinds[i], generator), names[i], names[i]) for i in classes]
-
-    def _recalled(self, generator: random.Random) -> list[tuple[Sequence[str], str, str]]:
-        words = generator.sample(self._stock, 2 * generator.randint(3, 6))
-        pairs = [(words[i : i + 2], generator.choice(LABELS)) for i in range(0, len(words), 2)]
-        again = [generator.choice(pairs) for _ in range(generator.randint(4, 8))]
-        return [(pair, label, " ".join(pair)) for pair, label in [*pairs, *again]]
 
 
 def _draw(draw: Draw, generator: random.Random) -> Sequence[str]:

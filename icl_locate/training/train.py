@@ -23,7 +23,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from icl_locate.embedded.tokenizer import CONTEXT_LENGTH, SPECIAL_TOKENS, save_tokenizer, vocabulary
 from icl_locate.errors import ModelError
-from icl_locate.training.batches import KINDS, Batch, BatchSampler, Mixture
+from icl_locate.training.batches import Batch, BatchSampler
+from icl_locate.training.curriculum import CURRICULUM, KINDS, Stage
 from icl_locate.training.rows import IGNORED
 
 _CHECKPOINT = "checkpoint"
@@ -45,11 +46,11 @@ class TrainConfig:
     """Width of its gated MLP."""
     batch_size: int = 64
     """Prompts a step."""
-    n_steps: int = 2600
+    n_steps: int = 2900
     """Steps in all."""
     warmup: int = 50
     """Steps over which the learning rates rise."""
-    decay: int = 800
+    decay: int = 700
     """Last steps, over which they fall to zero."""
     matrix_rate: float = 0.02
     """Muon's learning rate, for the matrices of the layers."""
@@ -57,29 +58,12 @@ class TrainConfig:
     """AdamW's, for embeddings and norms."""
     weight_decay: float = 0.01
     """Of the matrices."""
-    lengths: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
-    """The curriculum: the longest sentence of each stage behind the first, in words."""
-    repeated_first: float = 0.9
-    """Share of repeated tokens in the first stage; the other rows are of the other kinds."""
-    repeated: float = 0.1
-    """Share of repeated tokens in the later ones."""
-    labelled: float = 0.15
-    """Share of labelled patterns in the later ones; all other rows are translations."""
-    advance_at: float = 0.9
-    """Accuracy that ends a stage: of repeated tokens in the first, then of first words, after three
-    examples, without instruction."""
     instructed: float = 0.15
     """Share of translations with an instruction."""
     checkpoint_every: int = 250
     """Steps between checkpoints."""
-
-    def mixture(self, stage: int) -> Mixture:
-        """What the batches of a stage are made of."""
-        if stage == 0:
-            others = (1 - self.repeated_first) / 2
-            return Mixture(self.lengths[0], self.repeated_first, others, length=96, period=44)
-        longest = self.lengths[stage - 1]
-        return Mixture(longest, self.repeated, self.labelled, length=128, period=60)
+    stages: tyro.conf.Suppress[tuple[Stage, ...]] = CURRICULUM
+    """What is learned in which order."""
 
 
 @dataclass
@@ -140,7 +124,7 @@ class Trainer:
     def step(self) -> float:
         """One step of training; returns the loss."""
         config, progress = self.config, self.progress
-        batch = self._sampler.sample(progress.step, config.mixture(progress.stage))
+        batch = self._sampler.sample(progress.step, config.stages[progress.stage])
         self.model.train()
         hidden = self.model.model(batch.tokens).last_hidden_state
         chosen = batch.labels != IGNORED
@@ -170,10 +154,11 @@ class Trainer:
             if len(hits):
                 change = hits.float().mean().item() - progress.accuracies[kind]
                 progress.accuracies[kind] += 0.05 * change
-        asked = "repeats" if progress.stage == 0 else "translations"
-        if progress.accuracies[asked] >= config.advance_at and progress.stage < len(config.lengths):
+        stage = config.stages[progress.stage]
+        ended = progress.accuracies[stage.asked] >= stage.until
+        if ended and progress.stage < len(config.stages) - 1:
             progress.stage += 1
-            progress.accuracies["translations"] = 0.0
+            progress.accuracies[config.stages[progress.stage].asked] = 0.0
 
     def save(self, directory: Path) -> None:
         """Write the model as a Hugging Face directory, and beside it what resuming needs."""
@@ -258,9 +243,8 @@ def train(
 
 def _describe(trainer: Trainer) -> str:
     progress = trainer.progress
-    longest = trainer.config.mixture(progress.stage).longest
     right = ", ".join(f"{kind} {value:.3f}" for kind, value in progress.accuracies.items())
-    return f"step {progress.step}: stage {progress.stage}, up to {longest} words, {right}"
+    return f"step {progress.step}: stage {progress.stage}, {right}"
 
 
 def save_model(model: LlamaForCausalLM, directory: Path) -> None:
