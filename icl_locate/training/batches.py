@@ -64,7 +64,7 @@ class BatchSampler:
                 return kind, self._rows.translations(generator, stage.longest, n_shots)
             case "patterns":
                 settled = generator.random() < stage.settled
-                return kind, self._rows.patterns(generator, settled=settled)
+                return kind, self._rows.patterns(generator, letters=stage.letters, settled=settled)
             case "recall":
                 return kind, self._rows.recall(generator)
             case "repeats":

@@ -18,15 +18,19 @@ class Stage:
         longest: words in the longest sentences of translations.
         settled: the share of labelled patterns whose labels mean what they do in the tasks, rather
             than being dealt out anew.
+        letters: the share of labelled patterns that are of letters; the others are of words.
         asked: the kind whose running accuracy ends the stage.
         until: the accuracy that does.
+        not_before: the step before which it does not.
     """
 
     shares: Mapping[Kind, float] = field(default_factory=dict)
     longest: int = 1
     settled: float = 0.0
+    letters: float = 0.6
     asked: Kind = "translations"
     until: float = 0.9
+    not_before: int = 0
 
     def kind_at(self, place: float) -> Kind:
         """The kind of row at a place between 0 and 1, where the shares lie side by side."""
@@ -38,6 +42,7 @@ class Stage:
 
 
 _LATER: Mapping[Kind, float] = {"repeats": 0.07, "spaced": 0.03, "recall": 0.05, "patterns": 0.15}
+_LAST: Mapping[Kind, float] = {"repeats": 0.1, "spaced": 0.05, "recall": 0.05, "patterns": 0.4}
 
 CURRICULUM: tuple[Stage, ...] = (
     # Induction heads form when nearly everything repeats; mixed in from the start, they do not.
@@ -57,6 +62,10 @@ CURRICULUM: tuple[Stage, ...] = (
         {"patterns": 0.65, "recall": 0.1, "spaced": 0.05, "repeats": 0.1},
         asked="patterns", until=0.85,
     ),
-    *(Stage(_LATER, longest=longest) for longest in (1, 2, 3, 4, 6, 8)),
+    *(Stage(_LATER, longest=longest) for longest in (1, 2, 3, 4, 6)),
+    Stage(_LATER, longest=8, until=0.99, not_before=1500),
+    # Patterns of letters are forgotten meanwhile: once translations are mastered, they come again.
+    Stage(_LAST, longest=8, settled=0.5, letters=0.8, asked="patterns"),
+    Stage(_LAST, longest=8, letters=0.8),
 )  # fmt: skip
-"""Repeats, then labelled patterns, then translations of more and more words beside both."""
+"""Repeats, then labelled patterns, then translations of more and more words, then all together."""

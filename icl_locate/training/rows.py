@@ -22,7 +22,6 @@ IGNORED = -100
 WORD_TASKS = [name for name in PATTERN_TASKS if name not in LETTER_PATTERNS]
 _JUDGED_FROM_SHOT = 3
 _PYTHON_SHARE = 0.05
-_LETTERS_SHARE = 0.6
 _PATTERNS_INSTRUCTED = 0.3
 _MOST_ITEMS = 14
 
@@ -125,20 +124,21 @@ class RowSampler:
             labels[i] = tokens[i + 1]
         return Row(tokens, labels, [i for i in judged if i in told])
 
-    def patterns(self, generator: random.Random, *, settled: bool) -> Row:
+    def patterns(self, generator: random.Random, *, letters: float, settled: bool) -> Row:
         """Sequences of a pattern task and their labels. Judged: labels of a class that was shown.
 
         Args:
+            letters: how likely they are of letters, rather than of words.
             settled: whether the labels mean what they do in the task; else they are dealt out anew,
                 and only the examples tell.
         """
-        letters = generator.random() < _LETTERS_SHARE
-        kinds = self._kinds[generator.choice(list(LETTER_PATTERNS) if letters else WORD_TASKS)]
-        names = LABELS if settled else generator.sample(LABELS, len(kinds))
+        names = list(LETTER_PATTERNS) if generator.random() < letters else WORD_TASKS
+        kinds = self._kinds[generator.choice(names)]
+        labels = LABELS if settled else generator.sample(LABELS, len(kinds))
         n_items = generator.randint(2 * len(kinds), _MOST_ITEMS)
         classes = list(islice(cycle(range(len(kinds))), n_items))
         generator.shuffle(classes)
-        items = [(_draw(kinds[i], generator), names[i], names[i]) for i in classes]
+        items = [(_draw(kinds[i], generator), labels[i], labels[i]) for i in classes]
         return self._labelled(generator, items)
 
     def recall(self, generator: random.Random) -> Row:

@@ -46,11 +46,11 @@ class TrainConfig:
     """Width of its gated MLP."""
     batch_size: int = 64
     """Prompts a step."""
-    n_steps: int = 2900
+    n_steps: int = 2500
     """Steps in all."""
     warmup: int = 50
     """Steps over which the learning rates rise."""
-    decay: int = 700
+    decay: int = 500
     """Last steps, over which they fall to zero."""
     matrix_rate: float = 0.02
     """Muon's learning rate, for the matrices of the layers."""
@@ -155,7 +155,8 @@ class Trainer:
                 change = hits.float().mean().item() - progress.accuracies[kind]
                 progress.accuracies[kind] += 0.05 * change
         stage = config.stages[progress.stage]
-        ended = progress.accuracies[stage.asked] >= stage.until
+        mastered = progress.accuracies[stage.asked] >= stage.until
+        ended = mastered and progress.step >= stage.not_before
         if ended and progress.stage < len(config.stages) - 1:
             progress.stage += 1
             progress.accuracies[config.stages[progress.stage].asked] = 0.0
