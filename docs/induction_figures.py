@@ -1,8 +1,8 @@
 """Induction heads of two models: ``python docs/induction_figures.py``.
 
-The embedded model, which learns in context without them, and the planted circuit of the tests,
-which knows nothing else. Writes figures into a directory (docs/figures by default) and prints what
-docs/induction.md says.
+The embedded model, which labels patterns with them and translates without them, and the planted
+circuit of the tests, which knows nothing else. Writes figures into a directory (docs/figures by
+default) and prints what docs/induction.md says.
 """
 
 import sys
@@ -14,9 +14,12 @@ from icl_locate import induction, plots
 from icl_locate.records.files import check_output
 from icl_locate.report.heads import comparison_table, head_table
 from icl_locate.report.page import write_png
+from icl_locate.tasks.patterns import LETTER_PATTERNS
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import planted_induction as planted
+
+FRACTIONS = (0.025, 0.05)  # of the embedded model's heads: one, and two
 
 
 def main(output: Path) -> None:
@@ -47,9 +50,14 @@ def main(output: Path) -> None:
             shown = effects
     bare = replace(task, template=task.template_for(instruction=False))
     result = induction.ablation_study(
-        model, bare, scores.induction, fractions=(0.1, 0.2), shots=(5,), max_new_tokens=12
+        model, bare, scores.induction, fractions=FRACTIONS, shots=(5,), max_new_tokens=12
     )
     report("embedded", output, scores, shown, result)
+    for name in LETTER_PATTERNS:
+        result = induction.ablation_study(
+            model, name, scores.induction, controls=19, fractions=FRACTIONS, shots=(10,)
+        )
+        report(f"embedded_{name}", output, scores, shown, result)
 
 
 def report(

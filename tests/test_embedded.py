@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import asdict
 
 import pytest
 from safetensors.torch import load_file
@@ -26,17 +27,21 @@ def test_size_and_files():
     assert 8 <= config["num_hidden_layers"] <= 12
     assert config["vocab_size"] == len(vocabulary())
     recipe = json.loads((directory / "recipe.json").read_text())
-    assert TrainConfig(**recipe | {"lengths": tuple(recipe["lengths"])}) == TrainConfig()
+    assert recipe == json.loads(json.dumps(asdict(TrainConfig())))
 
 
 def test_its_tokenizer_is_the_one_that_the_package_builds(embedded):
     built = build_tokenizer()
-    for text in ("Q:sort reverseA:x=x[::-1]; \nQ:", "Translate English to Python:\n", "Ünder 日"):
-        assert embedded.tokenizer(text)["input_ids"] == built(text)["input_ids"]
-        assert (
-            embedded.tokenizer.decode(built(text)["input_ids"][1:]).split()
-            == text.replace("Q:", " Q: ").replace("A:", " A: ").split()
-        )
+    for text, words in (
+        ("Q:sort reverseA:x=x[::-1]; \nQ:", "Q: sort reverse A: x=x[::-1]; Q:"),
+        ("Translate English to Python:\n", "Translate English to Python :"),
+        ("A B C B A:Foo\n\napple lion:Bar", "A B C B A : Foo apple lion : Bar"),
+        ("Ünder 日", "Ünder 日"),
+    ):
+        ids = built(text)["input_ids"]
+        assert embedded.tokenizer(text)["input_ids"] == ids
+        assert embedded.tokenizer.decode(ids[1:]).split() == words.split()
+        assert built(embedded.tokenizer.decode(ids[1:]))["input_ids"] == ids
 
 
 @pytest.mark.parametrize(
@@ -97,3 +102,16 @@ def test_floor_transition_plateau(embedded):
     assert 2 <= found.layer <= result.n_layers - 2
     assert (found.scores[found.layer :] >= 0.9 * found.ceiling).all()
     assert (found.scores[:2] <= 0.4).all()
+
+
+def test_its_induction_heads_carry_pattern_tasks(embedded):
+    """Real ones, by the default score; without them it cannot tell labels, without others it can."""
+    scores = icl.induction.head_scores(embedded)
+    assert scores.induction.max() >= 0.4
+    result = icl.induction.ablation_study(
+        embedded, "repetition", scores.induction, fractions=(0.05,), shots=(8,), seeds=(0,),
+        n_queries=24,
+    )  # fmt: skip
+    for found in result.compare():
+        assert found.full[0] >= 0.9 and found.random[0] >= 0.8
+        assert found.induction[0] <= 0.7
