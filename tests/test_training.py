@@ -22,11 +22,18 @@ TINY = TrainConfig(
     n_layers=1, d_model=16, n_heads=2, d_mlp=16, batch_size=4, n_steps=6, warmup=2, decay=2,
     checkpoint_every=3, stages=STAGES,
 )  # fmt: skip
-LAST = CURRICULUM[-1]
+REPEATS, LABELLED, LAST = CURRICULUM[6], CURRICULUM[8], CURRICULUM[9]
 
 needs_muon = pytest.mark.skipif(
     not hasattr(torch.optim, "Muon"), reason="this torch is older than the training script asks for"
 )
+
+
+@torch.no_grad()
+def row_loss(model, tokens, labels):
+    """The mean loss of one row's answers."""
+    logits = model(tokens[None]).logits[0]
+    return float(nn.functional.cross_entropy(logits, labels, ignore_index=IGNORED))
 
 
 def rows_of(batch, kind):
@@ -36,11 +43,12 @@ def rows_of(batch, kind):
         yield batch.tokens[i, :n], batch.labels[i, :n], batch.judged[i, :n]
 
 
-@pytest.mark.parametrize("stage", [CURRICULUM[1], CURRICULUM[3], LAST])
-def test_batches_are_what_the_tokenizer_gives(stage):
+@pytest.mark.parametrize("longest", [1, 4, 8])
+def test_batches_are_what_the_tokenizer_gives(longest):
     tokenizer = build_tokenizer()
+    stage = replace(LABELLED, longest=longest)
     batch = BatchSampler(0, batch_size=64, instructed=0.5).sample(3, stage)
-    asks = {"translations": "▁A:", "patterns": "▁:", "recall": "▁:"}
+    asks = {"translations": "▁A:", "patterns": "▁:", "classes": "▁:", "recall": "▁:"}
     for kind in KINDS:
         rows = list(rows_of(batch, kind))
         assert rows, kind
@@ -57,7 +65,7 @@ def test_batches_are_what_the_tokenizer_gives(stage):
 
 
 def test_what_repeats_follows_the_same_token_as_before():
-    batch = BatchSampler(1, batch_size=32, instructed=0.0).sample(0, CURRICULUM[1])
+    batch = BatchSampler(1, batch_size=32, instructed=0.0).sample(0, CURRICULUM[7])
     for kind, behind in (("repeats", 0), ("spaced", 1)):
         for tokens, _, judged in rows_of(batch, kind):
             assert judged.any()
@@ -69,12 +77,12 @@ def test_what_repeats_follows_the_same_token_as_before():
 
 
 def test_labels_are_dealt_out_anew_in_each_row_or_settled():
-    """Unless labels are settled, none means the same class in all rows; but each does in a row."""
+    """Of patterns no label means the same class in all rows, of classes each does."""
     tokenizer, sampler = build_tokenizer(), BatchSampler(0, batch_size=64, instructed=0.0)
-    for stage, least in ((CURRICULUM[3], 3), (CURRICULUM[0], 1)):
+    for kind, least in (("patterns", 3), ("classes", 1)):
         meanings = set()
         for step in range(8):
-            for tokens, _, judged in rows_of(sampler.sample(step, stage), "patterns"):
+            for tokens, _, judged in rows_of(sampler.sample(step, LABELLED), kind):
                 text = tokenizer.decode(tokens, skip_special_tokens=True)
                 items = re.findall(r"((?:\w+ )+): (\w+) \n", text)
                 assert len(items) >= 4 and judged.any()
@@ -88,8 +96,10 @@ def test_labels_are_dealt_out_anew_in_each_row_or_settled():
 def test_no_batch_holds_a_held_out_sequence():
     tokenizer, sampler = build_tokenizer(), BatchSampler(0, batch_size=64, instructed=0.2)
     for step in range(5):
-        batch = sampler.sample(step, CURRICULUM[6])
-        for kind, mark, item in (("translations", "A:", "Q:"), ("patterns", ":", "\n \n")):
+        batch = sampler.sample(step, LABELLED)
+        for kind, mark, item in (
+            ("translations", "A:", "Q:"), ("patterns", ":", "\n \n"), ("classes", ":", "\n \n"),
+        ):  # fmt: skip
             for tokens, _, _ in rows_of(batch, kind):
                 text = tokenizer.decode(tokens, skip_special_tokens=True)
                 parts = text.split(item)[1:] if kind == "translations" else text.split(item)
@@ -104,20 +114,28 @@ def test_no_batch_holds_a_held_out_sequence():
 def test_every_row_weighs_the_same_in_the_loss():
     trainer = Trainer(TINY)
     batch = BatchSampler(TINY.seed, TINY.batch_size, TINY.instructed).sample(0, STAGES[0])
-    with torch.no_grad():
-        rows = [
-            nn.functional.cross_entropy(
-                trainer.model(tokens[None]).logits[0], labels, ignore_index=IGNORED
-            )
-            for tokens, labels in zip(batch.tokens, batch.labels, strict=True)
-        ]
-    assert trainer.step() == pytest.approx(float(sum(rows)) / len(rows), rel=1e-5)
+    rows = [row_loss(trainer.model, *row) for row in zip(batch.tokens, batch.labels, strict=True)]
+    assert trainer.step() == pytest.approx(sum(rows) / len(rows), rel=1e-5)
+
+
+@needs_muon
+def test_classes_are_told_behind_their_layer():
+    config = replace(TINY, n_layers=3, batch_size=12, stages=(LABELLED,))
+    trainer, shallow = Trainer(config), Trainer(config)
+    shallow.model.model.layers = shallow.model.model.layers[: config.classes_after]
+    batch = BatchSampler(config.seed, config.batch_size, config.instructed).sample(0, LABELLED)
+    rows = [
+        row_loss((shallow if KINDS[kind] == "classes" else trainer).model, tokens, labels)
+        for tokens, labels, kind in zip(batch.tokens, batch.labels, batch.kinds, strict=True)
+    ]
+    assert {"classes", "patterns"} <= {KINDS[kind] for kind in batch.kinds}
+    assert trainer.step() == pytest.approx(sum(rows) / len(rows), rel=1e-5)
 
 
 @needs_muon
 def test_a_stage_ends_where_it_is_mastered():
-    trainer = Trainer(replace(TINY, stages=(replace(CURRICULUM[0], until=0.5), LAST)))
-    batch = BatchSampler(0, batch_size=8, instructed=0.0).sample(0, CURRICULUM[0])
+    trainer = Trainer(replace(TINY, stages=(replace(REPEATS, until=0.5), LAST)))
+    batch = BatchSampler(0, batch_size=8, instructed=0.0).sample(0, REPEATS)
     for right, steps in ((~batch.judged, 20), (batch.judged, 13)):
         for _ in range(steps):
             trainer._advance(batch, right)

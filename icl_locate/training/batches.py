@@ -59,15 +59,6 @@ class BatchSampler:
 
     def _draw(self, generator: random.Random, stage: Stage, n_shots: int) -> tuple[Kind, Row]:
         kind = stage.kind_at(generator.random())
-        match kind:
-            case "translations":
-                return kind, self._rows.translations(generator, stage.longest, n_shots)
-            case "patterns":
-                settled = generator.random() < stage.settled
-                return kind, self._rows.patterns(generator, letters=stage.letters, settled=settled)
-            case "recall":
-                return kind, self._rows.recall(generator)
-            case "repeats":
-                return kind, self._rows.repeats(generator)
-            case "spaced":
-                return kind, self._rows.spaced(generator)
+        if kind == "translations":
+            return kind, self._rows.translations(generator, stage.longest, n_shots)
+        return kind, getattr(self._rows, kind)(generator)

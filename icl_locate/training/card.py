@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from safetensors.torch import load_file
@@ -113,7 +114,7 @@ def write_card(directory: Path, n_queries: int = 48) -> str:
         pattern_rows="\n".join(_pattern_rows(model, n_queries)),
         head_rows="\n".join(_head_rows(model)),
         n_queries=n_queries,
-        recipe=_recipe(directory),
+        **_recipe(directory),
         **_shape(directory),
     )
     (directory / "README.md").write_text(text, encoding="utf-8")
@@ -134,14 +135,27 @@ def _shape(directory: Path) -> dict[str, int]:
     }
 
 
-def _recipe(directory: Path) -> str:
+def _recipe(directory: Path) -> dict[str, str | int]:
     state = directory / "checkpoint" / "state.json"
     recorded = directory / "recipe.json"
     if state.is_file():
         recipe = json.loads(state.read_text(encoding="utf-8"))["config"]
         recorded.write_text(json.dumps(recipe, indent=1), encoding="utf-8")
     recipe = json.loads(recorded.read_text(encoding="utf-8"))
-    return "\n".join(f"| `{key}` | {value} |" for key, value in recipe.items())
+    stages = recipe.pop("stages")
+    return {
+        "recipe": "\n".join(f"| `{key}` | {value} |" for key, value in recipe.items()),
+        "stages": "\n".join(_stage_row(number, stage) for number, stage in enumerate(stages, 1)),
+        **{name: recipe[name] for name in ("classes_after",)},
+    }
+
+
+def _stage_row(number: int, stage: dict[str, Any]) -> str:
+    shares = {kind: share for kind, share in stage["shares"].items() if share}
+    translated = f"translations of up to {stage['longest']} words"
+    shares = {translated: round(1 - sum(shares.values()), 2)} | shares
+    rows = ", ".join(f"{share:.0%} {kind}" for kind, share in shares.items())
+    return f"| {number} | {rows} | {stage['asked']}: {stage['until']:.0%} |"
 
 
 _CARD = """# The embedded model
@@ -198,9 +212,18 @@ Measured by `python -m icl_locate.training.card DIRECTORY`.
 
 From scratch by `python -m icl_locate.training.train --output DIRECTORY`: next-token loss on the
 answers, every prompt weighing the same, Muon on the layers' matrices and AdamW on the rest, on two
-CPU cores. First nearly all prompts are random words that repeat, until it goes on with nine in ten:
-mixed in from the start, they gave it no induction heads. Then most are sentences, growing from one
-word to eight, beside labelled patterns and some repeats.
+CPU cores, by a curriculum:
+
+| stage | prompts | ends when right |
+|---|---|---|
+{stages}
+
+*Repeats* are random words, again and again: mixed in from the start, they gave it no induction
+heads; at four fifths of all prompts they do at once. Where they are *spaced*, a colon or line break
+stands behind every word, every second or every third; *recall* is of words that come again with
+their labels. *Patterns* are as above. *Classes* are the same sequences by labels that stay the same, and
+are to be told behind layer {classes_after} of {n_layers} (Lee et al. 2015): left alone, the model told classes of
+letters in its last layers, where nothing could match them any more.
 
 | | |
 |---|---|

@@ -23,6 +23,7 @@ WORD_TASKS = [name for name in PATTERN_TASKS if name not in LETTER_PATTERNS]
 _JUDGED_FROM_SHOT = 3
 _PYTHON_SHARE = 0.05
 _PATTERNS_INSTRUCTED = 0.3
+_LETTERS = 0.8
 _MOST_ITEMS = 14
 
 
@@ -124,16 +125,17 @@ class RowSampler:
             labels[i] = tokens[i + 1]
         return Row(tokens, labels, [i for i in judged if i in told])
 
-    def patterns(self, generator: random.Random, *, letters: float, settled: bool) -> Row:
+    def classes(self, generator: random.Random) -> Row:
+        """As `patterns`, but with labels that mean what they do in the task, example or not."""
+        return self.patterns(generator, settled=True)
+
+    def patterns(self, generator: random.Random, *, settled: bool = False) -> Row:
         """Sequences of a pattern task and their labels. Judged: labels of a class that was shown.
 
-        Args:
-            letters: how likely they are of letters, rather than of words.
-            settled: whether the labels mean what they do in the task; else they are dealt out anew,
-                and only the examples tell.
+        Labels are dealt out anew, so that only the examples tell them, unless they are settled.
         """
-        names = list(LETTER_PATTERNS) if generator.random() < letters else WORD_TASKS
-        kinds = self._kinds[generator.choice(names)]
+        letters = generator.random() < _LETTERS
+        kinds = self._kinds[generator.choice(list(LETTER_PATTERNS) if letters else WORD_TASKS)]
         labels = LABELS if settled else generator.sample(LABELS, len(kinds))
         n_items = generator.randint(2 * len(kinds), _MOST_ITEMS)
         classes = list(islice(cycle(range(len(kinds))), n_items))

@@ -1,11 +1,10 @@
 """Train the embedded model: ``python -m icl_locate.training.train --output DIRECTORY``.
 
-A small Llama first learns to go on with random words that repeat, which gives it induction heads;
-then to translate into the pseudo-languages and Python, which an instruction names or examples show,
-and to label patterns as examples do, while some rows still repeat. Sentences grow from one word to
-eight as each length is mastered. Every batch is a function of the seed, the step and the
-curriculum's stage, so a run that was stopped goes on from its last checkpoint to the weights that
-it would have reached.
+A small Llama first learns to translate into the pseudo-languages and Python, which an instruction
+names or examples show, sentences growing from one word to eight as each length is mastered; then to
+go on with random words that repeat, which gives it induction heads; then to label patterns as
+examples do. Every batch is a function of the seed, the step and the curriculum's stage, so a run
+that was stopped goes on from its last checkpoint to the weights that it would have reached.
 """
 
 import json
@@ -16,7 +15,7 @@ from typing import Any
 
 import torch
 import tyro
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -46,7 +45,7 @@ class TrainConfig:
     """Width of its gated MLP."""
     batch_size: int = 64
     """Prompts a step."""
-    n_steps: int = 2500
+    n_steps: int = 1900
     """Steps in all."""
     warmup: int = 50
     """Steps over which the learning rates rise."""
@@ -60,6 +59,8 @@ class TrainConfig:
     """Of the matrices."""
     instructed: float = 0.15
     """Share of translations with an instruction."""
+    classes_after: int = 1
+    """Layers behind which the classes of patterns are to be told."""
     checkpoint_every: int = 250
     """Steps between checkpoints."""
     stages: tyro.conf.Suppress[tuple[Stage, ...]] = CURRICULUM
@@ -126,7 +127,7 @@ class Trainer:
         config, progress = self.config, self.progress
         batch = self._sampler.sample(progress.step, config.stages[progress.stage])
         self.model.train()
-        hidden = self.model.model(batch.tokens).last_hidden_state
+        hidden = self._read(batch)
         chosen = batch.labels != IGNORED
         logits, labels = self.model.lm_head(hidden[chosen]), batch.labels[chosen]
         losses = nn.functional.cross_entropy(logits, labels, reduction="none")
@@ -146,6 +147,14 @@ class Trainer:
         self._advance(batch, right)
         return loss.item()
 
+    def _read(self, batch: Batch) -> Float[Tensor, "batch pos d_model"]:
+        """What the unembedding reads: the last layer; of `classes` that of ``classes_after``."""
+        inner = self.model.model
+        found = inner(batch.tokens, output_hidden_states=True)
+        early: Tensor = inner.norm(found.hidden_states[self.config.classes_after])
+        classes = batch.kinds == KINDS.index("classes")
+        return torch.where(classes[:, None, None], early, found.last_hidden_state)
+
     def _advance(self, batch: Batch, right: Bool[Tensor, "batch pos"]) -> None:
         progress, config = self.progress, self.config
         progress.step += 1
@@ -156,8 +165,7 @@ class Trainer:
                 progress.accuracies[kind] += 0.05 * change
         stage = config.stages[progress.stage]
         mastered = progress.accuracies[stage.asked] >= stage.until
-        ended = mastered and progress.step >= stage.not_before
-        if ended and progress.stage < len(config.stages) - 1:
+        if mastered and progress.stage < len(config.stages) - 1:
             progress.stage += 1
             progress.accuracies[config.stages[progress.stage].asked] = 0.0
 
