@@ -13,16 +13,17 @@ from icl_locate.embedded.languages import is_held_out, sample_sentence
 from icl_locate.embedded.tokenizer import build_tokenizer
 from icl_locate.errors import ModelError
 from icl_locate.training.batches import BatchSampler
-from icl_locate.training.curriculum import CURRICULUM, KINDS
+from icl_locate.training.curriculum import CURRICULUM, KINDS, Stage
 from icl_locate.training.rows import IGNORED
 from icl_locate.training.train import TrainConfig, Trainer, learning_rate, train
 
 STAGES = tuple(replace(stage, until=0.0) for stage in CURRICULUM)
 TINY = TrainConfig(
     n_layers=1, d_model=16, n_heads=2, d_mlp=16, batch_size=4, n_steps=6, warmup=2, decay=2,
-    checkpoint_every=3, stages=STAGES,
+    classes_after=1, checkpoint_every=3, stages=STAGES,
 )  # fmt: skip
-REPEATS, LABELLED, LAST = CURRICULUM[6], CURRICULUM[8], CURRICULUM[9]
+REPEATS, LAST = CURRICULUM[7], CURRICULUM[-1]
+MIXED = Stage(dict.fromkeys(KINDS[1:], 1 / 6))
 
 needs_muon = pytest.mark.skipif(
     not hasattr(torch.optim, "Muon"), reason="this torch is older than the training script asks for"
@@ -46,7 +47,7 @@ def rows_of(batch, kind):
 @pytest.mark.parametrize("longest", [1, 4, 8])
 def test_batches_are_what_the_tokenizer_gives(longest):
     tokenizer = build_tokenizer()
-    stage = replace(LABELLED, longest=longest)
+    stage = replace(MIXED, longest=longest)
     batch = BatchSampler(0, batch_size=64, instructed=0.5).sample(3, stage)
     asks = {"translations": "▁A:", "patterns": "▁:", "classes": "▁:", "recall": "▁:"}
     for kind in KINDS:
@@ -65,7 +66,7 @@ def test_batches_are_what_the_tokenizer_gives(longest):
 
 
 def test_what_repeats_follows_the_same_token_as_before():
-    batch = BatchSampler(1, batch_size=32, instructed=0.0).sample(0, CURRICULUM[7])
+    batch = BatchSampler(1, batch_size=32, instructed=0.0).sample(0, MIXED)
     for kind, behind in (("repeats", 0), ("spaced", 1)):
         for tokens, _, judged in rows_of(batch, kind):
             assert judged.any()
@@ -82,7 +83,7 @@ def test_labels_are_dealt_out_anew_in_each_row_or_settled():
     for kind, least in (("patterns", 3), ("classes", 1)):
         meanings = set()
         for step in range(8):
-            for tokens, _, judged in rows_of(sampler.sample(step, LABELLED), kind):
+            for tokens, _, judged in rows_of(sampler.sample(step, MIXED), kind):
                 text = tokenizer.decode(tokens, skip_special_tokens=True)
                 items = re.findall(r"((?:\w+ )+): (\w+) \n", text)
                 assert len(items) >= 4 and judged.any()
@@ -96,7 +97,7 @@ def test_labels_are_dealt_out_anew_in_each_row_or_settled():
 def test_no_batch_holds_a_held_out_sequence():
     tokenizer, sampler = build_tokenizer(), BatchSampler(0, batch_size=64, instructed=0.2)
     for step in range(5):
-        batch = sampler.sample(step, LABELLED)
+        batch = sampler.sample(step, MIXED)
         for kind, mark, item in (
             ("translations", "A:", "Q:"), ("patterns", ":", "\n \n"), ("classes", ":", "\n \n"),
         ):  # fmt: skip
@@ -120,10 +121,10 @@ def test_every_row_weighs_the_same_in_the_loss():
 
 @needs_muon
 def test_classes_are_told_behind_their_layer():
-    config = replace(TINY, n_layers=3, batch_size=12, stages=(LABELLED,))
+    config = replace(TINY, n_layers=3, classes_after=2, batch_size=12, stages=(MIXED,))
     trainer, shallow = Trainer(config), Trainer(config)
     shallow.model.model.layers = shallow.model.model.layers[: config.classes_after]
-    batch = BatchSampler(config.seed, config.batch_size, config.instructed).sample(0, LABELLED)
+    batch = BatchSampler(config.seed, config.batch_size, config.instructed).sample(0, MIXED)
     rows = [
         row_loss((shallow if KINDS[kind] == "classes" else trainer).model, tokens, labels)
         for tokens, labels, kind in zip(batch.tokens, batch.labels, batch.kinds, strict=True)
@@ -143,6 +144,13 @@ def test_a_stage_ends_where_it_is_mastered():
     trainer._advance(batch, batch.judged)  # 1 - 0.95 ** 14 = 0.51
     assert trainer.progress.stage == 1
     assert trainer.progress.accuracies["repeats"] > 0.5
+
+
+@needs_muon
+@pytest.mark.parametrize("layers", [0, 2])
+def test_classes_behind_a_layer_that_is_not_there_are_refused(layers):
+    with pytest.raises(ModelError, match=f"classes_after is {layers}: expected 1 to 1"):
+        Trainer(replace(TINY, classes_after=layers))
 
 
 def test_learning_rate_rises_and_falls():

@@ -221,9 +221,10 @@ CPU cores, by a curriculum:
 *Repeats* are random words, again and again: mixed in from the start, they gave it no induction
 heads; at four fifths of all prompts they do at once. Where they are *spaced*, a colon or line break
 stands behind every word, every second or every third; *recall* is of words that come again with
-their labels. *Patterns* are as above. *Classes* are the same sequences by labels that stay the same, and
-are to be told behind layer {classes_after} of {n_layers} (Lee et al. 2015): left alone, the model told classes of
-letters in its last layers, where nothing could match them any more.
+their labels. *Patterns* are as above. *Classes* are the same sequences with labels that stay the
+same, to be told behind {classes_after} of {n_layers} layers already (deep supervision, Lee et al.
+2015): left alone, the model told classes of letters in its last layers, where nothing could match
+them any more.
 
 | | |
 |---|---|

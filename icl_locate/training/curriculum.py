@@ -36,22 +36,21 @@ class Stage:
         return "translations"
 
 
-_MATCHED: Mapping[Kind, float] = {"spaced": 0.4, "recall": 0.2, "classes": 0.2, "repeats": 0.05}
-_LABELLED: Mapping[Kind, float] = {
-    "patterns": 0.3, "classes": 0.3, "repeats": 0.1, "spaced": 0.05, "recall": 0.05,
+_MATCHED: Mapping[Kind, float] = {
+    "spaced": 0.3, "recall": 0.15, "patterns": 0.25, "classes": 0.1, "repeats": 0.05,
 }  # fmt: skip
 _ALL: Mapping[Kind, float] = {"patterns": 0.4, "repeats": 0.1, "spaced": 0.05, "recall": 0.05}
 
 CURRICULUM: tuple[Stage, ...] = (
     *(Stage(longest=longest) for longest in (1, 2, 3, 4, 6, 8)),
+    # Heads match what layers below them tell: left alone, the model tells the classes of letters in
+    # its last layers, where nothing can match them any more, and labels letters by chance.
+    Stage({"classes": 0.7}, asked="classes"),
     # Induction heads form when nearly everything repeats; mixed in from the start, they do not.
-    Stage({"repeats": 0.8}, asked="repeats"),
+    Stage({"repeats": 0.75, "classes": 0.1}, asked="repeats"),
     # To tell a label by what stood before the colon takes a match two tokens back, which forms at
     # once on words that repeat between colons and, without these, not in hundreds of steps.
-    Stage(_MATCHED, asked="recall", until=0.85),
-    # Matching needs the class of a sequence below it: left alone, the model tells that of letters
-    # in its last layers, where nothing can match it any more, and stays at chance.
-    Stage(_LABELLED, asked="patterns", until=0.95),
+    Stage(_MATCHED, asked="patterns"),
     Stage(_ALL),
 )  # fmt: skip
-"""Translations of more and more words, then repeats, then labelled patterns, then all together."""
+"""Translations of more and more words, classes, repeats, labelled patterns, then all together."""

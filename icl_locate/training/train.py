@@ -45,7 +45,7 @@ class TrainConfig:
     """Width of its gated MLP."""
     batch_size: int = 64
     """Prompts a step."""
-    n_steps: int = 1900
+    n_steps: int = 1800
     """Steps in all."""
     warmup: int = 50
     """Steps over which the learning rates rise."""
@@ -59,7 +59,7 @@ class TrainConfig:
     """Of the matrices."""
     instructed: float = 0.15
     """Share of translations with an instruction."""
-    classes_after: int = 1
+    classes_after: int = 2
     """Layers behind which the classes of patterns are to be told."""
     checkpoint_every: int = 250
     """Steps between checkpoints."""
@@ -109,6 +109,11 @@ class Trainer:
             raise ModelError(
                 f"torch is {torch.__version__}: training the embedded model asks for 2.9 or later, "
                 "whose torch.optim has Muon; everything else runs with this one"
+            )
+        if not 1 <= config.classes_after <= config.n_layers:
+            raise ModelError(
+                f"classes_after is {config.classes_after}: expected 1 to {config.n_layers}, the "
+                "model's layers"
             )
         self.config = config
         self.progress = Progress()
