@@ -14,12 +14,12 @@ from icl_locate import induction, plots
 from icl_locate.records.files import check_output
 from icl_locate.report.heads import comparison_table, head_table
 from icl_locate.report.page import write_png
-from icl_locate.tasks.patterns import LETTER_PATTERNS
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import planted_induction as planted
 
-FRACTIONS = (0.025, 0.05)  # of the embedded model's heads: one, and two
+FRACTIONS = (0.05, 0.15)  # of the embedded model's heads: two, and six
+PATTERNS = ("repetition", "f_a_f_p/4", "v_v_b_i/4")
 
 
 def main(output: Path) -> None:
@@ -53,11 +53,11 @@ def main(output: Path) -> None:
         model, bare, scores.induction, fractions=FRACTIONS, shots=(5,), max_new_tokens=12
     )
     report("embedded", output, scores, shown, result)
-    for name in LETTER_PATTERNS:
+    for name in PATTERNS:
         result = induction.ablation_study(
             model, name, scores.induction, controls=19, fractions=FRACTIONS, shots=(10,)
         )
-        report(f"embedded_{name}", output, scores, shown, result)
+        report(f"embedded_{name.replace('/', '_')}", output, scores, shown, result)
 
 
 def report(

@@ -99,19 +99,20 @@ def test_floor_transition_plateau(embedded):
     found = icl.locate(result)[0]
     assert found.floor <= 0.35
     assert found.ceiling >= 0.95
-    assert 2 <= found.layer <= result.n_layers - 2
+    assert result.n_layers / 3 <= found.layer <= 2 * result.n_layers / 3
     assert (found.scores[found.layer :] >= 0.9 * found.ceiling).all()
-    assert (found.scores[:2] <= 0.4).all()
+    assert found.scores[0] <= 0.35
 
 
-def test_its_induction_heads_carry_pattern_tasks(embedded):
-    """Real ones, by the default score; without them it cannot tell labels, without others it can."""
-    scores = icl.induction.head_scores(embedded)
-    assert scores.induction.max() >= 0.4
+@pytest.mark.parametrize("pattern", ["f_a_f_p/4", "v_v_b_i/4"])
+def test_its_induction_heads_carry_patterns_of_words(embedded, pattern):
+    """By the default score; without them it confuses four labels, without other heads none."""
+    scores = icl.induction.head_scores(embedded).induction
+    assert (scores >= 0.4).sum() == 6
     result = icl.induction.ablation_study(
-        embedded, "repetition", scores.induction, fractions=(0.05,), shots=(8,), seeds=(0,),
+        embedded, pattern, scores, fractions=(0.15,), shots=(8,), seeds=(0,), controls=2,
         n_queries=24,
     )  # fmt: skip
     for found in result.compare():
-        assert found.full[0] >= 0.9 and found.random[0] >= 0.8
-        assert found.induction[0] <= 0.7
+        assert found.full[0] >= 0.95 and found.random[0] >= 0.95
+        assert found.induction[0] <= 0.65

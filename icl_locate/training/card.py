@@ -65,7 +65,7 @@ def measure_pattern(model: Model, name: str, n_shots: int, n_queries: int) -> fl
     labels = sorted({example.target for example in task.train})
     chosen = score_labels(model, prompts, labels).argmax(dim=1).tolist()
     right = [labels[i] == target for i, target in zip(chosen, prompts.targets, strict=True)]
-    return sum(right) / len(right)
+    return float(sum(right) / len(right))
 
 
 def _pattern_rows(model: Model, n_queries: int) -> list[str]:
@@ -145,17 +145,18 @@ def _recipe(directory: Path) -> dict[str, str | int]:
     stages = recipe.pop("stages")
     return {
         "recipe": "\n".join(f"| `{key}` | {value} |" for key, value in recipe.items()),
-        "stages": "\n".join(_stage_row(number, stage) for number, stage in enumerate(stages, 1)),
+        "stages": "\n".join(_stage_row(stage, last=stage is stages[-1]) for stage in stages),
         **{name: recipe[name] for name in ("classes_after",)},
     }
 
 
-def _stage_row(number: int, stage: dict[str, Any]) -> str:
+def _stage_row(stage: dict[str, Any], *, last: bool) -> str:
     shares = {kind: share for kind, share in stage["shares"].items() if share}
-    translated = f"translations of up to {stage['longest']} words"
-    shares = {translated: round(1 - sum(shares.values()), 2)} | shares
+    words = "one word" if stage["longest"] == 1 else f"up to {stage['longest']} words"
+    shares = {f"translations of {words}": 1 - sum(shares.values())} | shares
     rows = ", ".join(f"{share:.0%} {kind}" for kind, share in shares.items())
-    return f"| {number} | {rows} | {stage['asked']}: {stage['until']:.0%} |"
+    until = "-" if last else f"{stage['asked']}, {stage['until']:.0%}"
+    return f"| {rows} | {until} |"
 
 
 _CARD = """# The embedded model
@@ -214,17 +215,16 @@ From scratch by `python -m icl_locate.training.train --output DIRECTORY`: next-t
 answers, every prompt weighing the same, Muon on the layers' matrices and AdamW on the rest, on two
 CPU cores, by a curriculum:
 
-| stage | prompts | ends when right |
-|---|---|---|
+| prompts | until right |
+|---|---|
 {stages}
 
+*Patterns* are as above. *Classes* are the same sequences with labels that stay the same, to be told
+behind {classes_after} of {n_layers} layers already (deep supervision, Lee et al. 2015): left alone,
+the model told classes of letters in its last layers, where nothing could match them any more.
 *Repeats* are random words, again and again: mixed in from the start, they gave it no induction
-heads; at four fifths of all prompts they do at once. Where they are *spaced*, a colon or line break
-stands behind every word, every second or every third; *recall* is of words that come again with
-their labels. *Patterns* are as above. *Classes* are the same sequences with labels that stay the
-same, to be told behind {classes_after} of {n_layers} layers already (deep supervision, Lee et al.
-2015): left alone, the model told classes of letters in its last layers, where nothing could match
-them any more.
+heads; where most prompts repeat they form. *Spaced*, a colon or line break stands behind every word
+of these, every second or every third; *recall* is of words that come again with their labels.
 
 | | |
 |---|---|

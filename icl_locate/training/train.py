@@ -45,7 +45,7 @@ class TrainConfig:
     """Width of its gated MLP."""
     batch_size: int = 64
     """Prompts a step."""
-    n_steps: int = 1800
+    n_steps: int = 1950
     """Steps in all."""
     warmup: int = 50
     """Steps over which the learning rates rise."""
