@@ -19,7 +19,8 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import planted_induction as planted
 
 FRACTIONS = (0.05, 0.15)  # of the embedded model's heads: two, and six
-PATTERNS = ("repetition", "f_a_f_p/4", "v_v_b_i/4")
+DRAWN = "f_a_f_p/4"
+PATTERNS = ("repetition", DRAWN, "v_v_b_i/4")
 
 
 def main(output: Path) -> None:
@@ -31,7 +32,8 @@ def main(output: Path) -> None:
     result = induction.ablation_study(
         circuit, planted.TASK, scores.induction, fractions=(0.1, 0.2), shots=(4,), n_queries=40
     )
-    report("planted", output, scores, effects, result)
+    show("the planted circuit", scores, effects, result)
+    draw("planted", output, scores, result)
 
     model, task = icl.load_model(device="cpu"), icl.load_task("pseudo-translation")
     scores = induction.head_scores(model)
@@ -52,31 +54,38 @@ def main(output: Path) -> None:
     result = induction.ablation_study(
         model, bare, scores.induction, fractions=FRACTIONS, shots=(5,), max_new_tokens=12
     )
-    report("embedded", output, scores, shown, result)
+    show("the embedded model", scores, shown, result)
     for name in PATTERNS:
         result = induction.ablation_study(
             model, name, scores.induction, controls=19, fractions=FRACTIONS, shots=(10,)
         )
-        report(f"embedded_{name.replace('/', '_')}", output, scores, shown, result)
+        show("the embedded model", scores, shown, result)
+        if name == DRAWN:
+            draw("embedded", output, scores, result)
 
 
-def report(
+def show(
     name: str,
-    output: Path,
     scores: induction.HeadScores,
     effects: induction.HeadEffects,
     result: induction.AblationResult,
 ) -> None:
-    """Draw the figures of one model, and print its tables."""
-    comparisons = result.compare()
+    """Print the tables of one model and task."""
+    print(f"\n{name}, {result.provenance['task']}")
+    print(f"{head_table(scores.to_dataframe(effects).head(8))}\n")
+    print(comparison_table(result.compare(), result.metric))
+
+
+def draw(
+    name: str, output: Path, scores: induction.HeadScores, result: induction.AblationResult
+) -> None:
+    """Draw the figures of one model."""
     chosen = max((arm.heads for arm in result.arms if arm.kind == "induction"), key=len)
     map_of_heads = plots.head_map(scores, title=f"induction score: {name}", marked=chosen)
     write_png(map_of_heads, output / f"induction_{name}_map.png", width=560, height=520)
-    bars = plots.ablation_bars(result, comparisons)
-    bars.update_layout(title=f"{result.provenance['task']}, {name}")
+    bars = plots.ablation_bars(result, result.compare())
+    bars.update_layout(title=f"{name} model, {result.provenance['task']}")
     write_png(bars, output / f"induction_{name}_bars.png", width=900, height=560)
-    print(f"\n{name}\n{head_table(scores.to_dataframe(effects).head(8))}\n")
-    print(comparison_table(comparisons, result.metric))
 
 
 if __name__ == "__main__":

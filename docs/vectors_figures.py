@@ -57,6 +57,7 @@ def main(output: Path) -> None:
     for metric in (WORDS, {}):
         places = {
             "all outputs": icl.At("examples", "target", shot="each"),
+            "query": "query",
             "one output": icl.At("examples", "target", which="last"),
             "last token": "last",
         }
@@ -64,7 +65,7 @@ def main(output: Path) -> None:
         for arm, row in zip(patched.arms, patched.transferred, strict=True):
             print(patched.metric, arm, row.numpy().round(2))
         if metric:
-            shown = ("all outputs", "all outputs: random", "one output", "last token")
+            shown = ("all outputs", "all outputs: random", "query", "last token")
             figure = _figure({arm: patched.curve(arm) for arm in shown}, "layer of the states")
             figure.update_layout(title="States put into prompts with Zipura's examples")
             add_caption(figure, "Score: of the answers in the language of the states")
@@ -90,8 +91,8 @@ def _heads(model: Model, task: icl.Task) -> None:
     print("shuffled: ceiling, floor", shuffled.ceiling, shuffled.floor)
     effects = vectors.head_indirect_effects(model, task, **options)
     print(effects.to_dataframe().head(8).round(3).to_string(), effects.floor, effects.ceiling)
-    other = vectors.function_vector(model, OTHER, n_heads=8, **options)
-    for n_heads in (4, 8, 10):
+    for n_heads in (8, 16, 24):
+        other = vectors.function_vector(model, OTHER, n_heads=n_heads, **options)
         fv = vectors.function_vector(model, effects, n_heads=n_heads)
         scores = fv.score(
             model, task, n_shots=5, n_queries=32, seeds=SEEDS, against={"Zipura": other}, **WORDS
