@@ -10,11 +10,11 @@ task = icl.load_task("pseudo-translation")
 print("instruction:", task.template.instruction)
 print("an example: ", task.train[0].source, "->", task.train[0].target)
 
-# One mask by hand: hide the examples from layer 4 on, and let the model translate.
+# One mask by hand: hide the examples from layer 6 on, and let the model translate.
 prompts = icl.build_prompts(
     model, task.test[:3], examples=task.train, n_shots=5, template=task.template, seed=0
 )
-mask = icl.ContextMask(hide={icl.Segment.EXAMPLES}, layers=icl.from_layer(4))
+mask = icl.ContextMask(hide={icl.Segment.EXAMPLES}, layers=icl.from_layer(6))
 for answer, target in zip(
     icl.generate(model, prompts, mask, max_new_tokens=12), prompts.targets, strict=True
 ):

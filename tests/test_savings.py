@@ -123,7 +123,7 @@ def test_no_weights_are_needed(tmp_path):
     assert (costs.n_layers, costs.n_kv_heads, costs.d_head) == (3, 2, 8)
     assert costs.layer_weights[0] == 32 * (32 + 16 + 16 + 32) + 3 * 32 * 64
     assert ModelCosts.of(config) == ModelCosts.of(config)
-    assert ModelCosts.of("embedded").n_layers == 8
+    assert ModelCosts.of("embedded").n_layers == 10
 
 
 def test_falcons_keys():
@@ -225,7 +225,7 @@ def test_the_figure(measured):
 
 
 def test_the_command(tmp_path, capsys):
-    assert main(["savings", "--n-shots", "5", "--layers", "4", "8", "--dtype", "bfloat16"]) == 0
+    assert main(["savings", "--n-shots", "5", "--layers", "5", "10", "--dtype", "bfloat16"]) == 0
     printed = capsys.readouterr().out
     assert "41.7%" in printed and "0.0%" in printed and "formula: Sia et al. 2024" in printed
     command = (
@@ -237,5 +237,5 @@ def test_the_command(tmp_path, capsys):
     assert "cache saved" in printed and "bleu" in printed
     for name in ("savings.safetensors", "savings.csv"):
         assert (tmp_path / "saved" / name).is_file()
-    assert main(["savings", "--layers", "9"]) == 2
-    assert "expected a whole number from 0 to 8" in capsys.readouterr().err
+    assert main(["savings", "--layers", "11"]) == 2
+    assert "expected a whole number from 0 to 10" in capsys.readouterr().err
