@@ -115,12 +115,12 @@ def test_a_planted_task_moves_with_the_examples_until_it_is_read(layer):
     found = patch_states(model, TEST, OTHER, places=places, controls=(), **SMALL)
     table = found.statistics[:-2].unflatten(0, (3, model.cfg.n_layers))
     donor, unpatched = found.statistics[-2], found.statistics[-1]
-    assert not torch.allclose(unpatched, donor, atol=1e-4)
+    assert not torch.allclose(unpatched, donor, atol=1e-5)
     for wanted, arms in ((donor, (table[0, :layer], table[1, layer:])),
                          (unpatched, (table[0, layer:], table[1, :layer]))):  # fmt: skip
         for cells in arms:
             torch.testing.assert_close(cells, wanted.expand_as(cells), atol=1e-6, rtol=0)
-    assert not torch.allclose(table[2, :layer], donor.expand_as(table[2, :layer]), atol=1e-4)
+    assert not torch.allclose(table[2, :layer], donor.expand_as(table[2, :layer]), atol=1e-5)
 
 
 def test_arms_and_their_controls(patched):
@@ -279,19 +279,17 @@ def test_tasks_whose_answers_begin_alike_do_not_conflict():
 
 
 def test_many_positions_carry_a_language_that_one_does_not():
-    places = {
-        "all": icl.At("examples", "target", shot="each"),
-        "one": icl.At("examples", "target", which="last"),
-    }
+    """Those of the query, which have read the examples' words; read out, the last token has it."""
+    places = {"query": "query", "one": icl.At("examples", "target", which="last")}
     found = patch_states(
-        icl.load_model(), TASK, "pseudo-translation/Zipura", places=places, layers=[0, 7],
+        icl.load_model(), TASK, "pseudo-translation/Zipura", places=places, layers=[4, 9],
         n_queries=12, seeds=[0, 1], metric="token_accuracy", max_new_tokens=10,
     )  # fmt: skip
     shares = dict(zip(found.arms, found.transferred.tolist(), strict=True))
-    assert shares["all"][0] > 0.8 and shares["one"][0] < 0.1, "while the examples are read"
-    assert max(shares["all"][1], shares["one"][1]) < 0.1, "when they have been"
-    for other in ("one", "all: random"):
-        assert found.difference("all", other).interval()[0, 0] > 0.2, other
+    assert shares["query"][0] > 0.35 and abs(shares["one"][0]) < 0.05, "while it is read"
+    assert shares["query"][1] < 0.3, "when the query has been read"
+    for other in ("one", "query: random"):
+        assert found.difference("query", other).interval()[0, 0] > 0.2, other
 
 
 def test_a_languages_vector_overrides_demonstrations_of_another():
@@ -301,5 +299,5 @@ def test_a_languages_vector_overrides_demonstrations_of_another():
     )  # fmt: skip
     frame = found.to_dataframe().set_index("layer")
     assert found.task_alone.mean() > 0.9 and found.other_alone.mean() < 0.1
-    assert (frame.wins[3:7] == "other").all() and frame.other[5] > 0.8
+    assert (frame.wins[3:9] == "other").all() and frame.other[6:9].min() > 0.4
     assert frame.other[0] < 0.1

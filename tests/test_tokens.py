@@ -180,7 +180,7 @@ def test_a_separator_belongs_to_the_segment_before_it():
     assert ends == [Segment.INSTRUCTIONS, Segment.EXAMPLES]
     names = [part.name for part in prompt.parts]
     assert names[-3:] == ["DELIMITER", "SOURCE", "DELIMITER"]
-    assert prompt.shots[:6] == [0] * 6 and set(prompt.shots[6:-3]) == {1}
+    assert prompt.shots[:7] == [0] * 7 and set(prompt.shots[7:-3]) == {1}
 
 
 def test_left_padding_and_slices():

@@ -234,7 +234,7 @@ def train(
         output: directory for the model and its checkpoint.
         config: the recipe.
         keep_every: steps between models that are kept for good, in ``output/steps/step00100``, the
-            untrained one among them; ``None`` keeps none.
+            untrained one and the last among them; ``None`` keeps none.
     """
     trainer = Trainer(config or TrainConfig())
     if trainer.resume(output):
@@ -242,7 +242,7 @@ def train(
     start = time.time()
     while True:
         step = trainer.progress.step
-        if keep_every and step % keep_every == 0:
+        if keep_every and (step % keep_every == 0 or step == trainer.config.n_steps):
             save_model(trainer.model, output / "steps" / f"step{step:05d}")
         if step == trainer.config.n_steps:
             break
