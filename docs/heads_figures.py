@@ -51,11 +51,11 @@ def main(output: Path) -> None:
     print("untuned", tuned.untuned, "rank correlation", tuned.rank_correlation(swept))
     write_png(icl.plots.lora_curves(tuned, swept), output / "lora_layers.png")
 
-    for objective, start in (("prune", 2.5), ("break", 0.0)):
+    for objective, penalty, start in (("prune", 0.01, 2.5), ("break", 0.05, 0.0)):
         gates = train_gates(
             model,
             known,
-            GateConfig(objective, 0.05, 0.1, max_epochs=150, patience=150, start=start),
+            GateConfig(objective, penalty, 0.1, max_epochs=150, patience=150, start=start),
             n_train=96,
             n_dev=32,
             max_new_tokens=12,

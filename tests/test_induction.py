@@ -592,7 +592,7 @@ def test_what_the_scores_say_in_words(circuit):
     assert found_heads(random).startswith("No head of this model is an induction head: the")
     for architecture in ("llama", "gpt2", "gpt_neox"):
         shortest = induction.head_scores(tiny.boot(architecture), lengths=(7, 5, 4))
-        assert shortest.induction.max() < INDUCTION / 5, "chance is far below the threshold"
+        assert shortest.induction.max() < INDUCTION / 3, "chance is far below the threshold"
 
 
 @pytest.mark.parametrize(

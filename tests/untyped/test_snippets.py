@@ -62,7 +62,7 @@ def blocks(page, language):
 def write_deeper(directory):
     """The model again with as many layers as the pages speak of, and short answers."""
     torch.manual_seed(0)
-    model = GPT2LMHeadModel(GPT2Config.from_pretrained(directory, n_layer=5))
+    model = GPT2LMHeadModel(GPT2Config.from_pretrained(directory, n_layer=6))
     model.generation_config.eos_token_id = list(range(model.config.vocab_size - 20))
     model.save_pretrained(directory)
 
@@ -192,7 +192,7 @@ def test_python_of_vectors_as_printed(capsys):
     session = {}
     exec(compile(code, str(VECTORS), "exec"), session)  # noqa: S102
     assert len(session["tv"].layers) == session["model"].cfg.n_layers
-    assert "few-shot" in capsys.readouterr().out and len(session["scores"].layers) == 8
+    assert "few-shot" in capsys.readouterr().out and len(session["scores"].layers) == 10
 
 
 @pytest.mark.parametrize("page", [README, START], ids=["README", "start"])
