@@ -11,7 +11,7 @@ import icl_locate as icl
 from icl_locate.embedded.languages import LANGUAGES, PYTHON
 from icl_locate.embedded.tokenizer import build_tokenizer, vocabulary
 from icl_locate.models.loading import embedded_directory
-from icl_locate.training.card import measure
+from icl_locate.training.card import measure, measure_pattern
 from icl_locate.training.train import TrainConfig
 
 SOME = [LANGUAGES[i].name for i in (0, 3, 6, 9, 15)] + [PYTHON.name]
@@ -102,6 +102,12 @@ def test_floor_transition_plateau(embedded):
     assert result.n_layers / 3 <= found.layer <= 2 * result.n_layers / 3
     assert (found.scores[found.layer :] >= 0.9 * found.ceiling).all()
     assert found.scores[0] <= 0.35
+
+
+@pytest.mark.parametrize("pattern", ["repetition", "recursion", "v_v_b_i/4"])
+def test_it_labels_patterns_as_the_examples_do(embedded, pattern):
+    for labels in (("Foo", "Bar", "Mur", "Res"), ("Bar", "Foo", "Res", "Mur")):
+        assert measure_pattern(embedded, pattern, 10, 24, labels) >= 0.9
 
 
 @pytest.mark.parametrize("pattern", ["f_a_f_p/4", "v_v_b_i/4"])

@@ -1,6 +1,7 @@
 """Write the embedded model's card: ``python -m icl_locate.training.card DIRECTORY``."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from icl_locate.embedded.languages import (
     SOURCE_WORDS,
     is_held_out,
 )
+from icl_locate.embedded.words import LABELS
 from icl_locate.engine.decoding import generate
 from icl_locate.engine.labels import score_labels
 from icl_locate.induction.scores import INDUCTION, head_scores
@@ -34,6 +36,7 @@ SETTINGS = {
     "instruction and 5 examples": (5, True),
     "neither": (0, False),
 }
+_SWAPPED = ("Bar", "Foo", "Res", "Mur")
 
 
 def measure(
@@ -50,9 +53,11 @@ def measure(
     return metric.score(metric.statistics(answers, prompts.targets).sum(axis=0))
 
 
-def measure_pattern(model: Model, name: str, n_shots: int, n_queries: int) -> float:
+def measure_pattern(
+    model: Model, name: str, n_shots: int, n_queries: int, labels: Sequence[str] = LABELS
+) -> float:
     """Accuracy on the held-out sequences of a pattern task, from 0 to 1: the likeliest label."""
-    task = pattern_task(name, n_per_class=200)
+    task = pattern_task(name, n_per_class=200, labels=labels)
     queries = [example for example in task.test if is_held_out(example.source.split())]
     prompts = build_prompts(
         model,
@@ -62,16 +67,19 @@ def measure_pattern(model: Model, name: str, n_shots: int, n_queries: int) -> fl
         template=task.template,
         choice=task.choice,
     )
-    labels = sorted({example.target for example in task.train})
-    chosen = score_labels(model, prompts, labels).argmax(dim=1).tolist()
-    right = [labels[i] == target for i, target in zip(chosen, prompts.targets, strict=True)]
+    known = sorted({example.target for example in task.train})
+    chosen = score_labels(model, prompts, known).argmax(dim=1).tolist()
+    right = [known[i] == target for i, target in zip(chosen, prompts.targets, strict=True)]
     return float(sum(right) / len(right))
 
 
 def _pattern_rows(model: Model, n_queries: int) -> list[str]:
+    """Each pattern with 10, 4 and no examples, and with 10 under labels that changed places."""
+    settings = ((10, LABELS), (4, LABELS), (10, _SWAPPED), (0, LABELS))
     return [
-        f"| {name} | {measure_pattern(model, name, 10, n_queries):.3f} "
-        f"| {measure_pattern(model, name, 4, n_queries):.3f} |"
+        f"| {name} | "
+        + " | ".join(f"{measure_pattern(model, name, n, n_queries, to):.3f}" for n, to in settings)
+        + " |"
         for name in PATTERN_TASKS
     ]
 
@@ -146,7 +154,7 @@ def _recipe(directory: Path) -> dict[str, str | int]:
     return {
         "recipe": "\n".join(f"| `{key}` | {value} |" for key, value in recipe.items()),
         "stages": "\n".join(_stage_row(stage, last=stage is stages[-1]) for stage in stages),
-        **{name: recipe[name] for name in ("classes_after",)},
+        "classes_after": recipe["classes_after"],
     }
 
 
@@ -191,12 +199,13 @@ checksum, never trained on, neither as queries nor as examples), {n_queries} a l
 |---|---|---|---|
 {rows}
 
-It labels sequences of letters and words as the examples do, whatever the labels mean there (they
-were dealt out anew in every prompt). Accuracy on {n_queries} sequences of each pattern task that it
-never read, the likeliest label chosen, which by chance is right in a half or (`/4`) a quarter:
+It labels sequences of letters and words as the examples do, whatever the labels mean there (in
+training they were dealt out anew in every prompt). Accuracy on {n_queries} sequences of each
+pattern task that it never read, the likeliest label chosen, which by chance is right in a half or
+(`/4`) a quarter; *swapped*: the labels have changed places, in examples and answers:
 
-| pattern | 10 examples | 4 examples |
-|---|---|---|
+| pattern | 10 examples | 4 examples | 10, swapped | none |
+|---|---|---|---|---|
 {pattern_rows}
 
 And it goes on with what repeats. The heads that do that (induction: attention to what followed the
