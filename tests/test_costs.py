@@ -25,7 +25,12 @@ TASK = icl.Task("words", tuple(BANK[:30]), tuple(BANK[30:]), TEMPLATE)
 SIZES = {"n_shots": 1, "n_queries": 3}
 CONDITIONS = icl.PAPER_CONDITIONS[:3]
 FAMILIES = ("llama", "gpt2", "falcon")
-_SHAPE = {"num_hidden_layers": 3, "num_attention_heads": 8, "hidden_size": 128, "vocab_size": 427}
+_SHAPE = {
+    "num_hidden_layers": 3,
+    "num_attention_heads": 8,
+    "hidden_size": 128,
+    "vocab_size": tiny.VOCABULARY,
+}
 
 
 @cache

@@ -28,7 +28,7 @@ def sweep_planted(layers):
     So its ceiling is 1 by construction, and whatever the context changes is a loss.
     """
     model = tiny.bridge(planted.attention_only_in(layers, N_LAYERS))
-    options = {"n_shots": 2, "n_queries": 8, "seeds": [0], "max_new_tokens": 3}
+    options = {"n_shots": 2, "n_queries": 8, "seeds": [0], "max_new_tokens": 5}
     clean = icl.sweep(model, TASK, conditions=["query"], **options).texts[0][-1][0]
     test = tuple(icl.Example(e.source, a) for e, a in zip(TASK.test, clean, strict=False))
     task = icl.Task("planted", TASK.train, test, TASK.template, "exact_match")
