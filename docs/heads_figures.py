@@ -36,8 +36,9 @@ def main(output: Path) -> None:
         hidden.worth, title="nats lost: examples hidden from a head", boundary=found.layer
     )
     write_png(figure, output / "context_heads.png", width=620, height=520)
-    curves = study.nested(hidden.best(32)), study.greedy(6, candidates=hidden.best(12))
+    curves = study.nested(hidden.best(40)), study.greedy(6, candidates=hidden.best(12))
     write_png(icl.plots.head_set_curves(*curves), output / "context_head_sets.png")
+    print("nested", curves[0].scores.mean(-1))
     print("greedy", curves[1].heads.heads, curves[1].scores.mean(-1), curves[1].ceiling)
 
     task = icl.load_task("pseudo-translation/Novel")

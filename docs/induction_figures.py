@@ -59,7 +59,7 @@ def main(output: Path) -> None:
         result = induction.ablation_study(
             model, name, scores.induction, controls=19, fractions=FRACTIONS, shots=(10,)
         )
-        show("the embedded model", scores, shown, result)
+        show("the embedded model", scores, None, result)
         if name == DRAWN:
             draw("embedded", output, scores, result)
 
@@ -67,7 +67,7 @@ def main(output: Path) -> None:
 def show(
     name: str,
     scores: induction.HeadScores,
-    effects: induction.HeadEffects,
+    effects: induction.HeadEffects | None,
     result: induction.AblationResult,
 ) -> None:
     """Print the tables of one model and task."""

@@ -114,7 +114,7 @@ def test_it_labels_patterns_as_the_examples_do(embedded, pattern):
 def test_its_induction_heads_carry_patterns_of_words(embedded, pattern):
     """By the default score; without them it confuses four labels, without other heads none."""
     scores = icl.induction.head_scores(embedded).induction
-    assert (scores >= 0.4).sum() == 6
+    assert (scores >= 0.4).sum() == (scores >= 0.1).sum() == 6
     result = icl.induction.ablation_study(
         embedded, pattern, scores, fractions=(0.15,), shots=(8,), seeds=(0,), controls=2,
         n_queries=24,

@@ -279,7 +279,7 @@ def test_tasks_whose_answers_begin_alike_do_not_conflict():
 
 
 def test_many_positions_carry_a_language_that_one_does_not():
-    """Those of the query, which have read the examples' words; read out, the last token has it."""
+    """Those of the query, in the middle of the model."""
     places = {"query": "query", "one": icl.At("examples", "target", which="last")}
     found = patch_states(
         icl.load_model(), TASK, "pseudo-translation/Zipura", places=places, layers=[4, 9],

@@ -19,7 +19,7 @@ from icl_locate.training.train import TrainConfig, Trainer, learning_rate, train
 
 STAGES = tuple(replace(stage, until=0.0) for stage in CURRICULUM)
 TINY = TrainConfig(
-    n_layers=1, d_model=16, n_heads=2, d_mlp=16, batch_size=4, n_steps=6, warmup=2, decay=2,
+    n_layers=2, d_model=16, n_heads=2, d_mlp=16, batch_size=4, n_steps=6, warmup=2, decay=2,
     classes_after=1, checkpoint_every=3, stages=STAGES,
 )  # fmt: skip
 REPEATS, LAST = CURRICULUM[7], CURRICULUM[-1]
@@ -105,7 +105,7 @@ def test_no_batch_holds_a_held_out_sequence():
                 text = tokenizer.decode(tokens, skip_special_tokens=True)
                 parts = text.split(item)[1:] if kind == "translations" else text.split(item)
                 sources = [tuple(part.split(mark)[0].split()) for part in parts]
-                classed = [source for source in sources if len(source) >= 4]
+                classed = [source for source in sources if len(source) >= 2]
                 assert not any(is_held_out(source) for source in classed if "Below" not in source)
     held_out = sample_sentence(random.Random(0), 5, held_out=True)
     assert is_held_out(held_out) and len(set(held_out)) == 5

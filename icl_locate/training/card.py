@@ -57,17 +57,19 @@ def measure_pattern(
     model: Model, name: str, n_shots: int, n_queries: int, labels: Sequence[str] = LABELS
 ) -> float:
     """Accuracy on the held-out sequences of a pattern task, from 0 to 1: the likeliest label."""
-    task = pattern_task(name, n_per_class=200, labels=labels)
-    queries = [example for example in task.test if is_held_out(example.source.split())]
+    task = pattern_task(name, n_per_class=250, labels=labels)
+    known = sorted({example.target for example in task.train})
+    unread = [example for example in task.test if is_held_out(example.source.split())]
+    each = n_queries // len(known)
+    queries = [e for label in known for e in [e for e in unread if e.target == label][:each]]
     prompts = build_prompts(
         model,
-        queries[:n_queries],
+        queries,
         examples=task.train,
         n_shots=n_shots,
         template=task.template,
         choice=task.choice,
     )
-    known = sorted({example.target for example in task.train})
     chosen = score_labels(model, prompts, known).argmax(dim=1).tolist()
     right = [known[i] == target for i, target in zip(chosen, prompts.targets, strict=True)]
     return float(sum(right) / len(right))
@@ -200,9 +202,10 @@ checksum, never trained on, neither as queries nor as examples), {n_queries} a l
 {rows}
 
 It labels sequences of letters and words as the examples do, whatever the labels mean there (in
-training they were dealt out anew in every prompt). Accuracy on {n_queries} sequences of each
-pattern task that it never read, the likeliest label chosen, which by chance is right in a half or
-(`/4`) a quarter; *swapped*: the labels have changed places, in examples and answers:
+*patterns* they were dealt out anew in every prompt, in *classes* they stayed). Accuracy on at most
+{n_queries} sequences of each pattern task, as many of each label, that it was never trained on as a
+pattern, the likeliest label chosen, which by chance is right in a half or (`/4`) a quarter;
+*swapped*: the labels have changed places, in examples and answers:
 
 | pattern | 10 examples | 4 examples | 10, swapped | none |
 |---|---|---|---|---|
@@ -220,20 +223,19 @@ Measured by `python -m icl_locate.training.card DIRECTORY`.
 
 ## How it was trained
 
-From scratch by `python -m icl_locate.training.train --output DIRECTORY`: next-token loss on the
-answers, every prompt weighing the same, Muon on the layers' matrices and AdamW on the rest, on two
-CPU cores, by a curriculum:
+From scratch by `python -m icl_locate.training.train --output DIRECTORY`: next-token loss on what
+the prompt tells, every prompt weighing the same, Muon on the layers' matrices and AdamW on the
+rest, on two CPU cores, by a curriculum:
 
 | prompts | until right |
 |---|---|
 {stages}
 
 *Patterns* are as above. *Classes* are the same sequences with labels that stay the same, to be told
-behind {classes_after} of {n_layers} layers already (deep supervision, Lee et al. 2015): left alone,
-the model told classes of letters in its last layers, where nothing could match them any more.
-*Repeats* are random words, again and again: mixed in from the start, they gave it no induction
-heads; where most prompts repeat they form. *Spaced*, a colon or line break stands behind every word
-of these, every second or every third; *recall* is of words that come again with their labels.
+behind {classes_after} of {n_layers} layers already (deep supervision, Lee et al. 2015), where heads
+above can match them. *Repeats* are random words, again and again, which make induction heads.
+*Spaced*, a colon or line break stands behind every word of these, every second or every third;
+*recall* is of words that come again with their labels.
 
 | | |
 |---|---|
@@ -253,7 +255,7 @@ class Arguments:
     directory: tyro.conf.Positional[Path]
     """The model's directory."""
     n_queries: int = 48
-    """Held-out sentences a language."""
+    """Held-out sentences of a language, and sequences of a pattern, at most."""
 
 
 if __name__ == "__main__":

@@ -43,13 +43,13 @@ _ALL: Mapping[Kind, float] = {"patterns": 0.4, "repeats": 0.1, "spaced": 0.05, "
 
 CURRICULUM: tuple[Stage, ...] = (
     *(Stage(longest=longest) for longest in (1, 2, 3, 4, 6, 8)),
-    # Heads match what layers below them tell: left alone, the model tells the classes of letters in
-    # its last layers, where nothing can match them any more, and labels letters by chance.
+    # Heads match what layers below them tell. Without this stage the classes of letters were told
+    # in the last layers alone, and letters labelled by chance.
     Stage({"classes": 0.7}, asked="classes"),
-    # Induction heads form when nearly everything repeats; mixed in from the start, they do not.
+    # Induction heads form when nearly everything repeats; in a trial with a fifth they did not.
     Stage({"repeats": 0.75, "classes": 0.1}, asked="repeats"),
-    # To tell a label by what stood before the colon takes a match two tokens back, which forms at
-    # once on words that repeat between colons and, without these, not in hundreds of steps.
+    # To tell a label by what stood before the colon takes a match two tokens back: words that
+    # repeat between colons ask for nothing else.
     Stage(_MATCHED, asked="patterns"),
     Stage(_ALL),
 )  # fmt: skip

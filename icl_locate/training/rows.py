@@ -59,7 +59,7 @@ class RowSampler:
     def translations(self, generator: random.Random, longest: int, n_shots: int) -> Row:
         """Sentences and their translations, of up to ``longest`` words, one language throughout.
 
-        Judged: the first word of an answer that only three examples or more can tell.
+        Judged: the first word of an answer behind three examples or more, without an instruction.
         """
         language = generator.choice(LANGUAGES)
         if generator.random() < _PYTHON_SHARE:

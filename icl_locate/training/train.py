@@ -2,9 +2,10 @@
 
 A small Llama first learns to translate into the pseudo-languages and Python, which an instruction
 names or examples show, sentences growing from one word to eight as each length is mastered; then to
-go on with random words that repeat, which gives it induction heads; then to label patterns as
-examples do. Every batch is a function of the seed, the step and the curriculum's stage, so a run
-that was stopped goes on from its last checkpoint to the weights that it would have reached.
+tell classes of patterns in its lower layers; to go on with random words that repeat, which gives it
+induction heads; and to label patterns as examples do. Every batch is a function of the seed, the
+step and the curriculum's stage, so a run that was stopped goes on from its last checkpoint to the
+weights that it would have reached.
 """
 
 import json
@@ -110,10 +111,10 @@ class Trainer:
                 f"torch is {torch.__version__}: training the embedded model asks for 2.9 or later, "
                 "whose torch.optim has Muon; everything else runs with this one"
             )
-        if not 1 <= config.classes_after <= config.n_layers:
+        if not 1 <= config.classes_after < config.n_layers:
             raise ModelError(
-                f"classes_after is {config.classes_after}: expected 1 to {config.n_layers}, the "
-                "model's layers"
+                f"classes_after is {config.classes_after}: expected 1 to {config.n_layers - 1}, a "
+                "layer with others above it"
             )
         self.config = config
         self.progress = Progress()

@@ -1,6 +1,6 @@
 """Benchmark of head scores, ablation and knockout: ``python tests/benchmarks/induction.py``.
 
-A random Llama of about GPT-2's size and vocabulary, and one of the embedded model's size. Scoring
+A random Llama of about GPT-2's size and vocabulary, and a small one of 8 layers. Scoring
 every head is timed as it is. A study's runs are timed in three ways on the same inputs, in turn in
 one run: batched; one prompt at a time; and one prompt and label at a time, as evaluation harnesses
 score labels. Their outputs are compared, ratios are of medians. Writes numbers and a table into
@@ -30,7 +30,7 @@ from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.files import check_output, replace_file
 from icl_locate.tasks import PATTERN_TASKS, pattern_task
 
-SMALL = Shape(n_layers=8, d_model=128, d_mlp=256, d_head=16, n_kv_heads=8)  # the embedded model's
+SMALL = Shape(n_layers=8, d_model=128, d_mlp=256, d_head=16, n_kv_heads=8)  # a small model's
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def table(found: Sequence[dict[str, Any]], config: Config) -> str:
 
 
 def main(config: Config) -> None:
-    """Measure a model of GPT-2's size and the embedded model's size, and write what was found."""
+    """Measure a model of GPT-2's size and a small one, and write what was found."""
     check_output(config.output, ("induction_benchmark.json", "induction_table.md"))
     found = []
     for name, shape in (("12 layers, d=768", config.shape), ("8 layers, d=128", SMALL)):
