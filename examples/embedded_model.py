@@ -1,6 +1,6 @@
 """Find the task-recognition layer of the embedded model, step by step.
 
-Run it with ``python examples/embedded_model.py``; it takes about twenty seconds on two cores.
+Run it with ``python examples/embedded_model.py``; it takes about ten seconds on two cores.
 """
 
 import icl_locate as icl

@@ -150,9 +150,7 @@ def test_effects_and_vector_equal_a_loop_over_the_plain_model(name, tmp_path, mo
     torch.testing.assert_close(ours.mean_z, torch.tensor(theirs["mean"]), **close)
     theirs_by_head = torch.tensor(theirs["effects"]).double()
     torch.testing.assert_close(ours.effects, theirs_by_head, rtol=1e-2, atol=2e-8)
-    assert (
-        ours.effects.abs().max() > 100 * 2e-8 and len(ours.effects.unique()) == ours.effects.numel()
-    )
+    assert ours.effects.abs().max() > 5e-6 and len(ours.effects.unique()) == ours.effects.numel()
     torch.testing.assert_close(chosen.vector, torch.tensor(theirs["vector"]), **close)
     scores = chosen.score(model, task, n_queries=3, n_shots=2, seeds=4, metric="first_token_prob")
     added = torch.tensor(theirs["added"]).mean(dim=1)

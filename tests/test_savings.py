@@ -179,16 +179,16 @@ def test_without_examples_of_unequal_length_the_formula_is_the_prefill():
 @pytest.fixture(scope="module")
 def measured(embedded):
     return measure_savings(
-        embedded, icl.load_task("pseudo-translation"), [2, 6], n_queries=6, max_new_tokens=8,
+        embedded, icl.load_task("pseudo-translation"), [0, 6], n_queries=6, max_new_tokens=8,
         repeats=2,
     )  # fmt: skip
 
 
 def test_what_is_measured(measured, tmp_path):
-    assert measured.layers == (2, 6, 10)
+    assert measured.layers == (0, 6, 10)
     assert measured.prefill_seconds.shape == measured.decode_seconds.shape == (3, 2)
     assert (measured.prefill_seconds > 0).all()
-    assert measured.scores[0] < 90 < 99 < measured.scores[1]
+    assert measured.scores[0] < 50 < 99 < measured.scores[1]
     assert (measured.interval[0] <= measured.scores).all()
     cache, peak = measured.cache_bytes.tolist(), measured.peak_bytes.tolist()
     assert cache == sorted(cache) and peak == sorted(peak) and cache[0] < 0.6 * cache[2]

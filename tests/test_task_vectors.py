@@ -338,7 +338,7 @@ def test_the_language_of_a_prompt_goes_where_its_vector_goes(embedded):
     """Not the first word, which the dummies' own state decides; the words that follow it."""
     table = embedded.test_table().set_index("arm")
     assert table.score["task vector"] > 0.35 and table.score["few-shot"] > 0.95
-    assert table.score[["random", "other task", "zero-shot"]].max() < 0.16
+    assert table.score[["random", "other task"]].max() < 0.12 and table.score["zero-shot"] < 0.16
     assert table.gain_low["task vector"] > 0.05
     best = embedded.layers.index(embedded.best_layer)
     for control in ("random", "other task"):

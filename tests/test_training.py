@@ -149,8 +149,16 @@ def test_a_stage_ends_where_it_is_mastered():
 @needs_muon
 @pytest.mark.parametrize("layers", [0, 2])
 def test_classes_behind_a_layer_that_is_not_there_are_refused(layers):
-    with pytest.raises(ModelError, match=f"classes_after is {layers}: expected 1 to 1"):
+    with pytest.raises(
+        ModelError, match=f"classes_after is {layers}: expected a whole number from 1 to 1"
+    ):
         Trainer(replace(TINY, classes_after=layers))
+
+
+def test_no_steps_between_kept_models_are_refused(tmp_path):
+    with pytest.raises(ModelError, match="keep_every is 0: expected a whole number of at least 1"):
+        train(tmp_path, TINY, keep_every=0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_learning_rate_rises_and_falls():

@@ -91,8 +91,8 @@ def _head_rows(model: Model) -> list[str]:
     frame = head_scores(model).to_dataframe()
     shown = frame[(frame.induction >= INDUCTION) | (frame.previous_token >= 0.5)]
     return [
-        f"| {row.layer}.{row.head} | {row.induction:.2f} | {row.copying:.2f} "
-        f"| {row.previous_token:.2f} |"
+        f"| {row.layer}.{row.head} | {row.induction:z.2f} | {row.copying:z.2f} "
+        f"| {row.previous_token:z.2f} |"
         for row in shown.itertuples()
     ]
 

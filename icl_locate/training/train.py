@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from icl_locate.checks.arguments import check_count
 from icl_locate.embedded.tokenizer import CONTEXT_LENGTH, SPECIAL_TOKENS, save_tokenizer, vocabulary
 from icl_locate.errors import ModelError
 from icl_locate.training.batches import Batch, BatchSampler
@@ -111,11 +112,9 @@ class Trainer:
                 f"torch is {torch.__version__}: training the embedded model asks for 2.9 or later, "
                 "whose torch.optim has Muon; everything else runs with this one"
             )
-        if not 1 <= config.classes_after < config.n_layers:
-            raise ModelError(
-                f"classes_after is {config.classes_after}: expected 1 to {config.n_layers - 1}, a "
-                "layer with others above it"
-            )
+        check_count(
+            "classes_after", config.classes_after, most=config.n_layers - 1, error=ModelError
+        )
         self.config = config
         self.progress = Progress()
         self.model = build_model(config)
@@ -236,14 +235,20 @@ def train(
         config: the recipe.
         keep_every: steps between models that are kept for good, in ``output/steps/step00100``, the
             untrained one and the last among them; ``None`` keeps none.
+
+    Raises:
+        ModelError: if ``keep_every`` is no number of steps, the recipe's ``classes_after`` has no
+            layer above it, or ``output`` holds a checkpoint of another recipe.
     """
+    if keep_every is not None:
+        check_count("keep_every", keep_every, error=ModelError)
     trainer = Trainer(config or TrainConfig())
     if trainer.resume(output):
         print(f"resumed at step {trainer.progress.step}", flush=True)
     start = time.time()
     while True:
         step = trainer.progress.step
-        if keep_every and (step % keep_every == 0 or step == trainer.config.n_steps):
+        if keep_every is not None and (step % keep_every == 0 or step == trainer.config.n_steps):
             save_model(trainer.model, output / "steps" / f"step{step:05d}")
         if step == trainer.config.n_steps:
             break
