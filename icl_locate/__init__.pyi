@@ -1,4 +1,5 @@
 from . import checkpoints as checkpoints
+from . import circuit as circuit
 from . import context_heads as context_heads
 from . import formation as formation
 from . import gates as gates

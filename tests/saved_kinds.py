@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 import icl_locate as icl
-from icl_locate import vectors
+from icl_locate import circuit, vectors
 from icl_locate.context_heads.result import HeadSweepResult
 from icl_locate.formation import FormationRun, FormationStudy
 from icl_locate.gates import GatesResult
@@ -118,6 +118,22 @@ def patched_result() -> Patched:
     )  # fmt: skip
 
 
+def layer_measure() -> circuit.LayerMeasure:
+    table = means(2, 3, 2, 4)
+    return circuit.LayerMeasure(
+        ("measured", "control"), (0, 1, 2), (0, 1), table, table[..., 0].mean(-1),
+        torch.full((2, 3), 0.25), "kernel_alignment", {**RECIPE, "metric_is_mean": True},
+    )  # fmt: skip
+
+
+def head_measure() -> circuit.HeadMeasure:
+    table = means(2, 2, 3, 2, 4)
+    return circuit.HeadMeasure(
+        ("measured", "control"), (0, 1), (0, 1, 2), (0, 1), table, table[..., 0].mean(-1),
+        torch.full((2,), 0.25), "forerunner_heads", {**RECIPE, "metric_is_mean": True},
+    )  # fmt: skip
+
+
 VALUES: dict[str, Any] = {
     "sweep": sweep_result(),
     "ablation": ablation_result(),
@@ -147,6 +163,9 @@ VALUES: dict[str, Any] = {
     "in-context vectors": vectors.InContextVectors(torch.rand(2, 4), torch.rand(2, 4), 0.5, RECIPE),
     "layer scores": injected(vectors.LayerScores, (0, 2)),
     "layer curve": injected(vectors.LayerScores, (0, 2)).curve(),
+    "layer measure": layer_measure(),
+    "arm curve": layer_measure().curve(),
+    "head measure": head_measure(),
     "strength scores": injected(vectors.StrengthScores, (0.1, -0.5)),
 }  # fmt: skip
 

@@ -46,7 +46,8 @@ def states(
     Args:
         at: "last" (each prompt's last token), "all", a `Segment` or its name, an `At`, or a list
             of these, all of which are meant; "generated": the tokens that the model generates
-            greedily behind each prompt, which are generated only if they are named.
+            greedily behind each prompt, which are generated only if they are named; or a mask of
+            booleans (batch, pos) that is True at the positions.
         point: "resid_pre" or "resid_post", the residual stream before or after each block;
             "attn_out" or "mlp_out", what its attention or its MLP adds to it; "z", the outputs of
             its heads before the output projection.
@@ -66,17 +67,21 @@ def states(
         PromptError: if the prompts do not fit the model, or the budget not one prompt.
         NumericalError: if the model gives NaN.
     """
-    places = as_places(at)
-    if not places:
+    places = at if isinstance(at, Tensor) else as_places(at)
+    if not len(places):
         raise MaskError(f"at is {show(at)}, which names no positions: name some, such as 'last'")
-    n_new = max_new_tokens * any(place.segment is Segment.GENERATED for place in places)
+    n_new = 0
+    if isinstance(places, Tensor):
+        _check_mask(places, prompts)
+    elif any(place.segment is Segment.GENERATED for place in places):
+        n_new = max_new_tokens
     check_point(model, cast(Point, point))
     check_prompts(model, prompts)
     if n_new:
         check_room(model, prompts, n_new)
     if intervention is not None:
         require_batch(intervention, len(prompts))
-    n_most = int(chosen_positions(places, prompts).sum(dim=1).max()) + n_new
+    n_most = int(_chosen(places, prompts, range(len(prompts))).sum(dim=1).max()) + n_new
     kept = _Kept(int(model.cfg.n_layers), len(prompts), n_most)
     name = HOOKS[cast(Point, point)]
     read = partial(_read, model, prompts, intervention, places, name, n_new, kept)
@@ -85,6 +90,27 @@ def states(
         budget = default_budget(model, prompts, cost) if token_budget is None else token_budget
         run_in_chunks(len(prompts), cost, budget, batch_size, read)
     return kept.states()
+
+
+def _check_mask(at: Tensor, prompts: Prompts) -> None:
+    """Refuse a mask that is none of positions of these prompts."""
+    shape = tuple(prompts.attention_mask.shape)
+    if at.dtype != torch.bool or tuple(at.shape) != shape:
+        raise MaskError(
+            f"at is a tensor of {at.dtype} and shape {tuple(at.shape)}: expected booleans (batch, "
+            f"pos) = {shape}, True at the positions that are read"
+        )
+    if (at.cpu() & ~prompts.attention_mask).any():
+        raise MaskError("at is True at padding: expected positions of real tokens alone")
+    if not at.any():
+        raise MaskError("at is True nowhere, so that it names no positions: name some")
+
+
+def _chosen(places: Places | Tensor, prompts: Prompts, items: range) -> Bool[Tensor, "batch pos"]:
+    """The positions that are read of these items' prompts, which may have less padding."""
+    if isinstance(places, Tensor):
+        return places.cpu()[items.start : items.stop, -prompts.tokens.shape[1] :]
+    return chosen_positions(places, prompts)
 
 
 class _Kept:
@@ -126,7 +152,7 @@ def _read(
     model: Model,
     prompts: Prompts,
     intervention: Intervention | None,
-    places: Places,
+    places: Places | Tensor,
     name: str,
     n_new: int,
     kept: _Kept,
@@ -140,7 +166,7 @@ def _read(
         with masked(model, batch, acting):
             decode_batch(model, batch, None, growing, n_new)
         batch = append_tokens(batch, growing.tokens)
-    chosen = chosen_positions(places, batch)
+    chosen = _chosen(places, batch, items)
     n_each = chosen.sum(dim=1, keepdim=True)
     valid = torch.arange(int(n_each.max())) < n_each
     positions = torch.zeros(valid.shape, dtype=torch.long)

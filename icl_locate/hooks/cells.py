@@ -61,13 +61,10 @@ class CellTracker:
     def _compute(
         self, masks: tuple[LayerMask, ...], n_queries: int, n_keys: int, total: int
     ) -> Bool[Tensor, "batch #head query_pos key_pos"]:
-        segments = extend_segments(self._prompts.segments, total)
-        tokens = words = None
         if self._prompts.words is not None and self._tokens.shape[1] >= total:
-            n_new = total - self._prompts.words.shape[1]
-            tokens = self._tokens[:, self._tokens.shape[1] - total :]
-            words = torch.nn.functional.pad(self._prompts.words, (0, n_new), value=-1)
-        positions = Positions(segments, tokens, words)
+            positions = self._prompts.behind(self._tokens[:, self._tokens.shape[1] - total :])
+        else:
+            positions = Positions(extend_segments(self._prompts.segments, total))
         hidden = hidden_by_head(masks, positions, n_queries, self._n_heads)
         if n_keys <= total:
             return hidden[..., total - n_keys :]

@@ -88,8 +88,4 @@ def _track(model: Model, prompts: Prompts, mask: Mask, rows: RowCount) -> CellTr
     check_segments(mask, prompts.segments)
     n_heads = int(model.cfg.n_heads)
     layers = resolve(mask, int(model.cfg.n_layers), n_heads)
-    device = model.cfg.device
-    positions = Positions(
-        prompts.segments.to(device), prompts.tokens.to(device), prompts.words.to(device)
-    )
-    return CellTracker(positions, layers, n_heads, rows)
+    return CellTracker(Positions.of(prompts, model.cfg.device), layers, n_heads, rows)

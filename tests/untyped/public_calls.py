@@ -13,6 +13,7 @@ import numpy as np
 import planted_vector
 import tiny
 import torch
+from circuit_calls import circuit_calls
 from saved_kinds import (
     formation_run,
     formation_study,
@@ -324,6 +325,7 @@ def calls() -> dict[str, Call]:
         | _heads()
         | _trained()
         | _vectors()
+        | circuit_calls(Call, prompts())
         | _formation()
         | _savings()
         | _checkpoints()

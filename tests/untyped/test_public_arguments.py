@@ -14,19 +14,21 @@ import icl_locate as icl
 from icl_locate.errors import IclLocateError
 
 CALLS = calls()
-MODULES = ("checkpoints", "context_heads", "formation", "gates", "induction", "lora", "metrics",
-           "models", "plots", "prompts", "report", "sandbox", "savings", "studies", "tasks",
-           "vectors")  # fmt: skip
+MODULES = (
+    "checkpoints", "circuit", "context_heads", "formation", "gates", "induction", "lora",
+    "metrics", "models", "plots", "prompts", "report", "sandbox", "savings", "studies", "tasks",
+    "vectors",
+)  # fmt: skip
 
 MADE_BY_THE_PACKAGE = {
-    "Ablated", "AblationResult", "Arm", "Comparison", "Difference", "Expected", "FormationModel",
-    "FormationRun", "FormationStudy", "FunctionVector", "LayerClamp",
-    "GatesResult", "HeadEffects", "HeadIndirectEffects", "HeadReference", "HeadScores",
-    "HeadSetCurve", "HeadSweepResult", "InContextVectors", "LayerCurve", "LayerImportance",
-    "LayerScores", "Location", "LoraResult", "Measured", "MeasuredSavings", "ModelCosts",
-    "OverCheckpoints", "Override", "Patched", "Peak", "Positions", "Prompts", "SandboxResult",
-    "Savings", "Setting", "Site", "Spread", "StrengthScores", "SweepResult", "TaskVectors",
-    "Values",
+    "Ablated", "AblationResult", "Arm", "ArmCurve", "Comparison", "Difference", "Expected",
+    "FormationModel", "FormationRun", "FormationStudy", "FunctionVector", "LayerClamp",
+    "GatesResult", "HeadEffects", "HeadIndirectEffects", "HeadMeasure", "HeadReference",
+    "HeadScores", "HeadSetCurve", "HeadSweepResult", "InContextVectors", "LayerCurve",
+    "LayerImportance", "LayerMeasure", "LayerScores", "Location", "LoraResult", "Measured",
+    "MeasuredSavings", "ModelCosts", "OverCheckpoints", "Override", "Patched", "Peak",
+    "Positions", "Prompts", "SandboxResult", "Savings", "Setting", "Site", "Spread",
+    "StrengthScores", "SweepResult", "TaskVectors", "TokenTypes", "Values",
 }  # fmt: skip
 NO_CALLS = {
     "Clamp", "GeneratedText", "Intervention", "Metric", "Part", "Readout", "Segment", "Statistics",
@@ -39,6 +41,7 @@ BETWEEN_MODULES = {
     "FormationModel.fill", "FormationModel.forward", "FormationModel.of", "FormationModel.run",
     "FormationStudy.of", "LayerClamp.on_streams", "PatternClamp.on_pattern",
     "ValueAblation.on_value",
+    "Positions.behind", "Positions.of", "Positions.take", "TokenTypes.mask",
     "Spread.covariance", "Spread.covariance_of", "Spread.noise", "Spread.of", "Spread.of_means",
 }  # fmt: skip
 BY_OTHER_TESTS = {"save", "load"}  # of results: their files have tests of their own

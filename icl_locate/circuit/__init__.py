@@ -1,0 +1,10 @@
+"""The inference circuit: text into forerunner tokens, those into labels, labels into the answer.
+
+Every measure of Cho et al., "Revisiting In-context Learning Inference Circuit in Large Language
+Models" (ICLR 2025), for labels of any number of tokens and any template.
+"""
+
+from icl_locate.circuit.result import ArmCurve, HeadMeasure, LayerMeasure
+from icl_locate.circuit.tokens import TokenTypes, token_types
+
+__all__ = ["ArmCurve", "HeadMeasure", "LayerMeasure", "TokenTypes", "token_types"]
