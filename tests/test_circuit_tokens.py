@@ -9,7 +9,7 @@ from icl_locate.circuit import token_types
 from icl_locate.circuit.inputs import CircuitSetting
 from icl_locate.circuit.tokens import answer_prompts
 from icl_locate.errors import MaskError, PromptError, TaskError
-from icl_locate.prompts.template import Example
+from icl_locate.prompts.template import Example, choose_examples
 
 LAYOUTS = {
     "plain": icl.PromptTemplate(None, "Q:", "A:", "\n"),
@@ -167,6 +167,21 @@ def test_inputs_know_each_label():
 def test_tasks_without_a_circuit_are_refused(task, options, says):
     with pytest.raises(TaskError, match=says):
         CircuitSetting.of(task, "log_prob", **{"n_shots": 2, **options})
+
+
+def drawn(chosen, seed):
+    """The labels that the first query is shown."""
+    query, task = chosen.setting.queries[0], chosen.setting.task
+    return [shot.target for shot in choose_examples(query, task.train, 2, seed=seed)]
+
+
+def test_examples_without_the_query_class_are_refused():
+    chosen = CircuitSetting.of(classes(), "log_prob", n_shots=2, choice="random", n_queries=2)
+    seed = next(seed for seed in range(20) if len({*drawn(chosen, seed)}) < 2)
+    with pytest.raises(TaskError, match="so that there is nothing to retrieve.*balanced"):
+        chosen.inputs(tiny.boot("llama"), seed)
+    asked = CircuitSetting.of(classes(), "log_prob", n_shots=2, choice="random", classes=False)
+    assert len(asked.inputs(tiny.boot("llama"), seed).prompts) == 2
 
 
 def test_labels_that_begin_alike_are_refused():

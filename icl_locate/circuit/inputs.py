@@ -86,11 +86,13 @@ class CircuitSetting:
         setting: task, queries, seeds and shots.
         labels: the classes, in the order in which the task's examples have them.
         instruction: whether prompts hold the task's instruction.
+        classes: whether the measure asks for classes: labels that several examples share.
     """
 
     setting: Setting
     labels: tuple[str, ...]
     instruction: bool
+    classes: bool = True
 
     @classmethod
     def of(
@@ -101,7 +103,7 @@ class CircuitSetting:
         n_shots: int = DEFAULT_SHOTS,
         n_queries: int | None = None,
         seeds: int | Iterable[int] = 0,
-        choice: Choice | str | None = "balanced",
+        choice: Choice | str | None = None,
         prepend_bos: bool | None = None,
         instruction: bool = False,
         classes: bool = True,
@@ -110,7 +112,9 @@ class CircuitSetting:
 
         Args:
             n_queries: ``None`` means 512, or all that there are.
-            classes: whether the measure asks for classes: labels that several examples share.
+            choice: ``None`` means the task's way, or "balanced" where that is "random": each class
+                has to stand among the examples.
+            classes: as the field.
 
         Raises:
             TaskError: prompts that are given; no shots; where classes are asked for: fewer than
@@ -122,6 +126,8 @@ class CircuitSetting:
                 f"the task {loaded.name!r} has prompts of its own: which class their labels are of "
                 "is not known; use a task with examples (icl_locate.load_task)"
             )
+        if choice is None:
+            choice = "balanced" if loaded.choice == "random" else loaded.choice
         setting = Setting.of(
             loaded, metric=metric, n_queries=n_queries, seeds=seeds, n_shots=n_shots, choice=choice,
             prepend_bos=prepend_bos, max_new_tokens=1, most_queries=MOST_QUERIES,
@@ -131,13 +137,13 @@ class CircuitSetting:
             raise TaskError("n_shots is 0: the circuit runs over examples, expected 1 or more")
         if classes:
             _check_classes(setting, labels)
-        return cls(setting, labels, instruction)
+        return cls(setting, labels, instruction, classes)
 
     def inputs(self, model: Model, seed: int) -> Inputs:
         """The prompts of a seed.
 
         Raises:
-            TaskError: labels that begin with the same token.
+            TaskError: a query whose class none of its examples is of.
             PromptError: a template without forerunner token; prompts that do not fit the model.
         """
         setting, known = self.setting, self.labels.index
@@ -147,6 +153,8 @@ class CircuitSetting:
             )
             for query in setting.queries
         ]
+        if self.classes:
+            _check_shown(setting, drawn)
         prompts = setting.prompts(model, seed, instruction=self.instruction, shots=drawn)
         return Inputs(
             prompts,
@@ -196,6 +204,17 @@ class CircuitSetting:
     def _class(self, query: Example) -> int:
         """The class of a query's label; -1 where no example has it, and nobody asks."""
         return self.labels.index(query.target) if query.target in self.labels else -1
+
+
+def _check_shown(setting: Setting, drawn: Sequence[Sequence[Example]]) -> None:
+    """Refuse prompts whose right label stands nowhere in them: there is nothing to retrieve."""
+    for query, shots in zip(setting.queries, drawn, strict=True):
+        if query.target not in {shot.target for shot in shots}:
+            raise TaskError(
+                f"none of the {setting.n_shots} examples that the query {query.source!r} is shown "
+                f"has its label {query.target!r}, so that there is nothing to retrieve: draw them "
+                "with choice='balanced', or give more shots"
+            )
 
 
 def _check_classes(setting: Setting, labels: Sequence[str]) -> None:
