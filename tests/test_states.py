@@ -455,9 +455,9 @@ def test_states_are_the_rows_of_one_pass(architecture, monkeypatch):
 
 
 def _counting(sizes):
-    def counted(model, name, keep):
+    def counted(model, name, keep, layers):
         sizes.append(len(keep.args[0]))  # the numbers of its prompts
-        return watch(model, name, keep)
+        return watch(model, name, keep, layers)
 
     return counted
 

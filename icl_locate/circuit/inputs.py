@@ -139,28 +139,44 @@ class CircuitSetting:
             _check_classes(setting, labels)
         return cls(setting, labels, instruction, classes)
 
-    def inputs(self, model: Model, seed: int) -> Inputs:
+    def inputs(
+        self,
+        model: Model,
+        seed: int,
+        shown: Sequence[tuple[Example, Sequence[Example]]] | None = None,
+    ) -> Inputs:
         """The prompts of a seed.
+
+        Args:
+            shown: other queries than the setting's own, and the examples that each is shown.
 
         Raises:
             TaskError: a query whose class none of its examples is of.
             PromptError: a template without forerunner token; prompts that do not fit the model.
         """
         setting, known = self.setting, self.labels.index
-        drawn = [
-            choose_examples(
-                query, setting.task.train, setting.n_shots, seed=seed, choice=str(setting.choice)
-            )
-            for query in setting.queries
-        ]
+        own = shown is None
+        if shown is None:
+            shown = [(query, self.examples(query, seed)) for query in setting.queries]
         if self.classes:
-            _check_shown(setting, drawn)
-        prompts = setting.prompts(model, seed, instruction=self.instruction, shots=drawn)
+            _check_shown(setting.n_shots, shown)
+        queries, drawn = [query for query, _ in shown], [examples for _, examples in shown]
+        prompts = setting.prompts(
+            model, seed, instruction=self.instruction, queries=None if own else queries, shots=drawn
+        )
         return Inputs(
             prompts,
             token_types(prompts),
-            torch.tensor([[known(shot.target) for shot in shots] for shots in drawn]),
-            torch.tensor([self._class(query) for query in setting.queries]),
+            torch.tensor([[known(example.target) for example in shots] for shots in drawn]),
+            torch.tensor([self._class(query) for query in queries]),
+        )
+
+    def examples(self, query: Example, seed: int, n_shots: int | None = None) -> list[Example]:
+        """What a query is shown: the draw of a seed, of as many shots as the setting has."""
+        setting = self.setting
+        number = setting.n_shots if n_shots is None else n_shots
+        return choose_examples(
+            query, setting.task.train, number, seed=seed, choice=str(setting.choice)
         )
 
     def answers(self, model: Model, prompts: Prompts) -> list[list[list[int]]]:
@@ -192,6 +208,10 @@ class CircuitSetting:
         prompts = answer_prompts(inputs.prompts, chosen)
         return prompts, token_types(prompts)
 
+    def wrong(self, asked: Int[Tensor, "batch"]) -> Int[Tensor, "batch"]:
+        """A wrong class for each query: the next one, as Cho et al. take it."""
+        return (asked + 1) % len(self.labels)
+
     def recipe(self, model: Model, prompts: Iterable[Prompts], **said: Any) -> dict[str, Any]:
         """Where the numbers come from."""
         return {
@@ -206,12 +226,12 @@ class CircuitSetting:
         return self.labels.index(query.target) if query.target in self.labels else -1
 
 
-def _check_shown(setting: Setting, drawn: Sequence[Sequence[Example]]) -> None:
+def _check_shown(n_shots: int, shown: Sequence[tuple[Example, Sequence[Example]]]) -> None:
     """Refuse prompts whose right label stands nowhere in them: there is nothing to retrieve."""
-    for query, shots in zip(setting.queries, drawn, strict=True):
-        if query.target not in {shot.target for shot in shots}:
+    for query, examples in shown:
+        if query.target not in {example.target for example in examples}:
             raise TaskError(
-                f"none of the {setting.n_shots} examples that the query {query.source!r} is shown "
+                f"none of the {n_shots} examples that the query {query.source!r} is shown "
                 f"has its label {query.target!r}, so that there is nothing to retrieve: draw them "
                 "with choice='balanced', or give more shots"
             )
