@@ -134,6 +134,15 @@ def head_measure() -> circuit.HeadMeasure:
     )  # fmt: skip
 
 
+def disconnections() -> circuit.Disconnections:
+    table = means(9, 2, 4)
+    scores = table[..., 0].mean(-1)
+    return circuit.Disconnections(
+        ("x->s", "s->s"), ("cut", "random 0"), ((0, 1), (1, 2)), (0, 1), table,
+        scores[:8].view(2, 2, 2, 2), scores[8], "log_prob", {**RECIPE, "metric_is_mean": True},
+    )  # fmt: skip
+
+
 VALUES: dict[str, Any] = {
     "sweep": sweep_result(),
     "ablation": ablation_result(),
@@ -166,6 +175,7 @@ VALUES: dict[str, Any] = {
     "layer measure": layer_measure(),
     "arm curve": layer_measure().curve(),
     "head measure": head_measure(),
+    "disconnections": disconnections(),
     "strength scores": injected(vectors.StrengthScores, (0.1, -0.5)),
 }  # fmt: skip
 

@@ -58,9 +58,9 @@ def check_names(name: str, value: Any, *, distinct: bool = False) -> tuple[str, 
     return tuple(found)
 
 
-def check_pairs(name: str, value: Any) -> tuple[tuple[int, int], ...]:
-    """(layer, head) pairs."""
-    expected = "a list of (layer, head) pairs of whole numbers"
+def check_pairs(name: str, value: Any, *, of: str = "(layer, head)") -> tuple[tuple[int, int], ...]:
+    """Pairs of whole numbers, of layers and heads unless said otherwise."""
+    expected = f"a list of {of} pairs of whole numbers"
     pairs = [
         check_items(name, pair, expected, error=ResultError)
         for pair in check_items(name, value, expected, error=ResultError)

@@ -4,7 +4,21 @@ Every measure of Cho et al., "Revisiting In-context Learning Inference Circuit i
 Models" (ICLR 2025), for labels of any number of tokens and any template.
 """
 
+from icl_locate.circuit.cut_result import Disconnections
+from icl_locate.circuit.cuts import disconnect
+from icl_locate.circuit.edges import CircuitEdges
+from icl_locate.circuit.random_edges import RandomEdges
 from icl_locate.circuit.result import ArmCurve, HeadMeasure, LayerMeasure
 from icl_locate.circuit.tokens import TokenTypes, token_types
 
-__all__ = ["ArmCurve", "HeadMeasure", "LayerMeasure", "TokenTypes", "token_types"]
+__all__ = [
+    "ArmCurve",
+    "CircuitEdges",
+    "Disconnections",
+    "HeadMeasure",
+    "LayerMeasure",
+    "RandomEdges",
+    "TokenTypes",
+    "disconnect",
+    "token_types",
+]

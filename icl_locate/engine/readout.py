@@ -4,6 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from icl_locate.engine.bare_labels import (
+    check_bare_labels,
+    score_bare_labels,
+    score_bare_labels_many,
+)
 from icl_locate.engine.decoding import check_generation, generate
 from icl_locate.engine.first_token import (
     check_first_tokens,
@@ -19,6 +24,7 @@ from icl_locate.errors import TaskError
 from icl_locate.interventions.base import Intervention
 from icl_locate.metrics import (
     Answers,
+    BareLabels,
     GeneratedText,
     LabelLogProbs,
     Metric,
@@ -128,6 +134,20 @@ def _labels_many(
     return [readout.choose(some, run.prompts.texts) for some in scores.tolist()]
 
 
+def _bare_labels(readout: BareLabels, run: Run, mask: Intervention | None) -> Answers:
+    scores = score_bare_labels(readout, run.model, run.prompts, mask, batch_size=run.batch_size)
+    return readout.choose(scores.tolist(), run.prompts.texts)
+
+
+def _bare_labels_many(
+    readout: BareLabels, run: Run, runs: Sequence[Intervention]
+) -> Sequence[Answers]:
+    scores = score_bare_labels_many(
+        readout, run.model, run.prompts, runs, drop=can_drop(run.model), tell=run.tell
+    )
+    return [readout.choose(some, run.prompts.texts) for some in scores.tolist()]
+
+
 def _first_tokens(readout: NextToken, run: Run, mask: Intervention | None) -> Answers:
     found = read_first_tokens(readout, run.model, run.prompts, mask, batch_size=run.batch_size)
     return [float(value) for value in found]
@@ -146,6 +166,10 @@ def _check_generation(readout: GeneratedText, run: Run, metric: Metric) -> None:
     check_generation(run.model, run.prompts, metric, run.max_new_tokens)
 
 
+def _check_bare_labels(readout: BareLabels, run: Run, metric: Metric) -> None:  # noqa: ARG001
+    check_bare_labels(readout, run.model)
+
+
 def _check_first_tokens(readout: NextToken, run: Run, metric: Metric) -> None:  # noqa: ARG001
     check_first_tokens(readout, run.model, run.prompts)
 
@@ -154,6 +178,7 @@ READERS: dict[type[Readout], Reader] = {
     GeneratedText: Reader(_texts, _texts_many, _check_generation),
     TargetLogProb: Reader(_log_probs, _log_probs_many),
     LabelLogProbs: Reader(_labels, _labels_many),
+    BareLabels: Reader(_bare_labels, _bare_labels_many, _check_bare_labels),
     NextToken: Reader(_first_tokens, _first_tokens_many, _check_first_tokens),
 }
 

@@ -15,10 +15,11 @@ from icl_locate.metrics.base import (
     score_totals,
 )
 from icl_locate.metrics.first_token import FirstToken
-from icl_locate.metrics.labels import LabelAccuracy
+from icl_locate.metrics.labels import BareLabelAccuracy, LabelAccuracy
 from icl_locate.metrics.programs import PassRate
 from icl_locate.metrics.readouts import (
     Answers,
+    BareLabels,
     GeneratedText,
     LabelLogProbs,
     NextToken,
@@ -51,6 +52,8 @@ __all__ = [
     "LOG_PROB",
     "METRICS",
     "Answers",
+    "BareLabelAccuracy",
+    "BareLabels",
     "CorpusBleu",
     "CorpusChrf",
     "FirstToken",

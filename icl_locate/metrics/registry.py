@@ -13,7 +13,7 @@ from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import ResultError, TaskError
 from icl_locate.metrics.base import MeanMetric, Metric, TextScore, is_mean
 from icl_locate.metrics.first_token import FirstToken
-from icl_locate.metrics.labels import LabelAccuracy
+from icl_locate.metrics.labels import BareLabelAccuracy, LabelAccuracy
 from icl_locate.metrics.log_prob import MeanLogProb
 from icl_locate.metrics.programs import PassRate
 from icl_locate.metrics.readouts import readout_of
@@ -34,6 +34,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "log_prob": LOG_PROB,
         "label_accuracy": LabelAccuracy(),
+        "bare_label_accuracy": BareLabelAccuracy(),
         "first_token_accuracy": FirstToken("accuracy"),
         "first_token_prob": FirstToken("prob"),
         "pass@1": PassRate(),

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from saved_kinds import layer_measure
+import planted_circuit
+from saved_kinds import disconnections, layer_measure
 
 from icl_locate import circuit
 
@@ -15,10 +16,28 @@ def circuit_calls(call: Callable[..., Any], prompts: Any) -> dict[str, Any]:
         call: makes a row of a function, its arguments, and how many of its examples run.
         prompts: of examples and a query.
     """
-    measured = layer_measure()
+    measured, cut = layer_measure(), disconnections()
+    edges = {"which": "s->s", "compat": None}
     return {
         "circuit.token_types": call(circuit.token_types, {"prompts": prompts}),
         "circuit.LayerMeasure.curve": call(measured.curve, {"arm": "control"}),
         "circuit.LayerMeasure.beyond": call(measured.beyond, {"control": "control"}),
         "circuit.LayerMeasure.to_dataframe": call(measured.to_dataframe, {}),
+        "circuit.CircuitEdges": call(circuit.CircuitEdges, edges),
+        "circuit.RandomEdges": call(circuit.RandomEdges, {**edges, "seed": 0, "layer": 1}),
+        "circuit.disconnect": call(
+            circuit.disconnect,
+            {
+                "model": planted_circuit.boot(),
+                "task": planted_circuit.TASK,
+                "edges": ["s->s"],
+                "windows": [(0, 2)],
+                "n_shots": 2,
+                "n_queries": 2,
+                "controls": 1,
+            },
+            0.1,
+        ),
+        "circuit.Disconnections.curve": call(cut.curve, {"edge": "s->s"}),
+        "circuit.Disconnections.to_dataframe": call(cut.to_dataframe, {}),
     }

@@ -700,6 +700,8 @@ def _metrics() -> dict[str, Call]:
         ),
         "metrics.LabelAccuracy.statistics": Call(labels.statistics, texts),
         "metrics.LabelAccuracy.score": Call(labels.score, two),
+        "metrics.BareLabelAccuracy": Call(metrics.BareLabelAccuracy, {}),
+        "metrics.BareLabels": Call(metrics.BareLabels, {"labels": ("a", "b")}),
         "metrics.LabelAccuracy.choose": Call(
             labels.choose, {"log_probs": [[0.5, 1.0]], "prompts": ["p"]}
         ),

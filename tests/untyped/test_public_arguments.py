@@ -21,7 +21,8 @@ MODULES = (
 )  # fmt: skip
 
 MADE_BY_THE_PACKAGE = {
-    "Ablated", "AblationResult", "Arm", "ArmCurve", "Comparison", "Difference", "Expected",
+    "Ablated", "AblationResult", "Arm", "ArmCurve", "Comparison", "Difference",
+    "Disconnections", "Expected",
     "FormationModel", "FormationRun", "FormationStudy", "FunctionVector", "LayerClamp",
     "GatesResult", "HeadEffects", "HeadIndirectEffects", "HeadMeasure", "HeadReference",
     "HeadScores", "HeadSetCurve", "HeadSweepResult", "InContextVectors", "LayerCurve",
