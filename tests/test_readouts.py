@@ -121,12 +121,14 @@ def test_what_metrics_say_of_themselves():
     readouts = {name: type(metrics.readout_of(metric)) for name, metric in metrics.METRICS.items()}
     assert readouts.pop("log_prob") is metrics.TargetLogProb
     assert readouts.pop("label_accuracy") is metrics.LabelLogProbs
+    for name in ("label_accuracy_contextual", "label_accuracy_domain"):
+        assert readouts.pop(name) is metrics.CalibratedLabels
     for name in ("first_token_accuracy", "first_token_prob"):
         assert readouts.pop(name) is metrics.NextToken
     assert set(readouts.values()) == {metrics.GeneratedText}, "the default"
     assert metrics.readout_of(SharedLetters()) == metrics.GeneratedText()
     assert {name for name, m in metrics.METRICS.items() if not metrics.is_mean(m)} == {
-        "bleu", "bleu_lc", "chrf",
+        "bleu", "bleu_lc", "chrf", "label_accuracy_contextual", "label_accuracy_domain",
     }  # fmt: skip
     assert not metrics.is_mean(SharedLetters()) and metrics.is_mean(MeanProbability())
     assert metrics.judged(SharedLetters()) == {}
@@ -161,13 +163,16 @@ def test_readouts_that_nobody_reads_are_refused():
 
     metric = SharedLetters()
     metric.readout = Hidden()
-    with pytest.raises(TaskError, match="^nobody reads a Hidden: expected one of GeneratedText"):
+    with pytest.raises(
+        TaskError, match="^nobody reads a Hidden: expected one of Calib.*, GeneratedText"
+    ):
         icl.sweep(tiny.boot("llama"), TASK, metric=metric, **SMALL)
     metric.readout = "text"
     with pytest.raises(TaskError, match="^the metric's readout is 'text': expected one of"):
         icl.sweep(tiny.boot("llama"), TASK, metric=metric, **SMALL)
     assert {
         metrics.GeneratedText, metrics.TargetLogProb, metrics.LabelLogProbs, metrics.NextToken,
+        metrics.CalibratedLabels,
     } == set(READERS)  # fmt: skip
 
 

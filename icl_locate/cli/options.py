@@ -86,8 +86,9 @@ class Task:
 
     metric: str | None = None
     """bleu, bleu_lc (both with :TOKENISER or :first_sentence), chrf, exact_match, token_accuracy,
-    log_prob, label_accuracy, first_token_accuracy, first_token_prob or pass@1; or MODULE:NAME, a
-    function of (answer, target) or a Metric of your own in MODULE.py. Default: the task's."""
+    log_prob, label_accuracy, label_accuracy_contextual or label_accuracy_domain (both without the
+    labels' bias), first_token_accuracy, first_token_prob or pass@1; or MODULE:NAME, a function of
+    (answer, target) or a Metric of your own in MODULE.py. Default: the task's."""
 
     run_code: bool = False
     """Run the programs that the model writes, in the sandbox: pass@1 asks for it."""

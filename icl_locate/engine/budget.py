@@ -39,10 +39,11 @@ class Cost:
     def of(
         cls, model: Model, prompts: Prompts, runs: Sequence[Intervention], n_generated: int
     ) -> "Cost":
-        """The cost of the dearest of some prompts."""
+        """The cost of the dearest of some prompts, in the dearest of their forms."""
         found = [
-            cls._of(model, prompts.take(items), [run.take(items) for run in runs], n_generated)
-            for items in _batches(len(prompts))
+            cls._of(model, form.take(items), [run.take(items) for run in runs], n_generated)
+            for form in prompts.forms
+            for items in _batches(len(form))
         ]
         return cls(
             max(cost.base for cost in found),
@@ -122,7 +123,8 @@ def default_budget(model: Model, prompts: Prompts, cost: int) -> int:
         warnings.warn(f"prompts run one by one, without a token_budget: {error}", stacklevel=2)
         return cost
     dtypes = (some.dtype for some in weights if some.is_floating_point())
-    each = costs.token_bytes(prompts.tokens.shape[1], next(dtypes, torch.float32))
+    width = max(form.tokens.shape[1] for form in prompts.forms)
+    each = costs.token_bytes(width, next(dtypes, torch.float32))
     return max(1, int(free / 2 / each))
 
 

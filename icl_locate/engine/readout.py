@@ -4,11 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from icl_locate.engine.bare_labels import (
-    check_bare_labels,
-    score_bare_labels,
-    score_bare_labels_many,
-)
 from icl_locate.engine.decoding import check_generation, generate
 from icl_locate.engine.first_token import (
     check_first_tokens,
@@ -16,7 +11,7 @@ from icl_locate.engine.first_token import (
     read_first_tokens_many,
 )
 from icl_locate.engine.labels import score_labels, score_labels_many
-from icl_locate.engine.progress import Tell
+from icl_locate.engine.progress import Tell, part
 from icl_locate.engine.scoring import score_targets
 from icl_locate.engine.shared.decoding import generate_many
 from icl_locate.engine.shared.scoring import can_drop, score_many
@@ -24,7 +19,7 @@ from icl_locate.errors import TaskError
 from icl_locate.interventions.base import Intervention
 from icl_locate.metrics import (
     Answers,
-    BareLabels,
+    CalibratedLabels,
     GeneratedText,
     LabelLogProbs,
     Metric,
@@ -134,18 +129,31 @@ def _labels_many(
     return [readout.choose(some, run.prompts.texts) for some in scores.tolist()]
 
 
-def _bare_labels(readout: BareLabels, run: Run, mask: Intervention | None) -> Answers:
-    scores = score_bare_labels(readout, run.model, run.prompts, mask, batch_size=run.batch_size)
-    return readout.choose(scores.tolist(), run.prompts.texts)
+def _calibrated(readout: CalibratedLabels, run: Run, mask: Intervention | None) -> Answers:
+    _check_content_free(readout, run)
+    own, *free = [
+        score_labels(run.model, form, readout.labels, mask, batch_size=run.batch_size).tolist()
+        for form in run.prompts.forms
+    ]
+    return readout.choose_both(own, free, run.prompts.texts)
 
 
-def _bare_labels_many(
-    readout: BareLabels, run: Run, runs: Sequence[Intervention]
+def _calibrated_many(
+    readout: CalibratedLabels, run: Run, runs: Sequence[Intervention]
 ) -> Sequence[Answers]:
-    scores = score_bare_labels_many(
-        readout, run.model, run.prompts, runs, drop=can_drop(run.model), tell=run.tell
-    )
-    return [readout.choose(some, run.prompts.texts) for some in scores.tolist()]
+    _check_content_free(readout, run)
+    forms = run.prompts.forms
+    own, *free = [
+        score_labels_many(
+            run.model, form, runs, readout.labels, drop=can_drop(run.model),
+            tell=part(run.tell, i / len(forms), (i + 1) / len(forms)),
+        ).tolist()
+        for i, form in enumerate(forms)
+    ]  # fmt: skip
+    return [
+        readout.choose_both(some, [rows[i] for rows in free], run.prompts.texts)
+        for i, some in enumerate(own)
+    ]
 
 
 def _first_tokens(readout: NextToken, run: Run, mask: Intervention | None) -> Answers:
@@ -166,8 +174,23 @@ def _check_generation(readout: GeneratedText, run: Run, metric: Metric) -> None:
     check_generation(run.model, run.prompts, metric, run.max_new_tokens)
 
 
-def _check_bare_labels(readout: BareLabels, run: Run, metric: Metric) -> None:  # noqa: ARG001
-    check_bare_labels(readout, run.model)
+def _check_content_free(
+    readout: CalibratedLabels,
+    run: Run,
+    metric: Metric | None = None,  # noqa: ARG001
+) -> None:
+    """Refuse prompts that are not there with each content-free input.
+
+    Raises:
+        TaskError: saying who builds them so.
+    """
+    n_forms = len(run.prompts.content_free)
+    if n_forms != len(readout.content_free):
+        raise TaskError(
+            f"label probabilities are calibrated by {len(readout.content_free)} content-free "
+            f"inputs, but the prompts are there with {n_forms}: let icl_locate.sweep or "
+            "studies.Setting.prompts build them, with this metric"
+        )
 
 
 def _check_first_tokens(readout: NextToken, run: Run, metric: Metric) -> None:  # noqa: ARG001
@@ -178,7 +201,7 @@ READERS: dict[type[Readout], Reader] = {
     GeneratedText: Reader(_texts, _texts_many, _check_generation),
     TargetLogProb: Reader(_log_probs, _log_probs_many),
     LabelLogProbs: Reader(_labels, _labels_many),
-    BareLabels: Reader(_bare_labels, _bare_labels_many, _check_bare_labels),
+    CalibratedLabels: Reader(_calibrated, _calibrated_many, _check_content_free),
     NextToken: Reader(_first_tokens, _first_tokens_many, _check_first_tokens),
 }
 

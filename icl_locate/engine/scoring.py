@@ -87,7 +87,10 @@ def append_targets(prompts: Prompts) -> Prompts:
 
 
 def append_tokens(prompts: Prompts, tokens: Sequence[Sequence[int]]) -> Prompts:
-    """The prompts with tokens appended to each as GENERATED, padded on the right."""
+    """The prompts with tokens appended to each as GENERATED, padded on the right.
+
+    These continue the queries as they are, so none with content-free inputs come along.
+    """
     width = max(map(len, tokens))
     rows = torch.tensor([[*row] + [0] * (width - len(row)) for row in tokens], dtype=torch.long)
     real = torch.arange(width) < torch.tensor([len(row) for row in tokens])[:, None]
@@ -101,4 +104,5 @@ def append_tokens(prompts: Prompts, tokens: Sequence[Sequence[int]]) -> Prompts:
         parts=torch.cat([prompts.parts, filler + int(Part.NONE)], dim=1),
         shots=torch.cat([prompts.shots, filler.long()], dim=1),
         words=torch.cat([prompts.words, filler.long() - 1], dim=1),
+        content_free=(),
     )

@@ -111,7 +111,7 @@ def estimate_sweep(
     computed. Where targets are scored they are exact for up to 16 queries in one batch, and else
     the first 16 stand for all. Where answers are generated they are the most that there can be:
     no answer ends early, and no two are equal. Models whose tokens cannot be dropped (GPT-Neo) and
-    label accuracy, which scores every label, take more.
+    label accuracy, which scores every label (for each content-free input, too), take more.
 
     Args:
         tokenizer: the model's.

@@ -13,6 +13,7 @@ from icl_locate.interventions.conditions import PAPER_CONDITIONS, Condition, get
 from icl_locate.interventions.layers import as_starts, masked_layers
 from icl_locate.interventions.masks import check_segments
 from icl_locate.masking.sia2024 import COMPAT, sia2024_mask, sia2024_prompts
+from icl_locate.metrics import readout_of
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
@@ -146,7 +147,8 @@ def check(plan: Plan, engine: str) -> None:
     """Refuse a plan that cannot run.
 
     Raises:
-        TaskError: no conditions, or one twice; unknown engine or compat.
+        TaskError: no conditions, or one twice; unknown engine or compat, or one that does not go
+            with the task or metric.
         MaskError: an unknown scope; a condition that hides what the prompts do not hold.
     """
     if engine not in ENGINES:
@@ -157,6 +159,11 @@ def check(plan: Plan, engine: str) -> None:
         raise TaskError(
             f"compat={COMPAT!r} counts the tokens of a template's texts, but the task "
             f"{plan.setting.task.name!r} has prompts of its own: leave compat out"
+        )
+    if plan.compat is not None and readout_of(plan.setting.metric).calibrates:
+        raise TaskError(
+            f"compat={COMPAT!r} hides the columns of a code that calibrates nothing, but the "
+            f"metric is {plan.setting.metric.name!r}: use 'label_accuracy', or leave compat out"
         )
     names = [condition.name for condition in plan.conditions]
     if not names or len(set(names)) < len(names):

@@ -76,9 +76,10 @@ def sweep(
             means 64, or all that there are.
         seeds: each, or a single one, draws other examples for the same queries.
         metric: a name ("bleu", "chrf", "exact_match", "token_accuracy", "log_prob",
-            "label_accuracy", "first_token_accuracy", "first_token_prob", "pass@1"), a `Metric`, or
-            a function of (answer, target) that is averaged; ``None`` means the task's.
-            "pass@1" runs generated programs (in the sandbox), and so must be asked for by name.
+            "label_accuracy", "label_accuracy_contextual", "label_accuracy_domain",
+            "first_token_accuracy", "first_token_prob", "pass@1"), a `Metric`, or a function of
+            (answer, target) that is averaged; ``None`` means the task's. "pass@1" runs generated
+            programs (in the sandbox), and so must be asked for by name.
         choice: how examples are drawn, as `build_prompts` says; ``None`` means the task's way.
         prepend_bos: whether prompts start with BOS; ``None`` follows the model's tokenizer (or
             ``compat``).

@@ -14,13 +14,19 @@ from icl_locate.metrics.base import (
     mean_statistics,
     score_totals,
 )
+from icl_locate.metrics.calibrated import (
+    CalibratedLabelAccuracy,
+    domain_texts,
+    uncalibrated_signature,
+)
 from icl_locate.metrics.first_token import FirstToken
-from icl_locate.metrics.labels import BareLabelAccuracy, LabelAccuracy
+from icl_locate.metrics.labels import LabelAccuracy
 from icl_locate.metrics.programs import PassRate
 from icl_locate.metrics.readouts import (
     Answers,
-    BareLabels,
+    CalibratedLabels,
     GeneratedText,
+    LabelChoice,
     LabelLogProbs,
     NextToken,
     Readout,
@@ -35,6 +41,7 @@ from icl_locate.metrics.registry import (
     generates,
     get_metric,
     gives_text,
+    is_calibrated,
     is_known,
     require_answers,
 )
@@ -52,13 +59,14 @@ __all__ = [
     "LOG_PROB",
     "METRICS",
     "Answers",
-    "BareLabelAccuracy",
-    "BareLabels",
+    "CalibratedLabelAccuracy",
+    "CalibratedLabels",
     "CorpusBleu",
     "CorpusChrf",
     "FirstToken",
     "GeneratedText",
     "LabelAccuracy",
+    "LabelChoice",
     "LabelLogProbs",
     "MeanMetric",
     "Metric",
@@ -69,6 +77,7 @@ __all__ = [
     "TargetLogProb",
     "TextScore",
     "check_statistics",
+    "domain_texts",
     "exact_match",
     "find_scorer",
     "first_sentence",
@@ -76,6 +85,7 @@ __all__ = [
     "generates",
     "get_metric",
     "gives_text",
+    "is_calibrated",
     "is_known",
     "is_mean",
     "judged",
@@ -85,4 +95,5 @@ __all__ = [
     "require_answers",
     "score_totals",
     "token_accuracy",
+    "uncalibrated_signature",
 ]

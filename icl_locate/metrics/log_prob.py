@@ -9,7 +9,7 @@ from numpy import ndarray
 
 from icl_locate.errors import TaskError
 from icl_locate.metrics.base import Statistics, mean_of, mean_statistics
-from icl_locate.metrics.readouts import TARGET_LOG_PROB, Answers, Readout
+from icl_locate.metrics.readouts import TARGET_LOG_PROB, Answers, LabelChoice, Readout
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,12 @@ class MeanLogProb:
         Raises:
             TaskError: if the answers are texts.
         """
-        if any(isinstance(answer, str) for answer in answers):
+        numbers = [answer for answer in answers if not isinstance(answer, (str, LabelChoice))]
+        if len(numbers) < len(answers):
             raise TaskError(
                 "log_prob is read off the model, not off an answer: use icl_locate.score_targets"
             )
-        return mean_statistics([float(answer) for answer in answers])
+        return mean_statistics([float(number) for number in numbers])
 
     def score(self, totals: Float[ndarray, "stat"]) -> float:
         """The mean."""

@@ -12,8 +12,9 @@ from icl_locate.checks.arguments import check_text, refuse
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.errors import ResultError, TaskError
 from icl_locate.metrics.base import MeanMetric, Metric, TextScore, is_mean
+from icl_locate.metrics.calibrated import CalibratedLabelAccuracy
 from icl_locate.metrics.first_token import FirstToken
-from icl_locate.metrics.labels import BareLabelAccuracy, LabelAccuracy
+from icl_locate.metrics.labels import LabelAccuracy
 from icl_locate.metrics.log_prob import MeanLogProb
 from icl_locate.metrics.programs import PassRate
 from icl_locate.metrics.readouts import readout_of
@@ -34,7 +35,8 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         ),
         "log_prob": LOG_PROB,
         "label_accuracy": LabelAccuracy(),
-        "bare_label_accuracy": BareLabelAccuracy(),
+        "label_accuracy_contextual": CalibratedLabelAccuracy(),
+        "label_accuracy_domain": CalibratedLabelAccuracy(kind="domain"),
         "first_token_accuracy": FirstToken("accuracy"),
         "first_token_prob": FirstToken("prob"),
         "pass@1": PassRate(),
@@ -103,6 +105,11 @@ def get_metric(metric: str | Metric | TextScore) -> Metric:
             f"the custom metric is called {metric.name!r} like one of icl_locate's own: rename it"
         )
     return metric
+
+
+def is_calibrated(name: str, custom: Metric | None) -> bool:
+    """Whether a metric is a calibrated label accuracy, whose statistics hold the raw one, too."""
+    return custom is None and isinstance(METRICS.get(name), CalibratedLabelAccuracy)
 
 
 @checked(ResultError, custom=anything)

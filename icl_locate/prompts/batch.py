@@ -47,6 +47,9 @@ class Prompts:
         template: the layout, whose stop strings end an answer.
         as_text: whether texts, and with them generated answers and stop strings, are text of the
             model's tokenizer; False: they are token ids, joined by spaces ("12 7 9").
+        content_free: the same prompts, item by item, with inputs that say nothing in the place of
+            the queries' sources: for each such input its own, where a metric asks for them
+            (`CalibratedLabelAccuracy`).
     """
 
     tokens: Int[Tensor, "batch pos"]
@@ -61,6 +64,7 @@ class Prompts:
     targets: list[str]
     template: PromptTemplate
     as_text: bool = True
+    content_free: tuple["Prompts", ...] = ()
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -166,6 +170,11 @@ class Prompts:
         real = (self.segments != Segment.PAD) & (self.segments != Segment.BOS)
         return [row[some].tolist() for row, some in zip(self.tokens, real, strict=True)]
 
+    @property
+    def forms(self) -> list["Prompts"]:
+        """The prompts as they are, and behind them with each content-free input."""
+        return [replace(self, content_free=()), *self.content_free]
+
     def __getitem__(self, index: slice) -> "Prompts":
         """The prompts of a slice, with the padding that all of them share cut off."""
         if not isinstance(index, slice):
@@ -186,6 +195,7 @@ class Prompts:
                 chosen[field.name] = value[list(items)]
             elif isinstance(value, list):
                 chosen[field.name] = [value[i] for i in items]
+        chosen["content_free"] = tuple(some.take(items) for some in self.content_free)
         width = int(chosen["attention_mask"].sum(dim=1).max()) if items else 0
         for name, value in chosen.items():
             if isinstance(value, Tensor):

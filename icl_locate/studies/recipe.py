@@ -142,8 +142,9 @@ def versions(*more: str) -> dict[str, str]:
 
 
 def prompts_digest(prompts: Iterable[Prompts]) -> str:
-    """A hash of prompts' tokens, segments and targets."""
-    return digest(str((p.tokens.tolist(), p.segments.tolist(), p.target_tokens)) for p in prompts)
+    """A hash of prompts' tokens, segments and targets, of all their forms."""
+    forms = (form for some in prompts for form in some.forms)
+    return digest(str((p.tokens.tolist(), p.segments.tolist(), p.target_tokens)) for p in forms)
 
 
 def digest(texts: Iterable[str]) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,9 @@ from icl_locate.metrics import (
 )
 from icl_locate.metrics.traits import runs_programs
 from icl_locate.models.bridge import Model
-from icl_locate.prompts.template import Choice, Example
+from icl_locate.prompts.template import Choice, Example, choose_examples
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.studies.content_free import build_forms
 from icl_locate.studies.recipe import describe_model, prompts_digest
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
@@ -139,7 +141,8 @@ class Setting:
         """
         if instruction is None:
             instruction = self.task.template.instruction is not None
-        prompts = self.task.build(
+        build = partial(
+            self.task.build,
             model,
             n_queries=self.n_queries,
             n_shots=self.n_shots,
@@ -147,12 +150,22 @@ class Setting:
             seed=seed,
             choice=str(self.choice),
             prepend_bos=self.prepend_bos,
-            queries=queries,
-            shots=shots,
         )
+        texts = readout_of(self.metric).content_free
+        if texts:
+            asked = self.queries if queries is None else queries
+            shown = self._draw(asked, seed) if shots is None else shots
+            prompts = build_forms(build, texts, asked, shown)
+        else:
+            prompts = build(queries=queries, shots=shots)
         if queries is None:
             check_readable(Run(model, prompts, self.max_new_tokens), self.metric)
         return prompts
+
+    def _draw(self, queries: Sequence[Example], seed: int) -> list[list[Example]]:
+        """What each query is shown, where that is drawn."""
+        bank, n_shots, choice = self.task.train, self.n_shots, str(self.choice)
+        return [choose_examples(q, bank, n_shots, seed=seed, choice=choice) for q in queries]
 
     @checked(TaskError, runs=anything)
     def run(
@@ -241,6 +254,12 @@ def _choose_metric(task: Task, metric: str | Metric | TextScore | None, n_querie
         raise TaskError(
             f"the task {task.name!r} is scored by running the programs that the model writes: say "
             f"metric={chosen.name!r} if you want that, or choose another metric"
+        )
+    if readout_of(chosen).calibrates and task.prompts is not None:
+        raise TaskError(
+            f"the metric {chosen.name!r} runs prompts with other sources in them, but the task "
+            f"{task.name!r} has prompts of its own, and no layout to make others: use "
+            "metric='label_accuracy', or a task with examples (icl_locate.load_task)"
         )
     _ = chosen.signature  # a tokeniser that is not to be had is refused before anything runs
     bound = for_task(chosen, task, n_queries)
