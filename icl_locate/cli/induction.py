@@ -175,4 +175,7 @@ def _write_rest(
     print(head_table(table.head(10)))
     print(f"\n{scored_on(scores)}\n{found_heads(scores)}\n")
     print(comparison_table(comparisons, result.metric))
+    if result.is_calibrated:
+        raw = result.uncalibrated()
+        print(f"\n{comparison_table(raw.compare(confidence=config.confidence), raw.metric)}")
     say_written(written, problem)

@@ -247,7 +247,7 @@ def _announce(config: SweepConfig, task: Any, asked: dict[str, Any], shots: list
 
     from icl_locate.interventions.conditions import get_condition
     from icl_locate.masking.estimate import estimate_sweep, measure_speed
-    from icl_locate.metrics import generates
+    from icl_locate.metrics import for_task, generates, readout_of
     from icl_locate.models.loading import resolve_device
 
     costs, tokenizer = read_costs(config)
@@ -258,6 +258,9 @@ def _announce(config: SweepConfig, task: Any, asked: dict[str, Any], shots: list
     print(f"conditions  {'; '.join(c.name for c in conditions)}; {config.scope} each layer")
     print(f"shots       {', '.join(map(str, shots))}; seeds {', '.join(map(str, config.seeds))}")
     print(f"metric      {metric.name}, at most {length} new tokens")
+    if readout_of(metric).calibrates:
+        n_texts = len(readout_of(for_task(metric, task, n_queries)).content_free)
+        print(f"            with {n_texts} content-free inputs: {1 + n_texts} times what follows")
     print(f"output      {config.output}")
     speed = measure_speed(resolve_device(config.device), getattr(torch, config.dtype))
     for n_shots in shots:

@@ -47,7 +47,7 @@ def write_result(
     from icl_locate import plots
     from icl_locate.masking.importance import layer_importance
     from icl_locate.masking.published import SIA2024_TRANSLATION
-    from icl_locate.report.sweep import importance_table, text_table
+    from icl_locate.report.sweep import importance_table, text_table, uncalibrated_table
 
     result = with_settings(result, config)
     written = [result.save(output / "result.safetensors")]
@@ -61,7 +61,7 @@ def write_result(
         figures = {"layer_curves": curves, **(more or {})}
         others = [figure for name, figure in figures.items() if name != "layer_curves"]
         written.append(icl.write_report(result, output / "report.html", locations, others))
-        table = text_table(locations)
+        table = text_table(locations) + uncalibrated_table(result, locations[0])
     else:
         found = layer_importance(result, confidence=confidence)
         figures = {"layer_importance": plots.importance_curves(result, found)}

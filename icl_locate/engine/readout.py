@@ -4,6 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from icl_locate.engine.bare_labels import (
+    check_bare_labels,
+    score_bare_labels,
+    score_bare_labels_many,
+)
 from icl_locate.engine.decoding import check_generation, generate
 from icl_locate.engine.first_token import (
     check_first_tokens,
@@ -19,6 +24,7 @@ from icl_locate.errors import TaskError
 from icl_locate.interventions.base import Intervention
 from icl_locate.metrics import (
     Answers,
+    BareLabels,
     CalibratedLabels,
     GeneratedText,
     LabelLogProbs,
@@ -156,6 +162,20 @@ def _calibrated_many(
     ]
 
 
+def _bare_labels(readout: BareLabels, run: Run, mask: Intervention | None) -> Answers:
+    scores = score_bare_labels(readout, run.model, run.prompts, mask, batch_size=run.batch_size)
+    return readout.choose(scores.tolist(), run.prompts.texts)
+
+
+def _bare_labels_many(
+    readout: BareLabels, run: Run, runs: Sequence[Intervention]
+) -> Sequence[Answers]:
+    scores = score_bare_labels_many(
+        readout, run.model, run.prompts, runs, drop=can_drop(run.model), tell=run.tell
+    )
+    return [readout.choose(some, run.prompts.texts) for some in scores.tolist()]
+
+
 def _first_tokens(readout: NextToken, run: Run, mask: Intervention | None) -> Answers:
     found = read_first_tokens(readout, run.model, run.prompts, mask, batch_size=run.batch_size)
     return [float(value) for value in found]
@@ -193,6 +213,10 @@ def _check_content_free(
         )
 
 
+def _check_bare_labels(readout: BareLabels, run: Run, metric: Metric) -> None:  # noqa: ARG001
+    check_bare_labels(readout, run.model)
+
+
 def _check_first_tokens(readout: NextToken, run: Run, metric: Metric) -> None:  # noqa: ARG001
     check_first_tokens(readout, run.model, run.prompts)
 
@@ -202,6 +226,7 @@ READERS: dict[type[Readout], Reader] = {
     TargetLogProb: Reader(_log_probs, _log_probs_many),
     LabelLogProbs: Reader(_labels, _labels_many),
     CalibratedLabels: Reader(_calibrated, _calibrated_many, _check_content_free),
+    BareLabels: Reader(_bare_labels, _bare_labels_many, _check_bare_labels),
     NextToken: Reader(_first_tokens, _first_tokens_many, _check_first_tokens),
 }
 

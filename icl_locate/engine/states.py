@@ -1,5 +1,7 @@
 """Reading states at chosen positions, in chunks that fit memory."""
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, cast
 
@@ -14,7 +16,7 @@ from icl_locate.engine.budget import default_budget, run_in_chunks
 from icl_locate.engine.decoding import Answers, check_room, decode_batch
 from icl_locate.engine.forward import keep_logits, masked, require_numbers
 from icl_locate.engine.scoring import append_tokens
-from icl_locate.errors import MaskError
+from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks.heads import watch
 from icl_locate.hooks.points import HOOKS, check_point
 from icl_locate.interventions.base import Intervention
@@ -24,6 +26,8 @@ from icl_locate.interventions.states import require_batch
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.tokens import Prompts, check_prompts
+
+_NORMED = "ln_final.hook_out"
 
 
 @checked(MaskError, at=anything, point=one_of(*POINTS))
@@ -46,7 +50,8 @@ def states(
     Args:
         at: "last" (each prompt's last token), "all", a `Segment` or its name, an `At`, or a list
             of these, all of which are meant; "generated": the tokens that the model generates
-            greedily behind each prompt, which are generated only if they are named.
+            greedily behind each prompt, which are generated only if they are named; or a mask of
+            booleans (batch, pos) that is True at the positions.
         point: "resid_pre" or "resid_post", the residual stream before or after each block;
             "attn_out" or "mlp_out", what its attention or its MLP adds to it; "z", the outputs of
             its heads before the output projection.
@@ -66,25 +71,96 @@ def states(
         PromptError: if the prompts do not fit the model, or the budget not one prompt.
         NumericalError: if the model gives NaN.
     """
-    places = as_places(at)
-    if not places:
+    places = at if isinstance(at, Tensor) else as_places(at)
+    if not len(places):
         raise MaskError(f"at is {show(at)}, which names no positions: name some, such as 'last'")
-    n_new = max_new_tokens * any(place.segment is Segment.GENERATED for place in places)
+    n_new = 0
+    if isinstance(places, Tensor):
+        _check_mask(places, prompts)
+    elif any(place.segment is Segment.GENERATED for place in places):
+        n_new = max_new_tokens
     check_point(model, cast(Point, point))
     check_prompts(model, prompts)
     if n_new:
         check_room(model, prompts, n_new)
     if intervention is not None:
         require_batch(intervention, len(prompts))
-    n_most = int(chosen_positions(places, prompts).sum(dim=1).max()) + n_new
+    n_most = int(_chosen(places, prompts, range(len(prompts))).sum(dim=1).max()) + n_new
     kept = _Kept(int(model.cfg.n_layers), len(prompts), n_most)
-    name = HOOKS[cast(Point, point)]
-    read = partial(_read, model, prompts, intervention, places, name, n_new, kept)
+    watched = [(HOOKS[cast(Point, point)], range(int(model.cfg.n_layers)), 0)]
+    read = partial(_read, model, prompts, intervention, places, watched, n_new, kept)
     cost = prompts.tokens.shape[1] + n_new
     with hold_weights(model):
         budget = default_budget(model, prompts, cost) if token_budget is None else token_budget
         run_in_chunks(len(prompts), cost, budget, batch_size, read)
     return kept.states()
+
+
+def stream_states(
+    model: Model,
+    prompts: Prompts,
+    at: Bool[Tensor, "batch pos"],
+    *,
+    final_norm: bool = False,
+    batch_size: int = 32,
+    token_budget: int | None = None,
+) -> Float[Tensor, "layer batch pos d_model"]:
+    """The residual stream at positions of prompts, before and behind every block, in one pass.
+
+    Args:
+        at: True at the positions.
+        final_norm: whether the last of the states is what the final norm makes of it, as in the
+            hidden states that Hugging Face's models give.
+
+    Returns:
+        ``n_layers + 1`` of them: 0 is what enters the first block, ``l`` what leaves block
+        ``l - 1``; else as of `states`.
+
+    Raises:
+        ModelError: if the model lets nothing be read there.
+        MaskError, PromptError, NumericalError: as `states` does.
+    """
+    _check_mask(at, prompts)
+    for point in ("resid_pre", "resid_post"):
+        check_point(model, point)
+    check_prompts(model, prompts)
+    n_layers = int(model.cfg.n_layers)
+    watched = [
+        (HOOKS["resid_pre"], range(1), 0),
+        (HOOKS["resid_post"], range(n_layers - final_norm), 1),
+    ]
+    if final_norm:
+        if _NORMED not in model.hook_dict:
+            raise ModelError(f"this {model.cfg.architecture} has no final norm to be watched")
+        watched.append((_NORMED, range(n_layers - 1, n_layers), 1))
+    kept = _Kept(n_layers + 1, len(prompts), int(at.sum(dim=1).max()))
+    read = partial(_read, model, prompts, None, at, watched, 0, kept)
+    cost = prompts.tokens.shape[1]
+    with hold_weights(model):
+        budget = default_budget(model, prompts, cost) if token_budget is None else token_budget
+        run_in_chunks(len(prompts), cost, budget, batch_size, read)
+    return kept.states()
+
+
+def _check_mask(at: Tensor, prompts: Prompts) -> None:
+    """Refuse a mask that is none of positions of these prompts."""
+    shape = tuple(prompts.attention_mask.shape)
+    if at.dtype != torch.bool or tuple(at.shape) != shape:
+        raise MaskError(
+            f"at is a tensor of {at.dtype} and shape {tuple(at.shape)}: expected booleans (batch, "
+            f"pos) = {shape}, True at the positions that are read"
+        )
+    if (at.cpu() & ~prompts.attention_mask).any():
+        raise MaskError("at is True at padding: expected positions of real tokens alone")
+    if not at.any():
+        raise MaskError("at is True nowhere, so that it names no positions: name some")
+
+
+def _chosen(places: Places | Tensor, prompts: Prompts, items: range) -> Bool[Tensor, "batch pos"]:
+    """The positions that are read of these items' prompts, which may have less padding."""
+    if isinstance(places, Tensor):
+        return places.cpu()[items.start : items.stop, -prompts.tokens.shape[1] :]
+    return chosen_positions(places, prompts)
 
 
 class _Kept:
@@ -100,10 +176,11 @@ class _Kept:
         items: range,
         positions: Int[Tensor, "batch pos"],
         valid: Bool[Tensor, "batch pos"],
+        behind: int,
         layer: int,
         value: Tensor,
     ) -> None:
-        """Keep the chosen positions of some prompts, at one layer."""
+        """Keep the chosen positions of some prompts, at one layer or so many behind it."""
         rows = torch.arange(len(positions), device=value.device)[:, None]
         chosen = value[rows, positions.to(value.device)].detach().cpu()
         if chosen.dtype in (torch.float16, torch.bfloat16):
@@ -112,7 +189,7 @@ class _Kept:
         chosen = require_numbers(chosen.masked_fill(absent, 0.0)).masked_fill(absent, torch.nan)
         if self._states is None:
             self._states = chosen.new_full((*self._shape, *chosen.shape[2:]), torch.nan)
-        self._states[layer, items.start : items.stop, : chosen.shape[1]] = chosen
+        self._states[layer + behind, items.start : items.stop, : chosen.shape[1]] = chosen
         self._n_most = max(self._n_most, chosen.shape[1])
 
     def states(self) -> Float[Tensor, "layer batch pos *width"]:
@@ -126,13 +203,17 @@ def _read(
     model: Model,
     prompts: Prompts,
     intervention: Intervention | None,
-    places: Places,
-    name: str,
+    places: Places | Tensor,
+    watched: Sequence[tuple[str, Sequence[int], int]],
     n_new: int,
     kept: _Kept,
     items: range,
 ) -> None:
-    """Read the states of the next prompts: generated tokens are run once more, behind theirs."""
+    """Read the states of the next prompts: generated tokens are run once more, behind theirs.
+
+    Args:
+        watched: a point, its layers, and how far behind the layer its states are kept.
+    """
     batch = prompts.take(items)
     acting = None if intervention is None else intervention.take(items)
     if n_new:
@@ -140,15 +221,17 @@ def _read(
         with masked(model, batch, acting):
             decode_batch(model, batch, None, growing, n_new)
         batch = append_tokens(batch, growing.tokens)
-    chosen = chosen_positions(places, batch)
+    chosen = _chosen(places, batch, items)
     n_each = chosen.sum(dim=1, keepdim=True)
     valid = torch.arange(int(n_each.max())) < n_each
     positions = torch.zeros(valid.shape, dtype=torch.long)
     prompt, position = chosen.nonzero(as_tuple=True)
     positions[prompt, numbered(chosen)[prompt, position]] = position
     device = model.cfg.device
-    keep = partial(kept.add, items, positions, valid)
-    with masked(model, batch, acting), watch(model, name, keep):
+    with masked(model, batch, acting), ExitStack() as watching:
+        for name, layers, behind in watched:
+            keep = partial(kept.add, items, positions, valid, behind)
+            watching.enter_context(watch(model, name, keep, layers))
         model(
             batch.tokens.to(device),
             attention_mask=batch.attention_mask.long().to(device),

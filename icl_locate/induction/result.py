@@ -20,7 +20,7 @@ from icl_locate.induction.arms import Arm, Comparison, as_arms
 from icl_locate.interventions.ablation import HeadReference
 from icl_locate.metrics import Metric, score_totals
 from icl_locate.studies.intervals import Spread
-from icl_locate.studies.result import Measured
+from icl_locate.studies.result import Measured, rescored
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,6 +138,9 @@ class AblationResult(
                 for k, seed in enumerate(self.seeds)
             ]
         )
+
+    def _rescored(self, statistics: Tensor, metric: Metric) -> dict[str, Any]:
+        return dict(rescored(statistics, metric))
 
     def _names(self, axis: str) -> list[Any]:
         return [arm.label for arm in self.arms] if axis == "arm" else super()._names(axis)

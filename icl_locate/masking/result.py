@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,8 +14,8 @@ from icl_locate.checks.contents import check_names, check_table, check_texts, se
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
-from icl_locate.metrics import Metric
-from icl_locate.studies.result import Measured
+from icl_locate.metrics import Metric, score_totals
+from icl_locate.studies.result import Measured, rescored
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,7 +101,7 @@ class SweepResult(
         """Scores, ceilings and floors over condition, layer and seed; items with their answers.
 
         ``item_score`` and ``answer`` have the axis "item" too, whose coordinates are the queries'
-        sources and targets.
+        sources and targets. Beside calibrated scores stand those without, ``uncalibrated``.
         """
         axes = ("condition", "layer", "seed", "item")
         found = super().to_xarray()
@@ -108,6 +109,8 @@ class SweepResult(
         found["answer"] = axes, self._answers()
         found["ceiling"] = ("condition", "seed"), self.ceiling.numpy()
         found["floor"] = ("condition", "seed"), self.floor.numpy()
+        if self.is_calibrated:
+            found["uncalibrated"] = axes[:-1], self.uncalibrated().scores.numpy()
         return found.assign_coords(
             source=("item", list(self.sources)), target=("item", list(self.targets))
         )
@@ -119,16 +122,24 @@ class SweepResult(
         Args:
             rows: "answer": one row an answer: condition, layer, seed, item, source, target, answer
                 (empty where the metric is a log-probability), item_score, and the score of its
-                cell. "cell": one row a cell: condition, layer, seed, score.
+                cell. "cell": one row a cell: condition, layer, seed, score, and where that is
+                calibrated, uncalibrated.
         """
         if rows == "cell":
-            return super().to_dataframe()
+            frame = super().to_dataframe()
+            if self.is_calibrated:
+                frame["uncalibrated"] = self.uncalibrated().scores.flatten().numpy()
+            return frame
         columns = ["source", "target", "answer", "item_score", "score"]
         frame = self.to_xarray()[["item_score", "answer", "score"]].to_dataframe().reset_index()
         return frame[["condition", "layer", "seed", "item", *columns]]
 
     def _scored(self, statistics: Any) -> list[tuple[Any, Any]]:
         return [*super()._scored(statistics), (statistics, self.item_scores.numpy())]
+
+    def _rescored(self, statistics: Tensor, metric: Metric) -> dict[str, Any]:
+        items = torch.from_numpy(score_totals(metric, statistics.numpy()))
+        return {**rescored(statistics, metric), "item_scores": items, "texts": []}
 
     def _answers(self) -> Any:
         """The texts as an array; empty where nothing was generated."""

@@ -20,10 +20,11 @@ from icl_locate.metrics.calibrated import (
     uncalibrated_signature,
 )
 from icl_locate.metrics.first_token import FirstToken
-from icl_locate.metrics.labels import LabelAccuracy
+from icl_locate.metrics.labels import BareLabelAccuracy, LabelAccuracy
 from icl_locate.metrics.programs import PassRate
 from icl_locate.metrics.readouts import (
     Answers,
+    BareLabels,
     CalibratedLabels,
     GeneratedText,
     LabelChoice,
@@ -59,6 +60,8 @@ __all__ = [
     "LOG_PROB",
     "METRICS",
     "Answers",
+    "BareLabelAccuracy",
+    "BareLabels",
     "CalibratedLabelAccuracy",
     "CalibratedLabels",
     "CorpusBleu",

@@ -10,7 +10,7 @@ from numpy import ndarray
 from icl_locate.checks.signatures import check_fields, checked
 from icl_locate.errors import TaskError
 from icl_locate.metrics.base import Statistics, mean_of, mean_statistics, pair_texts
-from icl_locate.metrics.readouts import LabelLogProbs
+from icl_locate.metrics.readouts import BareLabels, LabelLogProbs
 from icl_locate.metrics.traits import Asked
 from icl_locate.prompts.template import Example
 
@@ -80,3 +80,27 @@ class LabelAccuracy:
     def choose(self, log_probs: Iterable[Sequence[float]], prompts: Iterable[str]) -> list[str]:
         """The label of the highest log-probability behind each prompt."""
         return self.readout.choose(log_probs, prompts)
+
+
+@dataclass(frozen=True)
+class BareLabelAccuracy(LabelAccuracy):
+    """The share of queries whose target has the likeliest bare last token (`BareLabels`).
+
+    As the code of Cho et al. (2025) reads labels; `LabelAccuracy` reads all of their tokens, as
+    they continue the prompt.
+
+    Attributes:
+        labels: what a query may be answered with.
+    """
+
+    name: str = "bare_label_accuracy"
+
+    @property
+    def signature(self) -> str:
+        """The recipe."""
+        return f"bare_label_accuracy|labels:{','.join(self.labels)}|last token, bare|best:logit"
+
+    @property
+    def readout(self) -> BareLabels:
+        """The labels' bare last tokens."""
+        return BareLabels(self.labels)

@@ -219,6 +219,15 @@ def _normalised(log_probs: Float[ndarray, "*batch label"]) -> Float[ndarray, "*b
     return np.asarray(below - np.log(np.exp(below).sum(axis=-1, keepdims=True)))
 
 
+@dataclass(frozen=True)
+class BareLabels(LabelLogProbs):
+    """The label whose last token, tokenised without the space before it, is the likeliest next one.
+
+    What the code of Cho et al. (2025) reads. Where a label has several tokens, or another one with
+    a space before it, that token is none that continues the prompt.
+    """
+
+
 FirstTokenKind = Literal["accuracy", "prob"]
 
 

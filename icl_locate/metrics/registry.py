@@ -14,7 +14,7 @@ from icl_locate.errors import ResultError, TaskError
 from icl_locate.metrics.base import MeanMetric, Metric, TextScore, is_mean
 from icl_locate.metrics.calibrated import CalibratedLabelAccuracy
 from icl_locate.metrics.first_token import FirstToken
-from icl_locate.metrics.labels import LabelAccuracy
+from icl_locate.metrics.labels import BareLabelAccuracy, LabelAccuracy
 from icl_locate.metrics.log_prob import MeanLogProb
 from icl_locate.metrics.programs import PassRate
 from icl_locate.metrics.readouts import readout_of
@@ -37,6 +37,7 @@ METRICS: Mapping[str, Metric] = MappingProxyType(
         "label_accuracy": LabelAccuracy(),
         "label_accuracy_contextual": CalibratedLabelAccuracy(),
         "label_accuracy_domain": CalibratedLabelAccuracy(kind="domain"),
+        "bare_label_accuracy": BareLabelAccuracy(),
         "first_token_accuracy": FirstToken("accuracy"),
         "first_token_prob": FirstToken("prob"),
         "pass@1": PassRate(),

@@ -11,6 +11,7 @@ from icl_locate.errors import ResultError
 from icl_locate.masking.location import Location, locate
 from icl_locate.masking.published import ReferenceCurve
 from icl_locate.masking.result import SweepResult
+from icl_locate.plots.calibration import raw_curve
 from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption, band, count_axis
 from icl_locate.studies.result import Measured
 
@@ -29,7 +30,8 @@ def layer_curves(
     diamond is the recognition layer (an open one where it is not resolved), a square the last layer
     where nothing was recovered before it; a bar is its interval, a dotted line goes on to the upper
     end with no shape assumed. Those that would hide one another stand above each other. A triangle
-    is a layer at which the score falls beyond noise.
+    is a layer at which the score falls beyond noise. Of a calibrated score a thin dotted line
+    shows the one without calibration.
 
     Args:
         locations: what `locate` found; with none given it is computed with its defaults.
@@ -45,6 +47,8 @@ def layer_curves(
         low, high = location.score_interval.tolist()
         figure.add_trace(band(result.layers, low, high, colour, location.condition))
         figure.add_trace(_curve(result, location, colour, dash))
+        if result.is_calibrated:
+            figure.add_trace(raw_curve(result, location.condition, colour))
         if location.ceiling not in drawn:
             drawn.add(location.ceiling)
             figure.add_hline(y=location.ceiling, line={"dash": "dash", "width": 1, "color": colour})
@@ -78,11 +82,12 @@ def caption(result: SweepResult, locations: Sequence[Location]) -> str:
     if not locations:
         refuse("locations", locations, "what locate found", ResultError)
     how = locations[0]
+    raw = "; thin dotted lines: without calibration" if result.is_calibrated else ""
     dotted = " (dotted: upper end with no shape assumed)" if any(map(_reaches, locations)) else ""
     return (
         f"{recipe(result)}<br>"
         f"bands and bars: {100 * how.confidence:g} % intervals over items and seeds{dotted}; "
-        f"dashed: ceilings<br>{_symbols(locations)}"
+        f"dashed: ceilings{raw}<br>{_symbols(locations)}"
     )
 
 

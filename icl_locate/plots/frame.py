@@ -17,6 +17,8 @@ METRIC_TITLES = {
     "exact_match": "exact match",
     "token_accuracy": "token accuracy",
     "label_accuracy": "label accuracy",
+    "label_accuracy_contextual": "label accuracy, calibrated (contextual)",
+    "label_accuracy_domain": "label accuracy, calibrated (domain)",
     "first_token_accuracy": "first-token accuracy",
     "first_token_prob": "probability of the first token",
     "log_prob": "log-probability of the target (nats)",

@@ -59,8 +59,18 @@ ablated ({how}), with its 95 % interval.</p>
 {html_table(_HEAD_HEADERS, head_rows(table))}
 <h2>Without the heads</h2>
 {"".join(others)}
-{html_table(_HEADERS, comparison_rows(comparisons))}"""
+{html_table(_HEADERS, comparison_rows(comparisons))}
+{_html_uncalibrated(result)}"""
     return write_page(path, title, body, result.provenance)
+
+
+def _html_uncalibrated(result: AblationResult) -> str:
+    """What the same runs score without calibration; of other metrics nothing."""
+    if not result.is_calibrated:
+        return ""
+    rows = comparison_rows(result.uncalibrated().compare())
+    heading = "Without the heads, without calibration (95 % intervals)"
+    return f"<h2>{heading}</h2>\n{html_table(_HEADERS, rows)}"
 
 
 def found_heads(scores: HeadScores) -> str:

@@ -55,9 +55,37 @@ recovered for good.</p>
 {parts[0]}
 {html_table(_HEADERS, location_rows(locations))}
 {_html_notes(locations)}
+{_html_uncalibrated(result, locations[0])}
 {"".join(parts[1:])}
 {_html_answers(result)}"""
     return write_page(path, title, body, result.provenance)
+
+
+def uncalibrated_table(result: SweepResult, like: Location) -> str:
+    """The table of locations without calibration, for a terminal; of other metrics empty.
+
+    Args:
+        like: found with the options that act here, too.
+    """
+    if not result.is_calibrated:
+        return ""
+    rows = location_rows(_uncalibrated(result, like))
+    return f"\nwithout calibration:\n{align_table(_HEADERS, rows)}"
+
+
+def _html_uncalibrated(result: SweepResult, like: Location) -> str:
+    if not result.is_calibrated:
+        return ""
+    found = _uncalibrated(result, like)
+    return f"""<h2>Without calibration</h2>
+<p>The same run by the label of the highest probability as it is, not in relation to its
+probability behind content-free inputs: what it shares with this table is no label bias.</p>
+{html_table(_HEADERS, location_rows(found))}
+{_html_notes(found)}"""
+
+
+def _uncalibrated(result: SweepResult, like: Location) -> list[Location]:
+    return locate(result.uncalibrated(), threshold=like.threshold, confidence=like.confidence)
 
 
 def location_rows(locations: Sequence[Location]) -> list[tuple[str, ...]]:

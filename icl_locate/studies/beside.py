@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from numpy import ndarray
+from torch import Tensor
 
 from icl_locate.checks.arguments import check_choice, check_seeds
 from icl_locate.checks.contents import check_table, settle
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
+from icl_locate.metrics import Metric
 from icl_locate.studies.intervals import Spread
-from icl_locate.studies.result import Measured
+from icl_locate.studies.result import Measured, rescored
 
 
 class Beside(Measured, axes={}, form="", tensors=(), labels=()):
@@ -49,6 +51,13 @@ class Beside(Measured, axes={}, form="", tensors=(), labels=()):
         beside = [getattr(self, name)[None] for name in self._beside]
         scores = torch.cat([self.scores.flatten(0, -2), *beside])
         return [(statistics.sum(axis=-2), scores.numpy())]
+
+    def _rescored(self, statistics: Tensor, metric: Metric) -> dict[str, Any]:
+        found = rescored(statistics, metric)
+        scores = found["scores"]
+        n_cells = self._cells().size
+        found["scores"] = scores[:n_cells].reshape(self._shape())
+        return {**found, **dict(zip(self._beside, scores[n_cells:], strict=True))}
 
     def spread(self) -> Spread:
         """How the scores scatter over items and seeds, with the axes of the scores.

@@ -1,7 +1,8 @@
 """What every result has: statistics over named axes, what scores them, and their recipe."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import numpy as np
 import torch
@@ -13,13 +14,25 @@ from icl_locate.checks.arguments import check_items, check_text
 from icl_locate.checks.contents import check_recipe, check_table, settle
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
-from icl_locate.metrics import Metric, check_statistics, find_scorer, score_totals
+from icl_locate.metrics import (
+    METRICS,
+    Metric,
+    check_statistics,
+    find_scorer,
+    is_calibrated,
+    score_totals,
+    uncalibrated_signature,
+)
 from icl_locate.records.saved import Saved
 from icl_locate.studies.intervals import Spread
 
 if TYPE_CHECKING:
     import pandas as pd
     import xarray as xr
+
+
+R = TypeVar("R", bound="Measured")
+_RAW = "label_accuracy"
 
 
 class Measured(Saved, form="", tensors=(), labels=()):
@@ -131,6 +144,40 @@ class Measured(Saved, form="", tensors=(), labels=()):
         """
         return torch.from_numpy(self.spread().interval(confidence))
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether the metric is a calibrated label accuracy: `uncalibrated` gives the raw one."""
+        return is_calibrated(self.metric, self.custom_metric)
+
+    def uncalibrated(self: R) -> R:
+        """The label accuracy of the same run, without calibration; holds no answers.
+
+        Raises:
+            ResultError: if the metric is no calibrated label accuracy; if the result has scores
+                that it does not hold the items' statistics of.
+        """
+        if not self.is_calibrated:
+            raise ResultError(
+                f"the metric is {self.metric!r}: expected a calibrated one, such as "
+                "'label_accuracy_contextual', which has another score without calibration"
+            )
+        signature = uncalibrated_signature(str(self.provenance.get("signature", "")))
+        how = {"signature": signature, "metric_is_mean": True, "gives_text": False}
+        found: Any = replace(
+            cast(Any, self),
+            **self._rescored(self._known_statistics()[..., 1:], METRICS[_RAW]),
+            metric=_RAW,
+            provenance={**self.provenance, **how, "measured_as": self.metric},
+        )
+        return cast(R, found)
+
+    def _rescored(self, statistics: Tensor, metric: Metric) -> dict[str, Any]:  # noqa: ARG002
+        """The fields that other statistics of the same items decide, these among them."""
+        raise ResultError(
+            f"a {type(self).__name__} has scores that it holds no statistics of items of: run it "
+            f"again with metric={_RAW!r}"
+        )
+
     def spread(self) -> Spread:
         """How the scores scatter over items and seeds, with the axes of the scores.
 
@@ -168,3 +215,9 @@ class Measured(Saved, form="", tensors=(), labels=()):
                 "interval; run again to have one"
             )
         return self.statistics
+
+
+def rescored(statistics: Tensor, metric: Metric) -> dict[str, Tensor]:
+    """Statistics, and what a metric makes of them."""
+    found = score_totals(metric, statistics.sum(dim=-2).numpy())
+    return {"statistics": statistics.contiguous(), "scores": torch.from_numpy(found)}

@@ -112,6 +112,12 @@ class TaskVectors(
         check_table(statistics, table, (*shape, None, None))
         check_statistics(table.numpy(), self.metric, self.custom_metric, self.provenance)
 
+    def _rescored(self, statistics: Tensor, metric: Metric) -> dict[str, Any]:  # noqa: ARG002
+        raise ResultError(
+            "test queries were run at the layer that calibrated scores chose: run it again with "
+            "metric='label_accuracy'; curve().uncalibrated() gives the scores over the layers"
+        )
+
     @property
     def arms(self) -> tuple[str, ...]:
         """What the rows of ``test`` are: the vector, the controls, without one, with context."""

@@ -668,9 +668,42 @@ def _metrics() -> dict[str, Call]:
     rate = metrics.PassRate().bound_to(examples)
     labels = metrics.LabelAccuracy(("a", "b"))
     mean = metrics.MeanMetric("m", "m", metrics.exact_match)
+    both_labels = metrics.CalibratedLabels(("a", "b"), ("x",))
+    rows = {"log_probs": [[0.0, 1.0]], "content_free": [[[0.5, 0.5]]]}
     bleu, chrf = metrics.CorpusBleu(), metrics.CorpusChrf()
     two, both = {"totals": np.array([1.0, 2.0])}, {"answer": "a", "target": "b"}
     return {
+        "metrics.CalibratedLabelAccuracy": Call(metrics.CalibratedLabelAccuracy, {}),
+        "metrics.CalibratedLabelAccuracy.for_task": Call(
+            metrics.CalibratedLabelAccuracy().for_task, {"task": task(), "n_queries": 2}
+        ),
+        "metrics.CalibratedLabelAccuracy.statistics": Call(
+            metrics.CalibratedLabelAccuracy().statistics,
+            {"answers": [metrics.LabelChoice("a", "b")], "targets": ["b"]},
+        ),
+        "metrics.CalibratedLabelAccuracy.score": Call(
+            metrics.CalibratedLabelAccuracy().score, {"totals": np.ones(3)}
+        ),
+        "metrics.CalibratedLabelAccuracy.scores": Call(
+            metrics.CalibratedLabelAccuracy().scores, {"totals": np.ones((2, 3))}
+        ),
+        "metrics.CalibratedLabels": Call(
+            metrics.CalibratedLabels, {"labels": ("a", "b"), "content_free": ("x",)}
+        ),
+        "metrics.CalibratedLabels.calibrate": Call(both_labels.calibrate, rows),
+        "metrics.CalibratedLabels.choose": Call(
+            both_labels.choose, {"log_probs": [[0.0, 1.0]], "prompts": ["p"]}
+        ),
+        "metrics.CalibratedLabels.choose_both": Call(
+            both_labels.choose_both, {**rows, "prompts": ["p"]}
+        ),
+        "metrics.LabelChoice": Call(
+            metrics.LabelChoice, {"label": "a", "uncalibrated": "b"}
+        ),
+        "metrics.domain_texts": Call(metrics.domain_texts, {"examples": examples}),
+        "metrics.uncalibrated_signature": Call(
+            metrics.uncalibrated_signature, {"signature": "a|calibrated:b"}
+        ),
         "metrics.CorpusBleu": Call(metrics.CorpusBleu, {}),
         "metrics.CorpusBleu.named": Call(metrics.CorpusBleu.named, {"name": "bleu:zh"}),
         "metrics.CorpusBleu.statistics": Call(bleu.statistics, texts),

@@ -36,8 +36,8 @@ NO_CALLS = {
     "TargetLogProb", "TextScore",
 }  # fmt: skip
 BETWEEN_MODULES = {
-    "check_statistics", "check_task", "for_task", "gives_text", "is_mean", "judged", "readout_of",
-    "require_answers",
+    "check_statistics", "check_task", "for_task", "gives_text", "is_calibrated", "is_mean",
+    "judged", "readout_of", "require_answers",
     "CopyClamp.on_logits", "FormationModel.answers", "FormationModel.embeddings",
     "FormationModel.fill", "FormationModel.forward", "FormationModel.of", "FormationModel.run",
     "FormationStudy.of", "LayerClamp.on_streams", "PatternClamp.on_pattern",

@@ -149,14 +149,13 @@ def acts_of(model: Model, prompts: Prompts, intervention: Intervention) -> Acts:
 
 def positions_of(prompts: Prompts) -> Positions:
     """What a planner may look at, on the machine's own memory."""
-    return Positions(prompts.segments.cpu(), prompts.tokens.cpu(), prompts.words.cpu())
+    return Positions.of(prompts)
 
 
 def continued(positions: Positions, written: Tensor, some: Tensor) -> Positions:
     """The positions of some prompts with tokens behind them ``[row, new]``."""
     total = positions.segments.shape[1] + written.shape[1]
-    segments = extend_segments(positions.segments[some], total)
-    if positions.tokens is None or positions.words is None:
-        return Positions(segments)
-    words = torch.nn.functional.pad(positions.words[some], (0, written.shape[1]), value=-1)
-    return Positions(segments, torch.cat([positions.tokens[some], written], dim=1), words)
+    if positions.tokens is None:
+        return Positions(extend_segments(positions.segments[some], total))
+    chosen = positions.take(some)
+    return chosen.behind(torch.cat([positions.tokens[some], written], dim=1))
