@@ -4,14 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from icl_locate.checks.arguments import check_choice, check_counts, check_seeds
 from icl_locate.checks.contents import check_names, check_table, settle
 from icl_locate.checks.reprs import short_repr
-from icl_locate.checks.signatures import checked
+from icl_locate.checks.signatures import checked, one_of
 from icl_locate.errors import ResultError
+from icl_locate.interventions.heads import HeadSet
 from icl_locate.metrics import Metric
 from icl_locate.studies.intervals import Spread
 from icl_locate.studies.result import Measured
@@ -20,10 +22,53 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+class Arms(Measured, axes={}, form="", tensors=(), labels=()):
+    """A measure beside its controls, on the same prompts; a base of frozen dataclasses."""
+
+    arms: tuple[str, ...]
+    chance: Any
+
+    @checked(ResultError)
+    def beyond(self, control: str, arm: str | None = None) -> Spread:
+        """How far an arm lies above another in each cell, on the same prompts.
+
+        Args:
+            arm: ``None`` means the first.
+
+        Raises:
+            ResultError: if there is no such arm.
+        """
+        first = self._arm("arm", self.arms[0] if arm is None else arm)
+        spread = self.spread()
+        return spread[first] - spread[self._arm("control", control)]
+
+    @checked(ResultError)
+    def to_dataframe(self, confidence: float = 0.95) -> "pd.DataFrame":
+        """One row a cell of an arm, the mean over seeds: its labels, score, low, high, chance.
+
+        Raises:
+            ResultError: if the confidence is out of range.
+        """
+        frame: pd.DataFrame = super().to_dataframe()
+        names = [name for name in self.axes if name != "seed"]
+        frame = frame[frame["seed"] == self.axes["seed"][0]][names]
+        low, high = self.score_interval(confidence)
+        score = self.scores.mean(dim=-1)
+        chance = self.chance.reshape(*self.chance.shape, *[1] * (score.ndim - self.chance.ndim))
+        columns = {"score": score, "low": low, "high": high, "chance": chance.expand_as(score)}
+        for name, values in columns.items():
+            frame[name] = values.flatten().numpy()
+        rows: pd.DataFrame = frame.reset_index(drop=True)
+        return rows
+
+    def _arm(self, name: str, arm: str) -> int:
+        return self.arms.index(check_choice(name, arm, self.arms, error=ResultError))
+
+
 @short_repr("metric", "model", "task", "arms", "layers", "seeds", "scores", "chance")
 @dataclass(frozen=True)
 class LayerMeasure(
-    Measured,
+    Arms,
     axes={"arm": "arms", "layer": "layers", "seed": "seeds"},
     form="icl_locate.LayerMeasure/1",
     tensors=("statistics", "scores", "chance"),
@@ -87,40 +132,6 @@ class LayerMeasure(
             custom_metric=self.custom_metric,
         )
 
-    @checked(ResultError)
-    def beyond(self, control: str, arm: str | None = None) -> Spread:
-        """How far an arm lies above another at each layer, on the same prompts.
-
-        Args:
-            arm: ``None`` means the first.
-
-        Raises:
-            ResultError: if there is no such arm.
-        """
-        first = self._arm("arm", self.arms[0] if arm is None else arm)
-        spread = self.spread()
-        return spread[first] - spread[self._arm("control", control)]
-
-    @checked(ResultError)
-    def to_dataframe(self, confidence: float = 0.95) -> "pd.DataFrame":
-        """One row an arm at a layer: arm, layer, score, low, high, chance.
-
-        Raises:
-            ResultError: if the confidence is out of range.
-        """
-        frame = super().to_dataframe()
-        frame = frame[frame["seed"] == self.seeds[0]].drop(columns=["seed", "score"])
-        low, high = self.score_interval(confidence)
-        columns = {
-            "score": self.scores.mean(dim=-1), "low": low, "high": high, "chance": self.chance
-        }  # fmt: skip
-        for name, values in columns.items():
-            frame[name] = values.flatten().numpy()
-        return frame.reset_index(drop=True)
-
-    def _arm(self, name: str, arm: str) -> int:
-        return self.arms.index(check_choice(name, arm, self.arms, error=ResultError))
-
 
 @short_repr("metric", "model", "task", "layers", "seeds", "scores")
 @dataclass(frozen=True)
@@ -153,7 +164,7 @@ class ArmCurve(
 @short_repr("metric", "model", "task", "arms", "seeds", "scores", "chance")
 @dataclass(frozen=True)
 class HeadMeasure(
-    Measured,
+    Arms,
     axes={"arm": "arms", "layer": "layers", "head": "heads", "seed": "seeds"},
     form="icl_locate.HeadMeasure/1",
     tensors=("statistics", "scores", "chance"),
@@ -194,3 +205,50 @@ class HeadMeasure(
         )
         self._check()
         check_table("chance", self.chance, (len(self.arms),), finite=False)
+
+    @checked(ResultError, of=one_of("sum", "max"))
+    def per_layer(self, of: str = "sum") -> LayerMeasure:
+        """The same of each layer: of its heads together, prompt by prompt.
+
+        Args:
+            of: "sum" gives the number of heads that count in a layer, where an arm says whether
+                one does; "max" the greatest number of any of its heads, which is the more, the
+                more heads there are: only a control of the same kind says what it is worth.
+        """
+        values = self._known_statistics()
+        together = values[..., 0].sum(dim=2) if of == "sum" else values[..., 0].amax(dim=2)
+        table = torch.stack([together, torch.ones_like(together)], dim=-1)
+        chance = self.chance * len(self.heads) if of == "sum" else self.chance * torch.nan
+        return LayerMeasure(
+            arms=self.arms,
+            layers=self.layers,
+            seeds=self.seeds,
+            statistics=table,
+            scores=together.mean(dim=-1),
+            chance=chance[:, None].repeat(1, len(self.layers)),
+            metric=self.metric,
+            provenance={**self.provenance, "per_layer": of},
+            custom_metric=self.custom_metric,
+        )
+
+    @checked(ResultError)
+    def heads_beyond(
+        self, control: str, arm: str | None = None, confidence: float = 0.95
+    ) -> HeadSet:
+        """The heads of which an arm lies above a control beyond doubt, the furthest first.
+
+        Beyond doubt for all heads together: each is held against an interval that leaves it its
+        share of the doubt (Bonferroni).
+
+        Args:
+            arm: ``None`` means the first.
+
+        Raises:
+            ResultError: if there is no such arm, or the confidence is out of range.
+        """
+        spread = self.beyond(control, arm)
+        low, _ = spread.interval(1 - (1 - confidence) / spread.mean.size)
+        order = (-spread.mean).argsort(axis=None, kind="stable").tolist()
+        places = [divmod(cell, len(self.heads)) for cell in order if low.flat[cell] > 0]
+        sure = tuple((self.layers[layer], self.heads[head]) for layer, head in places)
+        return HeadSet(sure, self.layers[-1] + 1, self.heads[-1] + 1)

@@ -1,0 +1,183 @@
+"""How much of what the query looks at, among the examples' labels, is of the right class."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+from tqdm.auto import tqdm
+
+from icl_locate.checks.signatures import anything, checked
+from icl_locate.circuit.attended import (
+    Cells,
+    checked_numbers,
+    empty_sums,
+    run_watched,
+    watch_sums,
+)
+from icl_locate.circuit.inputs import CircuitSetting, Measure
+from icl_locate.circuit.result import LayerMeasure
+from icl_locate.circuit.retrieval import Shown
+from icl_locate.errors import TaskError
+from icl_locate.hooks.heads import watch
+from icl_locate.hooks.points import HOOKS, check_point
+from icl_locate.models.bridge import Model
+from icl_locate.prompts.template import Choice
+from icl_locate.tasks.task import Task
+
+ARMS = ("best head", "mean head", "vanilla")
+LEAST = 1e-5
+"""Added to all of a head's attention to labels, so that none to any is no division by zero."""
+
+
+@checked(TaskError, task=anything)
+def label_assignment(
+    model: Model,
+    task: Task | str | Path,
+    *,
+    n_shots: int = 4,
+    n_queries: int | None = None,
+    seeds: int | Iterable[int] = 0,
+    choice: Choice | str | None = "balanced",
+    prepend_bos: bool | None = None,
+    instruction: bool = False,
+    compat: Literal["cho2025"] | None = None,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> LayerMeasure:
+    """How much of the query's attention to the examples' labels is paid to those of its class.
+
+    Of a head, of all that the query's forerunner token pays to the first tokens of the labels, the
+    share that the right ones get: right / (all + 1e-5) (Cho et al. 2025, section 4.2). Arms, at
+    each layer:
+
+    - "best head": the head of the greatest mean share in one half of the prompts, measured in the
+      other half, and the other way round; the halves are drawn with the seed;
+    - "mean head": the mean over heads;
+    - "vanilla": the same with the cosine similarity of the states that enter the layer at the
+      example's and the query's forerunner tokens in place of attention: what a head without
+      weights of its own would assign. It may be below 0 or above 1 where states oppose each other.
+
+    Args:
+        n_shots, n_queries, seeds, choice, prepend_bos, instruction, batch_size, progress: as in
+            `forerunner_heads`.
+        compat: "cho2025" takes as best head that of the greatest share in each prompt itself, as
+            the authors do, which is above chance where no head knows anything; and reads attention
+            from the last token but one.
+
+    Returns:
+        ``layers`` are blocks. ``chance`` is the mean share of examples of the right class; NaN of
+        the authors' best head.
+
+    Raises:
+        TaskError: a task without classes, or whose labels begin with the same token; a single
+            query, which has no halves.
+        PromptError: prompts without forerunner tokens, or beyond the model's context.
+        ModelError: if the model's attention or its states cannot be watched.
+        NumericalError: if the model gives NaN.
+    """
+    measure = Measure("label_assignment", f"least:{LEAST:g}|{compat}")
+    chosen = CircuitSetting.of(
+        task, measure, n_shots=n_shots, n_queries=n_queries, seeds=seeds, choice=choice,
+        prepend_bos=prepend_bos, instruction=instruction,
+    )  # fmt: skip
+    if chosen.setting.n_queries < 2 and compat is None:
+        raise TaskError(
+            "n_queries is 1: the best head is chosen on one half of the queries and measured on "
+            "the other, expected 2 or more; or give compat='cho2025'"
+        )
+    plan = [Shown.of(chosen, model, seed, compat) for seed in chosen.setting.seeds]
+    recipe = chosen.recipe(model, [shown.prompts for shown in plan], compat=compat)
+    total, tables = chosen.setting.n_queries * len(plan), []
+    with tqdm(total=total, unit="prompt", desc=measure.name, disable=not progress) as bar:
+        for shown in plan:
+            heads, vanilla = _shares(model, shown, batch_size, bar.update)
+            best = heads.amax(dim=1) if compat else cross_fitted(heads, shown.seed)
+            tables.append(torch.stack([best, heads.mean(dim=1), vanilla]))
+    values = torch.stack(tables, dim=2)
+    chance = torch.full(values.shape[:2], _chance(plan))
+    if compat is not None:
+        chance[0] = torch.nan
+    return LayerMeasure(
+        arms=ARMS,
+        layers=tuple(range(values.shape[1])),
+        seeds=chosen.setting.seeds,
+        statistics=torch.stack([values, torch.ones_like(values)], dim=-1),
+        scores=values.mean(dim=-1),
+        chance=chance,
+        metric=measure.name,
+        provenance=recipe,
+        custom_metric=chosen.setting.custom_metric,
+    )
+
+
+def cross_fitted(
+    shares: Float[Tensor, "layer head item"], seed: int
+) -> Float[Tensor, "layer item"]:
+    """Each item's share of the head that is best in the half of the items which it is not in."""
+    n_items = shares.shape[-1]
+    order = torch.randperm(n_items, generator=torch.Generator().manual_seed(seed))
+    found = torch.empty_like(shares[:, 0])
+    halves = order[: n_items // 2], order[n_items // 2 :]
+    for chosen, scored in (halves, halves[::-1]):
+        best = shares[..., chosen].mean(dim=-1).argmax(dim=1)
+        found[:, scored] = shares[torch.arange(len(shares)), best][:, scored]
+    return found
+
+
+def _chance(plan: list[Shown]) -> float:
+    return float(torch.stack([shown.right.double().mean() for shown in plan]).mean())
+
+
+def _shares(
+    model: Model, shown: Shown, batch_size: int, told: Callable[[int], object]
+) -> tuple[Float[Tensor, "layer head batch"], Float[Tensor, "layer batch"]]:
+    """The shares of the right labels: of each head, and by the states alone; from one pass."""
+    check_point(model, "resid_pre")
+    every = torch.ones_like(shown.right)
+    cells = Cells(shown.rows, shown.types.y, torch.stack([shown.right, every]).float())
+    paid = empty_sums(model, cells)
+    alike = torch.full_like(paid[:, :, 0], torch.nan)
+    run_watched(model, shown.prompts, partial(_watch, model, shown, cells, paid, alike),
+                batch_size, told)  # fmt: skip
+    shares = [checked_numbers(sums).double() for sums in (paid, alike)]
+    heads, vanilla = (right / (every + LEAST) for right, every in shares)
+    return heads, vanilla
+
+
+@contextmanager
+def _watch(
+    model: Model,
+    shown: Shown,
+    cells: Cells,
+    paid: Tensor,
+    alike: Tensor,
+    items: range,
+    skipped: int,
+) -> Iterator[None]:
+    """Keep the attention and the similarities of the prompts that run inside."""
+    keep = partial(_keep_alike, shown, cells, alike, items, skipped)
+    with watch_sums(model, cells, paid, items, skipped), watch(model, HOOKS["resid_pre"], keep):
+        yield
+
+
+def _keep_alike(
+    shown: Shown,
+    cells: Cells,
+    alike: Tensor,
+    items: range,
+    skipped: int,
+    layer: int,
+    states: Tensor,
+) -> None:
+    part, rows = slice(items.start, items.stop), torch.arange(len(items), device=states.device)
+    places = torch.cat([shown.types.s[part], shown.types.query_s[part, None]], dim=1) - skipped
+    found = states[rows[:, None], places.to(states.device)].float()
+    similar = cosine_similarity(found[:, :-1], found[:, -1:], dim=-1)
+    weights = cells.weights[:, part].to(states.device)
+    alike[:, layer, part] = (weights * similar).sum(dim=-1).cpu()

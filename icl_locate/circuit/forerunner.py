@@ -1,0 +1,128 @@
+"""Forerunner heads: those by which a label looks at the token right before it.
+
+Cho et al. (ICLR 2025), section 4.1: there the text's sum is copied into the label.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from icl_locate.checks.signatures import anything, checked
+from icl_locate.circuit.attended import N_DRAWS, THRESHOLD, Cells, attention_sums, random_columns
+from icl_locate.circuit.counts import Paid, head_measure
+from icl_locate.circuit.inputs import CircuitSetting, Measure
+from icl_locate.circuit.result import HeadMeasure
+from icl_locate.circuit.tokens import TokenTypes
+from icl_locate.errors import TaskError
+from icl_locate.models.bridge import Model
+from icl_locate.prompts.template import Choice
+from icl_locate.prompts.tokens import Prompts
+from icl_locate.tasks.task import Task
+
+ARMS = ("right label", "wrong label", "random token")
+
+
+@checked(TaskError, task=anything)
+def forerunner_heads(
+    model: Model,
+    task: Task | str | Path,
+    *,
+    n_shots: int = 4,
+    n_queries: int | None = None,
+    seeds: int | Iterable[int] = 0,
+    choice: Choice | str | None = "balanced",
+    prepend_bos: bool | None = None,
+    instruction: bool = False,
+    compat: Literal["cho2025"] | None = None,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> HeadMeasure:
+    """Count the heads by which a label looks at its forerunner token.
+
+    A head counts in a prompt if, of the label appended to the query, the first token pays more than
+    5/T of its attention to the token right before it, T being all of the prompt's tokens, BOS and
+    label included (Cho et al. 2025, section 4.1). The score is the share of prompts in which it
+    counts. Arms, on the same prompts:
+
+    - "right label": the query's own is appended;
+    - "wrong label": the next class's, as the authors do: a head that copies text into labels,
+      whatever they are, counts as often;
+    - "random token": the right label's attention to other tokens in front of it, but not to BOS,
+      the mean over eight seeded draws: what heads would count by chance;
+    - "attention, right label" and so on: the attention itself, of which ``per_layer("max")`` is
+      the authors' maximum copy magnitude.
+
+    `HeadMeasure.per_layer` counts heads in each layer, `HeadMeasure.heads_beyond` names them.
+
+    Args:
+        n_shots: of each prompt, 1 or more.
+        n_queries: the first so many of ``task.test``; ``None`` means 512, or all that there are.
+        seeds: each draws other examples.
+        choice: how examples are drawn; ``None`` means the task's way.
+        prepend_bos: whether prompts start with BOS; ``None`` follows the tokenizer.
+        instruction: whether prompts hold the task's instruction.
+        compat: "cho2025" reads the last token's attention to the one before it, as the authors'
+            code does: of a label of several tokens both are its own.
+        batch_size: prompts that run at once, at most.
+        progress: whether to show a progress bar.
+
+    Returns:
+        ``chance`` is what attention spread evenly would give.
+
+    Raises:
+        TaskError: a task without classes, or whose labels begin with the same token.
+        PromptError: prompts without forerunner tokens, or beyond the model's context.
+        ModelError: if the model's attention cannot be watched.
+        NumericalError: if the model gives NaN.
+    """
+    measure = Measure("forerunner_heads", f"threshold:{THRESHOLD:g}/T|draws:{N_DRAWS}|{compat}")
+    chosen = CircuitSetting.of(
+        task, measure, n_shots=n_shots, n_queries=n_queries, seeds=seeds, choice=choice,
+        prepend_bos=prepend_bos, instruction=instruction,
+    )  # fmt: skip
+    plan = [_answered(chosen, model, seed) for seed in chosen.setting.seeds]
+    said = {"compat": compat, "threshold": THRESHOLD, "draws": N_DRAWS}
+    recipe = chosen.recipe(model, [prompts for runs in plan for prompts, _ in runs], **said)
+    total = 2 * chosen.setting.n_queries * len(plan)
+    found = []
+    with tqdm(total=total, unit="prompt", desc=measure.name, disable=not progress) as bar:
+        for seed, runs in zip(chosen.setting.seeds, plan, strict=True):
+            paid = []
+            for prompts, types in runs:
+                cells = _cells(prompts, types, seed, compat)
+                sums = attention_sums(model, prompts, cells, batch_size, bar.update)
+                paid += [Paid.of(sums, cells, prompts, part) for part in (slice(1), slice(1, None))]
+            right, random, wrong, _ = paid
+            found.append([right, wrong, random])
+    return head_measure(chosen, recipe, ARMS, found)
+
+
+def _answered(
+    chosen: CircuitSetting, model: Model, seed: int
+) -> tuple[tuple[Prompts, TokenTypes], tuple[Prompts, TokenTypes]]:
+    """A seed's prompts with the right label appended, and with the wrong one."""
+    inputs = chosen.inputs(model, seed)
+    wrong = (inputs.asked + 1) % len(chosen.labels)
+    right = chosen.answered(model, inputs, inputs.asked)
+    return right, chosen.answered(model, inputs, wrong)
+
+
+def _cells(prompts: Prompts, types: TokenTypes, seed: int, compat: str | None) -> Cells:
+    """Of the appended label's row: its forerunner token, then other tokens."""
+    column = types.query_s
+    if compat is not None:
+        column = torch.full_like(column, prompts.tokens.shape[1] - 2)
+    row = column + 1
+    others = random_columns(prompts, row, column[:, None], N_DRAWS, seed)
+    columns = torch.cat([column[:, None], others[..., 0]], dim=1)
+    return Cells(row, columns, _each(columns.shape[1], len(row)))
+
+
+def _each(n_cells: int, n_prompts: int) -> Float[Tensor, "sum batch cell"]:
+    """Each cell by itself."""
+    return torch.eye(n_cells)[:, None].expand(-1, n_prompts, -1)
