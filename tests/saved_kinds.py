@@ -143,6 +143,13 @@ def disconnections() -> circuit.Disconnections:
     )  # fmt: skip
 
 
+def query_key_view() -> circuit.QueryKeyView:
+    return circuit.QueryKeyView(
+        torch.rand(3, 2), torch.rand(2), torch.rand(2), torch.rand(2), ("A", "B", "A"), "B", 1, 0,
+        0.5, RECIPE,
+    )  # fmt: skip
+
+
 VALUES: dict[str, Any] = {
     "sweep": sweep_result(),
     "ablation": ablation_result(),
@@ -176,6 +183,7 @@ VALUES: dict[str, Any] = {
     "arm curve": layer_measure().curve(),
     "head measure": head_measure(),
     "disconnections": disconnections(),
+    "query key view": query_key_view(),
     "strength scores": injected(vectors.StrengthScores, (0.1, -0.5)),
 }  # fmt: skip
 

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.circuit.attended import (
     Cells,
-    checked_numbers,
     empty_sums,
     run_watched,
     watch_sums,
@@ -23,6 +22,7 @@ from icl_locate.circuit.attended import (
 from icl_locate.circuit.inputs import CircuitSetting, Measure
 from icl_locate.circuit.result import LayerMeasure
 from icl_locate.circuit.retrieval import Shown
+from icl_locate.engine.forward import require_numbers
 from icl_locate.errors import TaskError
 from icl_locate.hooks.heads import watch
 from icl_locate.hooks.points import HOOKS, check_point
@@ -43,7 +43,7 @@ def label_assignment(
     n_shots: int = 4,
     n_queries: int | None = None,
     seeds: int | Iterable[int] = 0,
-    choice: Choice | str | None = "balanced",
+    choice: Choice | str | None = None,
     prepend_bos: bool | None = None,
     instruction: bool = False,
     compat: Literal["cho2025"] | None = None,
@@ -145,8 +145,9 @@ def _shares(
     alike = torch.full_like(paid[:, :, 0], torch.nan)
     run_watched(model, shown.prompts, partial(_watch, model, shown, cells, paid, alike),
                 batch_size, told)  # fmt: skip
-    shares = [checked_numbers(sums).double() for sums in (paid, alike)]
-    heads, vanilla = (right / (every + LEAST) for right, every in shares)
+    for sums in (paid, alike):
+        require_numbers(sums.movedim(-1, 0))
+    heads, vanilla = (right / (all_ + LEAST) for right, all_ in (paid.double(), alike.double()))
     return heads, vanilla
 
 

@@ -64,23 +64,14 @@ def attention_sums(
     """
     kept = empty_sums(model, cells)
     run_watched(model, prompts, partial(watch_sums, model, cells, kept), batch_size, told)
-    return checked_numbers(kept)
+    require_numbers(kept.movedim(-1, 0))
+    return kept
 
 
 def empty_sums(model: Model, cells: Cells) -> Float[Tensor, "sum layer head batch"]:
     """Where `watch_sums` keeps what it sees."""
     sizes = int(model.cfg.n_layers), int(model.cfg.n_heads), len(cells.rows)
     return torch.full((len(cells.weights), *sizes), torch.nan)
-
-
-def checked_numbers(kept: Float[Tensor, "*cell batch"]) -> Float[Tensor, "*cell batch"]:
-    """The numbers themselves.
-
-    Raises:
-        NumericalError: naming the first prompt that has none.
-    """
-    require_numbers(kept.movedim(-1, 0))
-    return kept
 
 
 def watch_sums(
@@ -91,15 +82,23 @@ def watch_sums(
     return watch_attention(model, "hook_pattern", keep)
 
 
+def tell_nobody(n_prompts: int) -> None:
+    """For runs whose progress is not shown."""
+
+
 @torch.no_grad()
 def run_watched(
     model: Model,
     prompts: Prompts,
     watching: Watching,
     batch_size: int,
-    told: Callable[[int], object],
+    told: Callable[[int], object] = tell_nobody,
 ) -> None:
-    """Run prompts once, in batches that fit memory."""
+    """Run prompts once, in batches that fit memory.
+
+    Args:
+        told: of how many more prompts are done.
+    """
     check_prompts(model, prompts)
     cost = prompts.tokens.shape[1]
     with hold_weights(model):

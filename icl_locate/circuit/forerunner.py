@@ -35,7 +35,7 @@ def forerunner_heads(
     n_shots: int = 4,
     n_queries: int | None = None,
     seeds: int | Iterable[int] = 0,
-    choice: Choice | str | None = "balanced",
+    choice: Choice | str | None = None,
     prepend_bos: bool | None = None,
     instruction: bool = False,
     compat: Literal["cho2025"] | None = None,
@@ -63,7 +63,8 @@ def forerunner_heads(
         n_shots: of each prompt, 1 or more.
         n_queries: the first so many of ``task.test``; ``None`` means 512, or all that there are.
         seeds: each draws other examples.
-        choice: how examples are drawn; ``None`` means the task's way.
+        choice: how examples are drawn; ``None`` means the task's way, or "balanced" where that is
+            "random".
         prepend_bos: whether prompts start with BOS; ``None`` follows the tokenizer.
         instruction: whether prompts hold the task's instruction.
         compat: "cho2025" reads the last token's attention to the one before it, as the authors'
@@ -107,9 +108,8 @@ def _answered(
 ) -> tuple[tuple[Prompts, TokenTypes], tuple[Prompts, TokenTypes]]:
     """A seed's prompts with the right label appended, and with the wrong one."""
     inputs = chosen.inputs(model, seed)
-    wrong = (inputs.asked + 1) % len(chosen.labels)
     right = chosen.answered(model, inputs, inputs.asked)
-    return right, chosen.answered(model, inputs, wrong)
+    return right, chosen.answered(model, inputs, chosen.wrong(inputs.asked))
 
 
 def _cells(prompts: Prompts, types: TokenTypes, seed: int, compat: str | None) -> Cells:

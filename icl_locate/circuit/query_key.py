@@ -17,7 +17,8 @@ from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import anything, checked, whole
 from icl_locate.circuit.attended import run_watched
 from icl_locate.circuit.inputs import CircuitSetting, Measure
-from icl_locate.circuit.retrieval import ARMS, Shown, induction_heads
+from icl_locate.circuit.result import HeadMeasure
+from icl_locate.circuit.retrieval import COUNTED, Shown, induction_heads
 from icl_locate.engine.forward import require_numbers
 from icl_locate.errors import ResultError, TaskError
 from icl_locate.hooks.heads import Watcher, watch
@@ -107,7 +108,7 @@ def query_key_view(
     n_shots: int = 16,
     n_queries: int | None = None,
     seed: int = 0,
-    choice: Choice | str | None = "balanced",
+    choice: Choice | str | None = None,
     prepend_bos: bool | None = None,
     instruction: bool = False,
     compat: Literal["cho2025"] | None = None,
@@ -124,7 +125,8 @@ def query_key_view(
 
     Args:
         layer, head: which; ``None`` means the head (of the layer, if that is given) that counts in
-            most prompts as a correct induction head (`induction_heads`).
+            most prompts as a correct induction head (`induction_heads`); of several, the one that
+            pays most by its attention.
         item: which query's prompt is shown, of the first ``n_queries``.
         n_shots: 3 or more.
         n_queries, choice, prepend_bos, instruction, batch_size, progress: as in
@@ -152,11 +154,8 @@ def query_key_view(
     if layer is None or head is None:
         counts = induction_heads(
             model, task, compat=compat, batch_size=batch_size, progress=progress, **asked
-        ).scores[ARMS.index("correct induction"), ..., 0]
-        among = counts if layer is None else counts[layer : layer + 1]
-        first, head = divmod(int(among.flatten().argmax()), counts.shape[1])
-        layer = first if layer is None else layer
-        counted = float(counts[layer, head])
+        )
+        layer, head, counted = _most_counted(counts, layer, compat)
     shown = Shown.of(chosen, model, seed, compat)
     recipe = chosen.recipe(model, [shown.prompts], compat=compat, item=item)
     labels, query = _states(model, shown, item, layer, compat)
@@ -188,6 +187,24 @@ def _check_head(model: Model, layer: int | None, head: int | None) -> None:
             refuse("layer", layer, "the layer of the head that was given", TaskError)
 
 
+def _most_counted(
+    counts: HeadMeasure, layer: int | None, compat: str | None
+) -> tuple[int, int, float]:
+    """The layer and the head that counts in most prompts, and in how many.
+
+    Of several the one of the greatest attention; the first of them for the authors' sake.
+    """
+    arm = counts.arms.index(COUNTED)
+    found, paid = counts.scores[arm, ..., 0], counts.scores[arm + len(counts.arms) // 2, ..., 0]
+    if compat is None:
+        found = found + 1e-6 * paid  # less than a prompt's share
+    first = 0 if layer is None else layer
+    among = found if layer is None else found[layer : layer + 1]
+    found_layer, head = divmod(int(among.flatten().argmax()), found.shape[1])
+    layer = first + found_layer
+    return layer, head, float(counts.scores[arm, layer, head, 0])
+
+
 def _states(
     model: Model, shown: Shown, item: int, layer: int, compat: str | None
 ) -> tuple[Float[Tensor, "shot d_model"], Float[Tensor, "d_model"]]:
@@ -199,7 +216,7 @@ def _states(
     kept: list[Tensor] = []
     name = "blocks.{}.attn.hook_in" if compat is None else HOOKS["resid_pre"]
     watching = partial(_watch, model, name, layer, partial(_keep, kept, places))
-    run_watched(model, prompt, watching, 1, len)
+    run_watched(model, prompt, watching, 1)
     found = require_numbers(kept[-1])
     return found[:-1], found[-1]
 
@@ -210,7 +227,7 @@ def _watch(
     name: str,
     layer: int,
     keep: Watcher,
-    items: range,
+    items: range,  # noqa: ARG001
     skipped: int,  # noqa: ARG001
 ) -> Iterator[None]:
     with watch(model, name, keep, [layer]):
@@ -232,5 +249,5 @@ def _plane(
     _, sizes, directions = torch.linalg.svd(points - mean, full_matrices=False)
     two = directions[:2]
     two = two * two.gather(1, two.abs().argmax(dim=1, keepdim=True)).sign()
-    shares = sizes[:2] ** 2 / (sizes**2).sum()
+    shares = sizes[:2] ** 2 / (sizes**2).sum().clamp(min=torch.finfo(sizes.dtype).tiny)
     return (points - mean) @ two.T, (others - mean) @ two.T, shares

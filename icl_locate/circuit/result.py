@@ -204,7 +204,7 @@ class HeadMeasure(
             seeds=check_seeds(self.seeds, error=ResultError),
         )
         self._check()
-        check_table("chance", self.chance, (len(self.arms),), finite=False)
+        check_table("chance", self.chance, (len(self.arms),))
 
     @checked(ResultError, of=one_of("sum", "max"))
     def per_layer(self, of: str = "sum") -> LayerMeasure:

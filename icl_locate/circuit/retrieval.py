@@ -26,7 +26,8 @@ from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.tasks.task import Task
 
-ARMS = ("induction", "correct induction", "random tokens", "permuted classes")
+COUNTED = "correct induction"
+ARMS = ("induction", COUNTED, "random tokens", "permuted classes")
 PARTS = slice(0, 1), slice(1, 2), slice(2, 2 + N_DRAWS), slice(2 + N_DRAWS, None)
 """The sums of each arm."""
 
@@ -39,7 +40,7 @@ def induction_heads(
     n_shots: int = 4,
     n_queries: int | None = None,
     seeds: int | Iterable[int] = 0,
-    choice: Choice | str | None = "balanced",
+    choice: Choice | str | None = None,
     prepend_bos: bool | None = None,
     instruction: bool = False,
     compat: Literal["cho2025"] | None = None,

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import planted_circuit
-from saved_kinds import disconnections, layer_measure
+from saved_kinds import disconnections, head_measure, layer_measure
 
 from icl_locate import circuit
 
@@ -16,8 +16,11 @@ def circuit_calls(call: Callable[..., Any], prompts: Any) -> dict[str, Any]:
         call: makes a row of a function, its arguments, and how many of its examples run.
         prompts: of examples and a query.
     """
-    measured, cut = layer_measure(), disconnections()
+    measured, heads, cut = layer_measure(), head_measure(), disconnections()
     edges = {"which": "s->s", "compat": None}
+    on_planted = {
+        "model": planted_circuit.boot(), "task": planted_circuit.TASK, "n_queries": 2, "n_shots": 3,
+    }  # fmt: skip
     return {
         "circuit.token_types": call(circuit.token_types, {"prompts": prompts}),
         "circuit.LayerMeasure.curve": call(measured.curve, {"arm": "control"}),
@@ -40,4 +43,14 @@ def circuit_calls(call: Callable[..., Any], prompts: Any) -> dict[str, Any]:
         ),
         "circuit.Disconnections.curve": call(cut.curve, {"edge": "s->s"}),
         "circuit.Disconnections.to_dataframe": call(cut.to_dataframe, {}),
+        "circuit.HeadMeasure.beyond": call(heads.beyond, {"control": "control"}),
+        "circuit.HeadMeasure.to_dataframe": call(heads.to_dataframe, {}),
+        "circuit.HeadMeasure.per_layer": call(heads.per_layer, {"of": "max"}),
+        "circuit.HeadMeasure.heads_beyond": call(heads.heads_beyond, {"control": "control"}),
+        "circuit.forerunner_heads": call(circuit.forerunner_heads, on_planted, 0.2),
+        "circuit.induction_heads": call(circuit.induction_heads, on_planted, 0.2),
+        "circuit.label_assignment": call(circuit.label_assignment, on_planted, 0.2),
+        "circuit.query_key_view": call(
+            circuit.query_key_view, {**on_planted, "layer": 5, "head": 0, "item": 1}, 0.2
+        ),
     }

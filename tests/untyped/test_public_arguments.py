@@ -28,7 +28,7 @@ MADE_BY_THE_PACKAGE = {
     "HeadScores", "HeadSetCurve", "HeadSweepResult", "InContextVectors", "LayerCurve",
     "LayerImportance", "LayerMeasure", "LayerScores", "Location", "LoraResult", "Measured",
     "MeasuredSavings", "ModelCosts", "OverCheckpoints", "Override", "Patched", "Peak",
-    "Positions", "Prompts", "SandboxResult", "Savings", "Setting", "Site", "Spread",
+    "Positions", "Prompts", "QueryKeyView", "SandboxResult", "Savings", "Setting", "Site", "Spread",
     "StrengthScores", "SweepResult", "TaskVectors", "TokenTypes", "Values",
 }  # fmt: skip
 NO_CALLS = {
