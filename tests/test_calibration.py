@@ -16,7 +16,7 @@ from saved_kinds import task_vectors
 from transformer_lens.model_bridge import TransformerBridge
 
 import icl_locate as icl
-from icl_locate import induction
+from icl_locate import circuit, induction
 from icl_locate.cli import main
 from icl_locate.context_heads import HeadStudy
 from icl_locate.engine.budget import Cost
@@ -348,6 +348,19 @@ def test_other_experiments_hold_both(tmp_path):
     assert type(raw).load(raw.save(tmp_path / "heads")).worth.equal(wanted.worth)
     with pytest.raises(ResultError, match="a HeadSetCurve has scores that it holds no statistics"):
         found.nested([(0, 1)]).uncalibrated()
+
+
+def test_cuts_of_the_circuit_hold_both():
+    options = {"windows": "layers", "controls": 1, "n_shots": 4, "n_queries": 5, "seeds": 0}
+    found, plain = (
+        circuit.disconnect(tiny.boot("llama"), TASK, edges=["y->s_q"], metric=metric, **options)
+        for metric in ("label_accuracy_contextual", "label_accuracy")
+    )
+    raw = found.uncalibrated()
+    assert raw.statistics.equal(plain.statistics) and raw.ceiling.equal(plain.ceiling)
+    assert raw.curve("y->s_q").scores.equal(plain.curve("y->s_q").scores)
+    lost = found.ceiling - found.scores[0, 0]
+    assert found.curve("y->s_q").scores.numpy() == pytest.approx(lost.numpy())
 
 
 def test_task_vectors_say_why_not():

@@ -121,6 +121,7 @@ def test_what_metrics_say_of_themselves():
     readouts = {name: type(metrics.readout_of(metric)) for name, metric in metrics.METRICS.items()}
     assert readouts.pop("log_prob") is metrics.TargetLogProb
     assert readouts.pop("label_accuracy") is metrics.LabelLogProbs
+    assert readouts.pop("bare_label_accuracy") is metrics.BareLabels
     for name in ("label_accuracy_contextual", "label_accuracy_domain"):
         assert readouts.pop(name) is metrics.CalibratedLabels
     for name in ("first_token_accuracy", "first_token_prob"):
@@ -163,16 +164,14 @@ def test_readouts_that_nobody_reads_are_refused():
 
     metric = SharedLetters()
     metric.readout = Hidden()
-    with pytest.raises(
-        TaskError, match="^nobody reads a Hidden: expected one of Calib.*, GeneratedText"
-    ):
+    with pytest.raises(TaskError, match="^nobody reads a Hidden: expected one of BareLabels, Cal"):
         icl.sweep(tiny.boot("llama"), TASK, metric=metric, **SMALL)
     metric.readout = "text"
     with pytest.raises(TaskError, match="^the metric's readout is 'text': expected one of"):
         icl.sweep(tiny.boot("llama"), TASK, metric=metric, **SMALL)
     assert {
         metrics.GeneratedText, metrics.TargetLogProb, metrics.LabelLogProbs, metrics.NextToken,
-        metrics.CalibratedLabels,
+        metrics.CalibratedLabels, metrics.BareLabels,
     } == set(READERS)  # fmt: skip
 
 

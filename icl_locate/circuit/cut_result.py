@@ -112,12 +112,12 @@ class Disconnections(
                 f"the windows are {self._names('window')[:8]}: a curve over layers asks for single "
                 "ones, ascending; run with windows='layers'"
             )
-        if self.provenance.get("metric_is_mean") is not True:
+        if not (self.is_calibrated or self.provenance.get("metric_is_mean") is True):
             raise ResultError(
                 f"the metric {self.metric!r} is no mean over queries, so that no query has a "
                 "damage of its own: expected one such as label_accuracy or log_prob"
             )
-        values = self.statistics[..., 0] / self.statistics[..., 1]  # of each query
+        values = self.statistics[..., 0] / self.statistics[..., -1]  # of each query
         cells = values[:-1].view(*self._shape(), -1)[place]
         if beyond_control:
             self._require_controls()
