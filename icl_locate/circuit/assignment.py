@@ -53,8 +53,7 @@ def label_assignment(
     """How much of the query's attention to the examples' labels is paid to those of its class.
 
     Of a head, of all that the query's forerunner token pays to the first tokens of the labels, the
-    share that the right ones get: right / (all + 1e-5) (Cho et al. 2025, section 4.2). Arms, at
-    each layer:
+    share that the right ones get: right / (all + 1e-5) (Cho et al. 2025, section 4.2). Arms:
 
     - "best head": the head of the greatest mean share in one half of the prompts, measured in the
       other half, and the other way round; the halves are drawn with the seed;
@@ -65,27 +64,29 @@ def label_assignment(
 
     Args:
         n_shots, n_queries, seeds, choice, prepend_bos, instruction, batch_size, progress: as in
-            `forerunner_heads`.
+            `forerunner_heads`; two queries or more.
         compat: "cho2025" takes as best head that of the greatest share in each prompt itself, as
             the authors do, which is above chance where no head knows anything; and reads attention
             from the last token but one.
 
     Returns:
-        ``layers`` are blocks. ``chance`` is the mean share of examples of the right class; NaN of
+        ``layers`` are blocks; ``chance`` is the mean share of examples of the right class, NaN of
         the authors' best head.
 
     Raises:
-        TaskError: a task without classes, or whose labels begin with the same token; a single
-            query, which has no halves.
-        PromptError: prompts without forerunner tokens, or beyond the model's context.
-        ModelError: if the model's attention or its states cannot be watched.
-        NumericalError: if the model gives NaN.
+        TaskError, PromptError, ModelError, NumericalError: as `forerunner_heads` does.
     """
-    measure = Measure("label_assignment", f"least:{LEAST:g}|{compat}")
     chosen = CircuitSetting.of(
-        task, measure, n_shots=n_shots, n_queries=n_queries, seeds=seeds, choice=choice,
-        prepend_bos=prepend_bos, instruction=instruction,
+        task, Measure("label_assignment", f"least:{LEAST:g}|compat:{compat}"), n_shots=n_shots,
+        n_queries=n_queries, seeds=seeds, choice=choice, prepend_bos=prepend_bos,
+        instruction=instruction,
     )  # fmt: skip
+    return _assign(model, chosen, compat, batch_size, progress=progress)
+
+
+def _assign(
+    model: Model, chosen: CircuitSetting, compat: str | None, batch_size: int, *, progress: bool
+) -> LayerMeasure:
     if chosen.setting.n_queries < 2 and compat is None:
         raise TaskError(
             "n_queries is 1: the best head is chosen on one half of the queries and measured on "
@@ -94,7 +95,7 @@ def label_assignment(
     plan = [Shown.of(chosen, model, seed, compat) for seed in chosen.setting.seeds]
     recipe = chosen.recipe(model, [shown.prompts for shown in plan], compat=compat)
     total, tables = chosen.setting.n_queries * len(plan), []
-    with tqdm(total=total, unit="prompt", desc=measure.name, disable=not progress) as bar:
+    with tqdm(total=total, unit="prompt", desc="label assignment", disable=not progress) as bar:
         for shown in plan:
             heads, vanilla = _shares(model, shown, batch_size, bar.update)
             best = heads.amax(dim=1) if compat else cross_fitted(heads, shown.seed)
@@ -110,7 +111,7 @@ def label_assignment(
         statistics=torch.stack([values, torch.ones_like(values)], dim=-1),
         scores=values.mean(dim=-1),
         chance=chance,
-        metric=measure.name,
+        metric=chosen.setting.metric.name,
         provenance=recipe,
         custom_metric=chosen.setting.custom_metric,
     )

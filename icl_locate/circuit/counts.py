@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from icl_locate.checks.reprs import short_repr
-from icl_locate.circuit.attended import Cells, thresholds
-from icl_locate.circuit.inputs import CircuitSetting
+from icl_locate.circuit.attended import N_DRAWS, THRESHOLD, Cells, thresholds
+from icl_locate.circuit.inputs import CircuitSetting, Measure
 from icl_locate.circuit.result import HeadMeasure
 from icl_locate.prompts.tokens import Prompts
 
@@ -50,6 +50,11 @@ class Paid:
     def attention(self) -> tuple[Float[Tensor, "layer head batch"], float]:
         """The attention itself, mean over draws, and the mean if it is spread evenly."""
         return self.sums.double().mean(dim=0), float(self.even.double().mean())
+
+
+def counting(name: str, compat: str | None) -> Measure:
+    """The measure of a name."""
+    return Measure(name, f"threshold:{THRESHOLD:g}/T|draws:{N_DRAWS}|compat:{compat}")
 
 
 def head_measure(

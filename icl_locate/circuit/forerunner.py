@@ -13,9 +13,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from icl_locate.checks.signatures import anything, checked
-from icl_locate.circuit.attended import N_DRAWS, THRESHOLD, Cells, attention_sums, random_columns
-from icl_locate.circuit.counts import Paid, head_measure
-from icl_locate.circuit.inputs import CircuitSetting, Measure
+from icl_locate.circuit.attended import N_DRAWS, Cells, attention_sums, random_columns
+from icl_locate.circuit.counts import Paid, counting, head_measure
+from icl_locate.circuit.inputs import CircuitSetting
 from icl_locate.circuit.result import HeadMeasure
 from icl_locate.circuit.tokens import TokenTypes
 from icl_locate.errors import TaskError
@@ -44,54 +44,49 @@ def forerunner_heads(
 ) -> HeadMeasure:
     """Count the heads by which a label looks at its forerunner token.
 
-    A head counts in a prompt if, of the label appended to the query, the first token pays more than
-    5/T of its attention to the token right before it, T being all of the prompt's tokens, BOS and
-    label included (Cho et al. 2025, section 4.1). The score is the share of prompts in which it
-    counts. Arms, on the same prompts:
+    Of the label appended to the query, the first token pays more than 5/T of its attention to the
+    token right before it, T being all of the prompt's tokens, BOS and label included (Cho et al.
+    2025, section 4.1). The score is the share of prompts in which a head counts. Arms:
 
     - "right label": the query's own is appended;
-    - "wrong label": the next class's, as the authors do: a head that copies text into labels,
-      whatever they are, counts as often;
-    - "random token": the right label's attention to other tokens in front of it, but not to BOS,
-      the mean over eight seeded draws: what heads would count by chance;
+    - "wrong label": the next class's: a head that copies text into any label counts as often;
+    - "random token": the right label's attention to other tokens before it, never BOS, mean over
+      eight seeded draws: what heads would count by chance;
     - "attention, right label" and so on: the attention itself, of which ``per_layer("max")`` is
       the authors' maximum copy magnitude.
 
-    `HeadMeasure.per_layer` counts heads in each layer, `HeadMeasure.heads_beyond` names them.
-
     Args:
-        n_shots: of each prompt, 1 or more.
         n_queries: the first so many of ``task.test``; ``None`` means 512, or all that there are.
         seeds: each draws other examples.
-        choice: how examples are drawn; ``None`` means the task's way, or "balanced" where that is
-            "random".
+        choice: ``None`` means the task's way, or "balanced" where that is "random".
         prepend_bos: whether prompts start with BOS; ``None`` follows the tokenizer.
         instruction: whether prompts hold the task's instruction.
         compat: "cho2025" reads the last token's attention to the one before it, as the authors'
             code does: of a label of several tokens both are its own.
         batch_size: prompts that run at once, at most.
-        progress: whether to show a progress bar.
 
     Returns:
-        ``chance`` is what attention spread evenly would give.
+        `HeadMeasure.per_layer` counts heads in each layer, `HeadMeasure.heads_beyond` names them.
 
     Raises:
         TaskError: a task without classes, or whose labels begin with the same token.
         PromptError: prompts without forerunner tokens, or beyond the model's context.
-        ModelError: if the model's attention cannot be watched.
-        NumericalError: if the model gives NaN.
+        ModelError, NumericalError: if attention cannot be watched, or is NaN.
     """
-    measure = Measure("forerunner_heads", f"threshold:{THRESHOLD:g}/T|draws:{N_DRAWS}|{compat}")
     chosen = CircuitSetting.of(
-        task, measure, n_shots=n_shots, n_queries=n_queries, seeds=seeds, choice=choice,
-        prepend_bos=prepend_bos, instruction=instruction,
+        task, counting("forerunner_heads", compat), n_shots=n_shots, n_queries=n_queries,
+        seeds=seeds, choice=choice, prepend_bos=prepend_bos, instruction=instruction,
     )  # fmt: skip
+    return _count(model, chosen, compat, batch_size, progress=progress)
+
+
+def _count(
+    model: Model, chosen: CircuitSetting, compat: str | None, batch_size: int, *, progress: bool
+) -> HeadMeasure:
     plan = [_answered(chosen, model, seed) for seed in chosen.setting.seeds]
-    said = {"compat": compat, "threshold": THRESHOLD, "draws": N_DRAWS}
-    recipe = chosen.recipe(model, [prompts for runs in plan for prompts, _ in runs], **said)
-    total = 2 * chosen.setting.n_queries * len(plan)
-    found = []
-    with tqdm(total=total, unit="prompt", desc=measure.name, disable=not progress) as bar:
+    recipe = chosen.recipe(model, [prompts for runs in plan for prompts, _ in runs], compat=compat)
+    total, found = 2 * chosen.setting.n_queries * len(plan), []
+    with tqdm(total=total, unit="prompt", desc="forerunner heads", disable=not progress) as bar:
         for seed, runs in zip(chosen.setting.seeds, plan, strict=True):
             paid = []
             for prompts, types in runs:

@@ -117,10 +117,9 @@ def query_key_view(
 ) -> QueryKeyView:
     """Labels' states through a head's W_Q^T W_K, in the plane in which they differ most.
 
-    What a query's state makes of a label's state, as far as the matrices go, is its product with
-    W_Q^T W_K times that; these stand in the space of the query's states, and so can be drawn
-    together with it (Cho et al. 2025, figure 7). States are those that enter the layer's attention,
-    behind the norm in front of it, of the labels' last tokens and the query's forerunner token.
+    W_Q^T W_K makes of a label's state one in the space of the query's states: the product of both
+    is what the head's score is made of (Cho et al. 2025, figure 7). States are those that enter the
+    layer's attention, behind its norm, of the labels' last tokens and the query's forerunner token.
     Biases, rotary positions, and norms of queries and keys are left out.
 
     Args:
@@ -138,25 +137,33 @@ def query_key_view(
 
     Raises:
         TaskError: a layer, head or item that there is not; a head without its layer.
-        PromptError: prompts without forerunner tokens, or beyond the model's context.
         ModelError: if the model's queries and keys are not made by one matrix each.
-        NumericalError: if the model gives NaN.
+        PromptError, NumericalError: as `forerunner_heads` does.
     """
-    measure = Measure("query_key_view", str(compat))
     asked: dict[str, Any] = {
         "n_shots": n_shots, "n_queries": n_queries, "seeds": seed, "choice": choice,
         "prepend_bos": prepend_bos, "instruction": instruction,
     }  # fmt: skip
-    chosen = CircuitSetting.of(task, measure, **asked)
+    chosen = CircuitSetting.of(task, Measure("query_key_view", f"compat:{compat}"), **asked)
     check_count("item", item, least=0, most=chosen.setting.n_queries - 1, error=TaskError)
     _check_head(model, layer, head)
-    counted = None
     if layer is None or head is None:
-        counts = induction_heads(
-            model, task, compat=compat, batch_size=batch_size, progress=progress, **asked
-        )
-        layer, head, counted = _most_counted(counts, layer, compat)
-    shown = Shown.of(chosen, model, seed, compat)
+        runs: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "compat": compat}
+        counts = induction_heads(model, task, **runs, **asked)
+        return _view(model, chosen, item, *_most_counted(counts, layer, compat), compat)
+    return _view(model, chosen, item, layer, head, None, compat)
+
+
+def _view(
+    model: Model,
+    chosen: CircuitSetting,
+    item: int,
+    layer: int,
+    head: int,
+    counted: float | None,
+    compat: str | None,
+) -> QueryKeyView:
+    shown = Shown.of(chosen, model, chosen.setting.seeds[0], compat)
     recipe = chosen.recipe(model, [shown.prompts], compat=compat, item=item)
     labels, query = _states(model, shown, item, layer, compat)
     queries, keys = query_key_weights(model, layer)

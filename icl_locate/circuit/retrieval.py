@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import anything, checked
-from icl_locate.circuit.attended import N_DRAWS, THRESHOLD, Cells, attention_sums, random_columns
-from icl_locate.circuit.counts import Paid, head_measure
-from icl_locate.circuit.inputs import CircuitSetting, Inputs, Measure
+from icl_locate.circuit.attended import N_DRAWS, Cells, attention_sums, random_columns
+from icl_locate.circuit.counts import Paid, counting, head_measure
+from icl_locate.circuit.inputs import CircuitSetting, Inputs
 from icl_locate.circuit.result import HeadMeasure
 from icl_locate.circuit.tokens import TokenTypes
 from icl_locate.errors import TaskError
@@ -49,9 +49,9 @@ def induction_heads(
 ) -> HeadMeasure:
     """Count the heads by which the query's forerunner token looks at the examples' labels.
 
-    Its attention to the first tokens of the labels is what counts, T being the tokens of the whole
-    prompt, BOS and the query's right label included (Cho et al. 2025, section 4.2). The score is
-    the share of prompts in which a head counts. Arms, on the same prompts:
+    Their first tokens are meant, and T is the tokens of the whole prompt, BOS and the query's right
+    label included (Cho et al. 2025, section 4.2). The score is the share of prompts in which a head
+    counts. Arms, on the same prompts:
 
     - "induction": to all labels together it pays more than 5/T;
     - "correct induction": to labels of the query's class it pays by more than 5/(T * classes) more
@@ -61,8 +61,6 @@ def induction_heads(
       both are the mean over eight seeded draws: what heads would count by chance;
     - "attention, induction" and so on: the attention, or the difference, itself.
 
-    `HeadMeasure.per_layer` counts heads in each layer, `HeadMeasure.heads_beyond` names them.
-
     Args:
         n_shots, n_queries, seeds, choice, prepend_bos, instruction, batch_size, progress: as in
             `forerunner_heads`.
@@ -70,24 +68,25 @@ def induction_heads(
             label of several tokens it is its own.
 
     Returns:
-        ``chance`` is what attention spread evenly would give: with many examples that counts, too.
+        `HeadMeasure.per_layer` counts heads in each layer, `HeadMeasure.heads_beyond` names them.
 
     Raises:
-        TaskError: a task without classes, or whose labels begin with the same token.
-        PromptError: prompts without forerunner tokens, or beyond the model's context.
-        ModelError: if the model's attention cannot be watched.
-        NumericalError: if the model gives NaN.
+        TaskError, PromptError, ModelError, NumericalError: as `forerunner_heads` does.
     """
-    measure = Measure("induction_heads", f"threshold:{THRESHOLD:g}/T|draws:{N_DRAWS}|{compat}")
     chosen = CircuitSetting.of(
-        task, measure, n_shots=n_shots, n_queries=n_queries, seeds=seeds, choice=choice,
-        prepend_bos=prepend_bos, instruction=instruction,
+        task, counting("induction_heads", compat), n_shots=n_shots, n_queries=n_queries,
+        seeds=seeds, choice=choice, prepend_bos=prepend_bos, instruction=instruction,
     )  # fmt: skip
+    return _count(model, chosen, compat, batch_size, progress=progress)
+
+
+def _count(
+    model: Model, chosen: CircuitSetting, compat: str | None, batch_size: int, *, progress: bool
+) -> HeadMeasure:
     plan = [Shown.of(chosen, model, seed, compat) for seed in chosen.setting.seeds]
-    said = {"compat": compat, "threshold": THRESHOLD, "draws": N_DRAWS}
-    recipe = chosen.recipe(model, [shown.prompts for shown in plan], **said)
+    recipe = chosen.recipe(model, [shown.prompts for shown in plan], compat=compat)
     total, found = chosen.setting.n_queries * len(plan), []
-    with tqdm(total=total, unit="prompt", desc=measure.name, disable=not progress) as bar:
+    with tqdm(total=total, unit="prompt", desc="induction heads", disable=not progress) as bar:
         for shown in plan:
             cells, prompts = _cells(shown), shown.prompts
             sums = attention_sums(model, prompts, cells, batch_size, bar.update)
