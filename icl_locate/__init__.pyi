@@ -1,3 +1,4 @@
+from . import agreement as agreement
 from . import checkpoints as checkpoints
 from . import circuit as circuit
 from . import context_heads as context_heads
@@ -14,6 +15,9 @@ from . import tasks as tasks
 from . import vectors as vectors
 from ._types import Part as Part
 from ._types import Segment as Segment
+from .agreement import Agreement as Agreement
+from .agreement import Witness as Witness
+from .agreement import triangulate as triangulate
 from .checkpoints import OverCheckpoints as OverCheckpoints
 from .checkpoints import over_checkpoints as over_checkpoints
 from .context_heads import HeadStudy as HeadStudy

@@ -29,6 +29,7 @@ class LoraResult(
     former="icl_locate.LoraResult/1",
     tensors=("statistics", "scores", "dev_losses", "n_epochs"),
     labels=("layers", "seeds", "metric", "untuned", "provenance"),
+    later=("untuned_statistics",),
 ):
     """The scores of models tuned at one layer each.
 
@@ -43,6 +44,7 @@ class LoraResult(
         provenance: model, task, configuration, projections' names, versions. ``fingerprint`` is of
             the model as transformers has it: other experiments' are of its bridge, and differ.
         custom_metric: the metric itself if it is none of the package's; not saved.
+        untuned_statistics: each item's without any adapter; ``None`` in files of earlier versions.
     """
 
     layers: tuple[int, ...]
@@ -55,6 +57,7 @@ class LoraResult(
     metric: str
     provenance: Mapping[str, Any]
     custom_metric: Metric | None = None
+    untuned_statistics: Float[Tensor, "item stat"] | None = None
 
     def __post_init__(self) -> None:
         settle(
@@ -66,6 +69,8 @@ class LoraResult(
         self._check()
         check_table("dev_losses", self.dev_losses, self._shape())
         check_table("n_epochs", self.n_epochs, self._shape(), whole=True)
+        if self.untuned_statistics is not None:
+            check_table("untuned_statistics", self.untuned_statistics, self.statistics.shape[-2:])
 
     @checked(ResultError)
     def interval(self, confidence: float = 0.95) -> Float[Tensor, "bound layer"]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,20 +65,30 @@ def lora_by_layer(
         ResultError: if the output holds another training's checkpoints.
         NumericalError: if a loss is not a number.
     """
-    chosen = _choose_config(config)
-    setting = Setting.of(
-        task,
-        metric=metric,
-        n_queries=n_queries,
-        seeds=seeds,
-        n_shots=0,
-        max_new_tokens=max_new_tokens,
+    setting, chosen = prepare(
+        task, config, metric=metric, n_queries=n_queries, seeds=seeds, max_new_tokens=max_new_tokens
     )
-    _check(setting, chosen)
     base, tokenizer = load_base(model, device, dtype, revision)
     teacher = Teacher(setting, chosen, base, tokenizer)
     name = EMBEDDED if model is None else str(model)
     return _tune(teacher, name, layers, Path(output), progress=progress)
+
+
+def prepare(
+    task: Task | str | Path, config: LoraConfig | str | None, **asked: Any
+) -> tuple[Setting, LoraConfig]:
+    """What adapters are scored on, and how they are trained: checked, with nothing loaded.
+
+    Args:
+        asked: options of `Setting.of`.
+
+    Raises:
+        TaskError: as `lora_by_layer` does.
+    """
+    chosen = _choose_config(config)
+    setting = Setting.of(task, n_shots=0, **asked)
+    _check(setting, chosen)
+    return setting, chosen
 
 
 def _tune(
@@ -89,7 +100,7 @@ def _tune(
     names = output_projections(teacher.base)
     wanted = _choose_layers(layers, len(names))
     recipe |= {"projections": names, "layers": list(wanted)}
-    untuned = float(score_totals(metric, teacher.answer(teacher.base).sum(axis=0)))
+    untuned = teacher.answer(teacher.base)
     total = len(wanted) * len(setting.seeds)
     states, tables = [], []
     with tqdm(total=total, unit="adapter", desc=setting.task.name, disable=not progress) as bar:
@@ -109,10 +120,11 @@ def _tune(
         scores=torch.from_numpy(score_totals(metric, statistics.sum(axis=-2))),
         dev_losses=torch.tensor([state.best for state in states]).view(cells),
         n_epochs=torch.tensor([state.epoch for state in states]).view(cells),
-        untuned=untuned,
+        untuned=float(score_totals(metric, untuned.sum(axis=0))),
         metric=metric.name,
         provenance=recipe | setting.outcome(),
         custom_metric=setting.custom_metric,
+        untuned_statistics=torch.from_numpy(untuned),
     )
 
 

@@ -195,16 +195,16 @@ def _layers(a: _Side, b: _Side) -> dict[str, Any]:
     if a.layers is None or b.layers is None:
         return dict.fromkeys(names)
     confidence = a.curve.confidence
-    layer, interval = _distance(a.layers, b.layers, confidence)
+    layer, interval = distance(a.layers, b.layers, confidence)
     depths = a.location.layers[-1], b.location.layers[-1]
     unit = lcm(*depths)  # in which both models' layers are whole numbers
-    far, (low, high) = _distance(
+    far, (low, high) = distance(
         unit // depths[0] * a.layers, unit // depths[1] * b.layers, confidence
     )
     return dict(zip(names, (layer, interval, far / unit, (low / unit, high / unit)), strict=True))
 
 
-def _distance(
+def distance(
     a: Int[ndarray, "bound draw"], b: Int[ndarray, "bound draw"], confidence: float
 ) -> tuple[int, tuple[int, int]]:
     """How far apart, with the shortest interval of the draws and all that they leave open."""

@@ -1,0 +1,222 @@
+"""Several methods on one model and task, on the same queries, examples and metric."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from icl_locate.agreement.curve import MethodCurve
+from icl_locate.agreement.method import Asked, Measurement, Method
+from icl_locate.agreement.registry import METHODS, choose_methods
+from icl_locate.agreement.result import Agreement
+from icl_locate.checks.arguments import check_choice, refuse
+from icl_locate.checks.signatures import anything, checked
+from icl_locate.engine.choice import ENGINES, Engine
+from icl_locate.errors import MaskError, ModelError, PromptError, TaskError
+from icl_locate.metrics import Metric, TextScore
+from icl_locate.models.bridge import Model
+from icl_locate.models.fingerprint import hold_weights
+from icl_locate.models.loading import check_model, load_model
+from icl_locate.prompts.template import Choice
+from icl_locate.studies.recipe import describe_model, describe_value
+from icl_locate.studies.setting import Setting
+from icl_locate.tasks.task import Task
+
+_QUERIES = 32
+"""Queries unless told otherwise."""
+
+
+@checked(TaskError, model=anything, task=anything, methods=anything, metric=anything)
+def triangulate(
+    model: Model | str | Path,
+    task: Task | str | Path,
+    methods: str | Iterable[str] | None = None,
+    *,
+    n_shots: int = 5,
+    n_queries: int | None = None,
+    seeds: int | Iterable[int] = (0, 1, 2),
+    metric: str | Metric | TextScore | None = None,
+    choice: Choice | str | None = None,
+    prepend_bos: bool | None = None,
+    max_new_tokens: int = 50,
+    confidence: float = 0.95,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    batch_size: int = 64,
+    token_budget: int | None = None,
+    engine: Engine | str = "auto",
+    progress: bool = False,
+    **options: Mapping[str, Any],
+) -> Agreement:
+    """Locate a task by several methods, and hold them against each other on one layer axis.
+
+    Layer ``L`` of the axis is the residual stream that enters layer ``L``: 0 is the embedding,
+    ``n_layers`` what leaves the last one. Every method says by which ``L`` the task is there. A
+    mask that hides the examples from ``L`` on takes nothing away. The last layer that does damage
+    alone, or that can still be told the task, is ``L - 1``. A state after block ``l`` stands in
+    the stream that enters layer ``l + 1``, so a peak after block ``l`` is put at ``l + 1``: on a
+    model whose task is read in layer ``l`` alone all of these say ``l + 1``.
+
+    Methods: "masking" (a plateau, as `locate` finds it), "single_layer" (where the damage of
+    hiding the examples from one layer ends), "task_vector" (a peak), "many_positions" (where
+    states of all examples' answers no longer transfer), "function_vector" (where adding it no
+    longer works), "lora" (where tuning one layer no longer does what the best does; trains, so it
+    runs only if asked for by name). All are measured on the same queries, seeds and shots, and by
+    the same metric, but for what a witness notes. Intervals of differences are paired so far.
+
+    Args:
+        model: a model, or what `load_model` takes.
+        task: a task, or what `load_task` takes.
+        methods: names; ``None``: all that train nothing and that the task can serve. Those that it
+            cannot are left out, and the summary says why.
+        n_queries: the first so many queries of ``task.test``; ``None`` means 32, or all.
+        seeds: each, or a single one, draws other examples.
+        metric: of every method, as in `sweep`; ``None`` means the task's. Where answers are long
+            and begin alike, a vector at one token does little for their log-probability.
+        n_shots, choice, prepend_bos, max_new_tokens, batch_size, engine: as in `sweep`.
+        confidence: of all intervals.
+        n_resamples, seed: how many curves are drawn, and the seed of their generator.
+        token_budget: as in `sweep`.
+        progress: whether to show progress bars.
+        options: by a method's name its own options: ``task_vector={"n_dummies": 5}``,
+            ``function_vector={"n_heads": 5, "n_mean": 50}``, ``many_positions={"other": task}``,
+            ``lora={"output": "runs/lora", "config": LoraConfig(...), "model": "embedded"}``.
+
+    Raises:
+        TaskError: no methods, an unknown one, or one twice; options of none that runs; what a
+            method that was asked for by name cannot serve; too few queries, or no seeds. Before
+            anything runs, but for what only a run tells, such as a task that is never done.
+        MaskError, PromptError, ModelError, NumericalError, ResultError: as their sources say.
+    """
+    chosen = choose_methods(methods)
+    _check_options(options, chosen)
+    if engine not in ENGINES:
+        raise TaskError(f"engine is {engine!r}: expected one of {', '.join(ENGINES)}")
+    setting = Setting.of(
+        task, metric=metric, n_queries=n_queries, seeds=seeds, n_shots=n_shots, choice=choice,
+        prepend_bos=prepend_bos, max_new_tokens=max_new_tokens, most_queries=_QUERIES,
+    )  # fmt: skip
+    named = model if isinstance(model, (str, Path)) else None
+    asked = Asked(setting, metric, engine, batch_size, token_budget, progress, named)
+    bridge = check_model(load_model(model) if isinstance(model, (str, Path)) else model)
+    left_out: dict[str, str] = {}
+    works = [_Work(method, bridge, replace(asked, own=options.get(method.name, {})))
+             for method in chosen]  # fmt: skip
+    with hold_weights(bridge):
+        works = [work for work in works if _served(work, work.check, methods is None, left_out)]
+        recipe = {
+            **describe_model(bridge),
+            **setting.asked(),
+            "methods": [work.method.name for work in works],
+            "options": describe_value(options),
+        }
+        bar = tqdm(works, unit="method", desc="methods", disable=not progress)
+        runs = [work for work in bar if _served(work, work.run, methods is None, left_out)]
+    how = {"confidence": confidence, "n_resamples": n_resamples, "seed": seed}
+    return _result(runs, left_out, recipe, bridge, **how)
+
+
+def _check_options(options: Mapping[str, Any], chosen: Iterable[Method]) -> None:
+    """Refuse options of methods that do not run, or that those do not have."""
+    running = {method.name: method for method in chosen}
+    for name, own in options.items():
+        if name not in METHODS:
+            raise TypeError(f"triangulate() got an unexpected keyword argument {name!r}")
+        if name not in running:
+            raise TaskError(
+                f"options of {name!r} were given, but it does not run: name it among the methods"
+            )
+        if not isinstance(own, Mapping):
+            refuse(name, own, "a mapping of options' names to their values", TaskError)
+        for option in own:
+            check_choice(f"an option of {name}", option, running[name].options, error=TaskError)
+
+
+@dataclass
+class _Work:
+    """One method at work."""
+
+    method: Method
+    model: Model
+    asked: Asked
+    found: Measurement | None = None
+    seconds: float = 0.0
+
+    def check(self) -> None:
+        """Refuse what the task cannot serve; nothing heavy runs."""
+        self.method.check(self.model, self.asked)
+
+    def run(self) -> None:
+        """Measure."""
+        start = time.perf_counter()
+        self.found = self.method.run(self.model, self.asked)
+        self.seconds = time.perf_counter() - start
+
+    def curve(self) -> MethodCurve:
+        """What was measured, on the common axis."""
+        method, found = self.method, self.found
+        assert found is not None  # noqa: S101 - those that did not run are not asked
+        return MethodCurve(
+            method=method.name,
+            kind=method.kind,
+            lowers=method.lowers,
+            share=method.share,
+            question=method.question,
+            cannot_show=method.cannot_show,
+            places=method.places,
+            layers=found.layers,
+            seeds=found.result.seeds,
+            items=tuple(query.source for query in self.asked.setting.queries),
+            statistics=found.statistics,
+            metric=found.result.metric,
+            seconds=self.seconds,
+            n_prompts=found.n_prompts,
+            notes=found.notes,
+            provenance=found.result.provenance,
+            custom_metric=found.result.custom_metric,
+        )
+
+
+def _served(work: _Work, act: Callable[[], None], unnamed: bool, left_out: dict[str, str]) -> bool:
+    """Do it, and tell whether that went; of methods that nobody named, note why it did not."""
+    try:
+        act()
+    except (TaskError, MaskError, PromptError, ModelError) as error:
+        if not unnamed:
+            raise
+        left_out[work.method.name] = str(error)
+        return False
+    return True
+
+
+def _result(
+    works: Sequence[_Work],
+    left_out: Mapping[str, str],
+    recipe: Mapping[str, Any],
+    model: Model,
+    **how: Any,
+) -> Agreement:
+    """What was measured.
+
+    Raises:
+        TaskError: if the task can serve no method.
+    """
+    if not works:
+        why = "; ".join(f"{name}: {said}" for name, said in left_out.items())
+        raise TaskError(f"the task {recipe['task']!r} serves none of the methods: {why}")
+    results: dict[str, Any] = {}
+    for work in works:
+        if work.found is not None:
+            results |= {work.method.name: work.found.result, **work.found.others}
+    return Agreement.of(
+        [work.curve() for work in works],
+        n_layers=int(model.cfg.n_layers),
+        left_out=left_out,
+        provenance=recipe,
+        results=results,
+        custom_metric=works[0].asked.setting.custom_metric,
+        **how,
+    )

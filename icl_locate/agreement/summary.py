@@ -1,0 +1,85 @@
+"""What several methods say together, in words."""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+from icl_locate.agreement.witness import MethodDifference, Witness
+
+_WIDTH = 100
+
+
+def summarise(
+    witnesses: Sequence[Witness],
+    differences: Sequence[MethodDifference],
+    n_layers: int,
+    left_out: Mapping[str, str],
+    what: str,
+) -> str:
+    """A text of lines: each method's layer, the pairs that differ, and what stays open."""
+    lines = [
+        f"{what}: one axis from layer 0 to {n_layers}, where L is the stream that enters layer L",
+        *_table(witnesses),
+        "",
+        *_together(witnesses, differences),
+        "",
+        "What each cannot show:",
+        *_listed({one.method: one.cannot_show for one in witnesses}),
+    ]
+    notes = {one.method: "; ".join(one.notes) for one in witnesses if one.notes}
+    if notes:
+        lines += ["", "How it was measured:", *_listed(notes)]
+    if left_out:
+        lines += ["", "Left out:", *_listed(left_out)]
+    return "\n".join(lines)
+
+
+def _table(witnesses: Sequence[Witness]) -> list[str]:
+    """A row a method: name, layer, effect, question."""
+    rows = [
+        (one.method, one.label, f"{one.worth} {one.metric.replace('_', ' ')}", one.question)
+        for one in witnesses
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(3)]
+    return [
+        "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]])
+        for row in rows
+    ]
+
+
+def _together(witnesses: Sequence[Witness], differences: Sequence[MethodDifference]) -> list[str]:
+    """Which differ, which are not shown to, and which say nothing."""
+    differ = [str(one) for one in differences if one.verdict in ("later", "earlier")]
+    alike = [one for one in differences if one.verdict == "no difference shown"]
+    silent = [f"{one.method} ({one.verdict})" for one in witnesses if one.interval is None]
+    said = {"Differ": differ, "No difference shown": _groups(alike, all_of_them=not differ)}
+    said["Nothing to hold against the others"] = silent
+    lines = []
+    for heading, parts in said.items():
+        if parts:
+            text = f"{heading}: {'; '.join(parts)}."
+            lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
+    return lines or ["One method alone: there is nothing to hold it against."]
+
+
+def _groups(alike: Sequence[MethodDifference], *, all_of_them: bool) -> list[str]:
+    """Pairs that are not shown to differ; where no two are, all in one."""
+    if not all_of_them or len(alike) < 2:
+        return [f"{' and '.join(one.methods)} ({_within([one])})" for one in alike]
+    names = list(dict.fromkeys(name for one in alike for name in one.methods))
+    return [f"{', '.join(names[:-1])} and {names[-1]} ({_within(alike)})"]
+
+
+def _within(alike: Sequence[MethodDifference]) -> str:
+    """How far those that are not shown to differ may be apart."""
+    most = max(max(-low, high) for one in alike if one.interval for low, high in [one.interval])
+    return f"within {most} layer{'s' * (most > 1)}" if most else "the same layer"
+
+
+def _listed(texts: Mapping[str, str]) -> list[str]:
+    return [
+        line
+        for name, text in texts.items()
+        for line in textwrap.wrap(
+            f"{name}: {text}", _WIDTH, initial_indent="  ", subsequent_indent="    "
+        )
+    ]
