@@ -85,7 +85,10 @@ def find_peak(curve: MethodCurve, how: How) -> Found:
 
 
 def find_drop(curve: MethodCurve, how: How) -> Found:
-    """One layer behind the last whose effect counts."""
+    """One layer behind the last whose effect counts.
+
+    A gain to the last layer of all ends nowhere: what is done there needs no layer to be read.
+    """
     drop = Drop(
         curve.effects, curve.share, how.confidence, how.n_resamples, how.seed,
         how.rest_seed,
@@ -99,11 +102,12 @@ def find_drop(curve: MethodCurve, how: How) -> Found:
     if drop.interval is None:
         return Found(layer, None, "not resolved", effect, None)
     low, high = (int(ends[place]) for place in drop.interval)
+    if not curve.lowers and low == ends[-1]:
+        return Found(None, None, "gain never ends", effect, None)
     wide = high - low > len(curve.layers) / 2
-    verdict = "not resolved" if wide else f"{what} ends"
     itself = np.full((2, 1), drop.end)
     draws = ends[np.concatenate([drop.again(), itself], axis=1)]
-    return Found(layer, (low, high), verdict, effect, draws)
+    return Found(layer, (low, high), "not resolved" if wide else f"{what} ends", effect, draws)
 
 
 KINDS: Mapping[str, Callable[[MethodCurve, How], Found]] = MappingProxyType(

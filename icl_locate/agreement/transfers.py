@@ -193,8 +193,8 @@ FUNCTION_VECTOR = Method(
     share=_HALF,
     question="Behind which layer does adding what the best heads write no longer do the task?",
     cannot_show=(
-        "where the heads stand that write it: a vector that is added early is carried up to the "
-        "layer that reads it"
+        "where the heads stand that write it: what is added early is carried up to the layer that "
+        "reads it; and nothing of a vector that speaks to the unembedding itself, which never ends"
     ),
     places="layer behind which the function vector is added",
     check=_check_function,

@@ -30,7 +30,8 @@ class Witness:
             single item.
         verdict: of a plateau as in `Location`; of a peak as in `vectors.Peak`; of a drop "damage
             ends" or "gain ends", "no damage" or "no gain" where no layer does anything beyond
-            noise. "not resolved": the interval spans over half of the layers.
+            noise, "gain never ends" where the last layer does as well. "not resolved": the interval
+            spans over half of the layers.
         effect: how much there is to locate, with its interval (low, high), in units of the metric:
             of a plateau ceiling minus floor, else what the layer that does most adds to its
             reference, or takes from it. NaN where a single item gives no interval.

@@ -1,5 +1,6 @@
 """Figures: each function returns a plotly Figure; none shows or writes anything."""
 
+from icl_locate.plots.agreement import agreement
 from icl_locate.plots.checkpoints import over_checkpoints
 from icl_locate.plots.curves import caption, layer_curves
 from icl_locate.plots.differences import layer_differences
@@ -24,6 +25,7 @@ __all__ = [
     "DASHES",
     "PALETTE",
     "ablation_bars",
+    "agreement",
     "caption",
     "failure_curves",
     "formation_curves",
