@@ -9,6 +9,7 @@ import torch
 
 import icl_locate as icl
 from icl_locate import circuit, vectors
+from icl_locate.agreement import Agreement, MethodCurve
 from icl_locate.context_heads.result import HeadSweepResult
 from icl_locate.formation import FormationRun, FormationStudy
 from icl_locate.gates import GatesResult
@@ -150,7 +151,25 @@ def query_key_view() -> circuit.QueryKeyView:
     )  # fmt: skip
 
 
+def method_curve(
+    method: str = "masking", kind: Any = "plateau", lowers: bool = True
+) -> MethodCurve:
+    return MethodCurve(
+        method, kind, lowers, 0.9, "Where?", "what", "layer", (0, 1, 2), (0, 5), ("a", "b", "c"),
+        means(4, 2, 3), "log_prob", 0.5, 24, ("a note",), RECIPE,
+    )  # fmt: skip
+
+
+def agreement_result() -> Agreement:
+    curves = [method_curve(), method_curve("probe", "peak", lowers=False)]
+    return Agreement.of(
+        curves, n_layers=2, left_out={"lora": "not asked for"}, confidence=0.9, n_resamples=20,
+        seed=3, provenance=RECIPE,
+    )  # fmt: skip
+
+
 VALUES: dict[str, Any] = {
+    "agreement": agreement_result(),
     "sweep": sweep_result(),
     "ablation": ablation_result(),
     "gates": GatesResult("prune", torch.rand(2, 2), 3, 0.9, 0.8, torch.rand(5), "chrf", RECIPE),

@@ -15,6 +15,7 @@ import tiny
 import torch
 from circuit_calls import circuit_calls
 from saved_kinds import (
+    agreement_result,
     formation_run,
     formation_study,
     injected,
@@ -329,6 +330,7 @@ def calls() -> dict[str, Call]:
         | _formation()
         | _savings()
         | _checkpoints()
+        | _agreement()
         | _plots()
         | _tasks(home)
         | _metrics()
@@ -562,6 +564,15 @@ def _checkpoints() -> dict[str, Call]:
             over.results["accuracy"][0].__getitem__, {"name": "a"}
         ),
         "plots.over_checkpoints": Call(plots.over_checkpoints, {"result": over}, 0.3),
+    }
+
+
+def _agreement() -> dict[str, Call]:
+    asked = {"model": model(), "task": task(), "methods": ["masking"], "metric": "log_prob"}
+    return {
+        "triangulate": Call(icl.triangulate, {**asked, **SIZES, "seeds": 0, "n_resamples": 5}, 0.1),
+        "Agreement.__getitem__": Call(agreement_result().__getitem__, {"method": "masking"}),
+        "plots.agreement": Call(plots.agreement, {"agreed": agreement_result()}, 0.3),
     }
 
 

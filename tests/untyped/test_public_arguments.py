@@ -15,13 +15,15 @@ from icl_locate.errors import IclLocateError
 
 CALLS = calls()
 MODULES = (
-    "checkpoints", "circuit", "context_heads", "formation", "gates", "induction", "lora",
+    "agreement", "checkpoints", "circuit", "context_heads", "formation", "gates", "induction",
+    "lora",
     "metrics", "models", "plots", "prompts", "report", "sandbox", "savings", "studies", "tasks",
     "vectors",
 )  # fmt: skip
 
 MADE_BY_THE_PACKAGE = {
-    "Ablated", "AblationResult", "Arm", "ArmCurve", "Comparison", "Difference",
+    "Ablated", "AblationResult", "Agreement", "Asked", "Measurement", "Method", "MethodCurve",
+    "MethodDifference", "Witness", "Arm", "ArmCurve", "Comparison", "Difference",
     "Disconnections", "Expected",
     "FormationModel", "FormationRun", "FormationStudy", "FunctionVector", "LayerClamp",
     "GatesResult", "HeadEffects", "HeadIndirectEffects", "HeadMeasure", "HeadReference",
@@ -36,6 +38,7 @@ NO_CALLS = {
     "TargetLogProb", "TextScore",
 }  # fmt: skip
 BETWEEN_MODULES = {
+    "Agreement.of", "MethodDifference.of", "Witness.of",
     "check_statistics", "check_task", "for_task", "gives_text", "is_calibrated", "is_mean",
     "judged", "readout_of", "require_answers",
     "CopyClamp.on_logits", "FormationModel.answers", "FormationModel.embeddings",

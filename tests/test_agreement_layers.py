@@ -1,0 +1,148 @@
+"""Layers and differences of simulated methods, whose truth is known: how often, and how surely.
+
+``tests/benchmarks/agreement.py`` has more settings and more replications.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from simulated_methods import KINDS, Methods, damages, put
+
+from icl_locate.agreement.drop import Drop
+from icl_locate.agreement.kinds import KINDS as FIND
+from icl_locate.agreement.kinds import How
+from icl_locate.masking.comparison import distance
+from icl_locate.studies import Spread
+
+HOW = How(0.95, 200, 0, 0)
+REPLICATIONS = 40
+
+
+def of(values, share=0.1):
+    """A drop of effects [layer, seed, item]."""
+    return Drop(Spread.of_means(np.asarray(values, dtype=float)), share, 0.95, 300, 0, 0)
+
+
+def exactly(damage, n_items=8):
+    """The same effect on every item: no noise."""
+    return of(np.tile(np.asarray(damage)[:, None, None], (1, 1, n_items)))
+
+
+@pytest.mark.parametrize(
+    ("damage", "end"),
+    [
+        ([0, 1, 0, 0], 2),
+        ([1, 0, 0, 0], 1),
+        ([0, 0, 0, 1], 4),
+        ([0.5, 1, 0, 0.5, 0, 0], 4),
+        ([0, 1, 0.09, 0.09, 0.09], 2),
+        ([0, 1, 0.11, 0, 0], 3),
+        ([-1, -1, 1, -1], 3),
+    ],
+)
+def test_without_noise_it_is_the_definition(damage, end):
+    drop = exactly(damage)
+    assert drop.there and drop.end == end and drop.interval == (end, end)
+    assert (drop.again() == end).all()
+
+
+def test_nothing_is_found_where_nothing_is_done():
+    assert not exactly([0, 0, 0]).there and not exactly([-1, -2, -1]).there
+
+
+def test_one_item_has_an_end_without_an_interval():
+    drop = exactly([0, 1, 0, 0], n_items=1)
+    assert drop.there and drop.end == 2 and drop.interval is None
+
+
+@pytest.mark.parametrize(
+    ("shape", "n", "metric", "coverage", "width", "bias"),
+    [
+        ("one layer", 12, "accuracy", 0.95, 3.0, 0.1),
+        ("block", 32, "log_prob", 0.95, 1.5, 0.1),
+        ("two sites", 12, "log_prob", 0.95, 1.5, 0.1),
+        ("two sites", 32, "accuracy", 0.95, 12.0, 3.0),
+        ("a weak site", 12, "accuracy", 0.9, 6.0, 4.0),
+        ("a little everywhere", 32, "log_prob", 0.95, 2.0, 0.1),
+        ("falling", 12, "log_prob", 0.95, 2.0, 0.3),
+        ("to the end", 12, "accuracy", 0.95, 0.5, 0.1),
+    ],
+)
+def test_the_interval_holds_where_damage_ends(shape, n, metric, coverage, width, bias):
+    damage = damages(n)[shape]
+    simulated = Methods(damage, np.ones(n + 1), np.ones(n), metric=metric)
+    (truth,) = simulated.truths["single_layer"]
+    generator = np.random.default_rng(0)
+    found = [
+        FIND["drop"](simulated.curves(generator)["single_layer"], HOW) for _ in range(REPLICATIONS)
+    ]
+    low, high = np.array([one.interval for one in found]).T
+    assert ((low <= truth) & (truth <= high)).mean() >= coverage
+    assert (high - low).mean() <= width
+    assert abs(np.mean([one.layer - truth for one in found])) <= bias
+
+
+@pytest.mark.parametrize("size", [(16, 1), (64, 3)])
+def test_no_damage_is_found_where_there_is_none(size):
+    simulated = Methods(damages(12)["none"], np.ones(13), np.ones(12), *size)
+    generator = np.random.default_rng(0)
+    found = [FIND["drop"](simulated.curves(generator)["single_layer"], HOW) for _ in range(100)]
+    assert sum(one.verdict == "no damage" for one in found) >= 90
+    assert all((one.layer is None) == (one.verdict == "no damage") for one in found)
+
+
+def test_the_end_is_less_biased_than_the_definition_taken_at_its_word():
+    """Of 26 layers that do nothing, one or the other exceeds a tenth by chance."""
+    simulated = Methods(put(32, {5: 1.0}), np.ones(33), np.ones(32), n_items=16, n_seeds=1)
+    generator, ends, plain = np.random.default_rng(0), [], []
+    for _ in range(40):
+        effects = simulated.curves(generator)["single_layer"].effects
+        ends.append(Drop(effects, 0.1, 0.95, 200, 0, 0).end)
+        plain.append(1 + np.flatnonzero(effects.mean > 0.1 * effects.mean.max())[-1])
+    assert abs(np.mean(ends) - 6) < 0.5 and np.mean(plain) > 9
+
+
+@pytest.mark.parametrize("shape", ["aligned", "apart"])
+def test_the_interval_of_a_difference_holds_the_difference(shape):
+    simulated = Methods.of(12, shape)
+    generator, held, widths = np.random.default_rng(0), [], []
+    for _ in range(REPLICATIONS):
+        found = {
+            name: FIND[KINDS[name]](curve, HOW)
+            for name, curve in simulated.curves(generator).items()
+        }
+        for a, b in (
+            ("masking", "single_layer"),
+            ("masking", "task_vector"),
+            ("single_layer", "function_vector"),
+        ):
+            if found[a].draws is None or found[b].draws is None:
+                continue
+            _, (low, high) = distance(found[a].draws, found[b].draws, 0.95)
+            true = [x - y for x in simulated.truths[a] for y in simulated.truths[b]]
+            held.append(any(low <= one <= high for one in true))
+            widths.append(high - low)
+    assert len(held) > 2.5 * REPLICATIONS and np.mean(held) >= 0.95
+    assert np.mean(widths) <= (2.5 if shape == "aligned" else 5)
+
+
+def test_what_moves_both_curves_alike_goes_out_of_their_difference():
+    """The same curve twice: on the same items there is none, drawn apart there is noise."""
+    plateau = Methods.of(12, "apart", n_items=16, n_seeds=1)
+    curve = plateau.curves(np.random.default_rng(2))["task_vector"]
+    alike, apart = FIND["peak"](curve, HOW), FIND["peak"](curve, replace(HOW, seed=1, rest_seed=1))
+    assert distance(alike.draws, alike.draws, 0.95) == (0, (0, 0))
+    _, (low, high) = distance(alike.draws, apart.draws, 0.95)
+    assert low < 0 < high
+
+
+def test_a_gain_to_the_last_layer_ends_nowhere():
+    curve = Methods.of(6).curves(np.random.default_rng(0))["function_vector"]
+    table = curve.statistics.clone()
+    table[:-1, ..., 0] = table[-1, ..., 0] + 1.0 + 0.01 * torch.rand(table[:-1, ..., 0].shape)
+    never = FIND["drop"](replace(curve, statistics=table), HOW)
+    assert (never.verdict, never.layer, never.interval) == ("gain never ends", None, None)
+    table[-2, ..., 0] = table[-1, ..., 0]
+    assert FIND["drop"](replace(curve, statistics=table), HOW).layer == 5
