@@ -222,7 +222,7 @@ def test_what_only_a_run_tells_leaves_a_method_out_too():
         ({"n_queries": 25}, TaskError, "n_queries is 25, but the task 'same' has 24 queries"),
         ({"seeds": []}, TaskError, r"seeds is \[\]"),
         ({"metric": "nonsense"}, TaskError, "unknown metric 'nonsense'"),
-        ({"engine": "fast"}, TaskError, "engine is 'fast'"),
+        ({"engine": "fast"}, TaskError, "engine is 'fast': expected one of"),
         ({"confidence": 1.0}, TaskError, "confidence is 1.0"),
         ({"n_shots": 0}, MaskError, "hides examples, but n_shots is 0"),
         ({"methods": "lora"}, TaskError, "lora trains an adapter a layer: say where they go"),

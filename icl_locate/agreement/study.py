@@ -53,70 +53,64 @@ def triangulate(
 ) -> Agreement:
     """Locate a task by several methods, and hold them against each other on one layer axis.
 
-    Layer ``L`` of the axis is the residual stream that enters layer ``L``: 0 is the embedding,
-    ``n_layers`` what leaves the last one. Every method says by which ``L`` the task is there. A
-    mask that hides the examples from ``L`` on takes nothing away. The last layer that does damage
-    alone, or that can still be told the task, is ``L - 1``. A state after block ``l`` stands in
-    the stream that enters layer ``l + 1``, so a peak after block ``l`` is put at ``l + 1``: on a
-    model whose task is read in layer ``l`` alone all of these say ``l + 1``.
-
-    Methods: "masking" (a plateau, as `locate` finds it), "single_layer" (where the damage of
-    hiding the examples from one layer ends), "task_vector" (a peak), "many_positions" (where
-    states of all examples' answers no longer transfer), "function_vector" (where adding it no
-    longer works), "lora" (where tuning one layer no longer does what the best does; trains, so it
-    runs only if asked for by name). All are measured on the same queries, seeds and shots, and by
-    the same metric, but for what a witness notes. Intervals of differences are paired so far.
+    Layer ``L`` of the axis is the residual stream that enters layer ``L``; `icl_locate.agreement`
+    says where each method stands on it. All are measured on the same queries, seeds and shots, and
+    by the same metric, but for what a witness notes: differences are paired as far as that goes.
 
     Args:
-        model: a model, or what `load_model` takes.
-        task: a task, or what `load_task` takes.
-        methods: names; ``None``: all that train nothing and that the task can serve. Those that it
-            cannot are left out, and the summary says why.
-        n_queries: the first so many queries of ``task.test``; ``None`` means 32, or all.
-        seeds: each, or a single one, draws other examples.
-        metric: of every method, as in `sweep`; ``None`` means the task's. Where answers are long
-            and begin alike, a vector at one token does little for their log-probability.
-        n_shots, choice, prepend_bos, max_new_tokens, batch_size, engine: as in `sweep`.
-        confidence: of all intervals.
-        n_resamples, seed: how many curves are drawn, and the seed of their generator.
-        token_budget: as in `sweep`.
-        progress: whether to show progress bars.
-        options: by a method's name its own options: ``task_vector={"n_dummies": 5}``,
-            ``function_vector={"n_heads": 5, "n_mean": 50}``, ``many_positions={"other": task}``,
-            ``lora={"output": "runs/lora", "config": LoraConfig(...), "model": "embedded"}``.
+        methods: of "masking", "single_layer", "task_vector", "many_positions", "function_vector"
+            and "lora"; ``None``: all that train nothing, but for those that the task cannot serve.
+        n_queries: the first so many of ``task.test``; ``None`` means 32, or all.
+        metric: of every method; ``None`` means the task's.
+        confidence, n_resamples, seed: of all intervals, as in `locate`.
+        options: by a method's name its own, such as ``function_vector={"n_heads": 5}``, and those
+            that training asks for: ``lora={"output": "runs/lora", "model": "embedded"}``.
+        model, task, n_shots, seeds, choice, prepend_bos, max_new_tokens: as in `sweep`.
+        batch_size, token_budget, engine, progress: as in `sweep`.
 
     Raises:
         TaskError: no methods, an unknown one, or one twice; options of none that runs; what a
-            method that was asked for by name cannot serve; too few queries, or no seeds. Before
-            anything runs, but for what only a run tells, such as a task that is never done.
+            method that was named cannot serve: before anything runs, but for what a run tells.
         MaskError, PromptError, ModelError, NumericalError, ResultError: as their sources say.
     """
     chosen = choose_methods(methods)
     _check_options(options, chosen)
-    if engine not in ENGINES:
-        raise TaskError(f"engine is {engine!r}: expected one of {', '.join(ENGINES)}")
+    check_choice("engine", engine, ENGINES, error=TaskError)
     setting = Setting.of(
         task, metric=metric, n_queries=n_queries, seeds=seeds, n_shots=n_shots, choice=choice,
         prepend_bos=prepend_bos, max_new_tokens=max_new_tokens, most_queries=_QUERIES,
     )  # fmt: skip
-    named = model if isinstance(model, (str, Path)) else None
-    asked = Asked(setting, metric, engine, batch_size, token_budget, progress, named)
-    bridge = check_model(load_model(model) if isinstance(model, (str, Path)) else model)
-    left_out: dict[str, str] = {}
-    works = [_Work(method, bridge, replace(asked, own=options.get(method.name, {})))
-             for method in chosen]  # fmt: skip
+    asked = Asked(setting, metric, engine, batch_size, token_budget, progress)
+    how = {"confidence": confidence, "n_resamples": n_resamples, "seed": seed}
+    return _run(model, asked, chosen, options, how, leave_out=methods is None)
+
+
+def _run(
+    model: Model | str | Path,
+    asked: Asked,
+    chosen: Sequence[Method],
+    options: Mapping[str, Mapping[str, Any]],
+    how: Mapping[str, Any],
+    *,
+    leave_out: bool,
+) -> Agreement:
+    """Check all methods, then run them one by one."""
+    if isinstance(model, (str, Path)):
+        asked, model = replace(asked, named=model), load_model(model)
+    bridge = check_model(model)
+    left_out: dict[str, str] | None = {} if leave_out else None
+    works = [_Work(one, bridge, replace(asked, own=options.get(one.name, {}))) for one in chosen]
     with hold_weights(bridge):
-        works = [work for work in works if _served(work, work.check, methods is None, left_out)]
+        works = [work for work in works if _served(work, work.check, left_out)]
         recipe = {
             **describe_model(bridge),
-            **setting.asked(),
+            **asked.setting.asked(),
             "methods": [work.method.name for work in works],
             "options": describe_value(options),
         }
-        bar = tqdm(works, unit="method", desc="methods", disable=not progress)
-        runs = [work for work in bar if _served(work, work.run, methods is None, left_out)]
-    how = {"confidence": confidence, "n_resamples": n_resamples, "seed": seed}
-    return _result(runs, left_out, recipe, bridge, **how)
+        bar = tqdm(works, unit="method", desc="methods", disable=not asked.progress)
+        runs = [work for work in bar if _served(work, work.run, left_out)]
+    return _result(runs, left_out or {}, recipe, bridge, **how)
 
 
 def _check_options(options: Mapping[str, Any], chosen: Iterable[Method]) -> None:
@@ -180,12 +174,12 @@ class _Work:
         )
 
 
-def _served(work: _Work, act: Callable[[], None], unnamed: bool, left_out: dict[str, str]) -> bool:
-    """Do it, and tell whether that went; of methods that nobody named, note why it did not."""
+def _served(work: _Work, act: Callable[[], None], left_out: dict[str, str] | None) -> bool:
+    """Do it, and tell whether that went; note why it did not, unless the method was named."""
     try:
         act()
     except (TaskError, MaskError, PromptError, ModelError) as error:
-        if not unnamed:
+        if left_out is None:
             raise
         left_out[work.method.name] = str(error)
         return False
