@@ -127,6 +127,19 @@ def layer_measure() -> circuit.LayerMeasure:
     )  # fmt: skip
 
 
+def perplexity_alignment() -> circuit.PerplexityAlignment:
+    table = means(2, 2, 8)[..., 0]
+    return circuit.PerplexityAlignment((0, 1), (0, 1), table[0, 0] + 1, table, RECIPE)
+
+
+def forerunner_similarity() -> circuit.ForerunnerSimilarity:
+    table = means(2, 2, 2, 2, 4)
+    return circuit.ForerunnerSimilarity(
+        ("same query", "other queries"), (0, 2), 3, (0, 1), table, table[..., 0].mean(-1),
+        "forerunner_similarity", {**RECIPE, "metric_is_mean": True},
+    )  # fmt: skip
+
+
 def head_measure() -> circuit.HeadMeasure:
     table = means(2, 2, 3, 2, 4)
     return circuit.HeadMeasure(
@@ -201,6 +214,8 @@ VALUES: dict[str, Any] = {
     "layer measure": layer_measure(),
     "arm curve": layer_measure().curve(),
     "head measure": head_measure(),
+    "perplexity alignment": perplexity_alignment(),
+    "forerunner similarity": forerunner_similarity(),
     "disconnections": disconnections(),
     "query key view": query_key_view(),
     "strength scores": injected(vectors.StrengthScores, (0.1, -0.5)),

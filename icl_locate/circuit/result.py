@@ -133,6 +133,32 @@ class LayerMeasure(
         )
 
 
+def layer_measure(
+    arms: Mapping[str, Float[Tensor, "layer seed item"]],
+    *,
+    seeds: tuple[int, ...],
+    chance: float,
+    metric: str,
+    provenance: Mapping[str, Any],
+) -> LayerMeasure:
+    """The measure of numbers for each item, by arm; their mean is the score.
+
+    Args:
+        chance: that of every arm at every layer.
+    """
+    values = torch.stack([table.double() for table in arms.values()])
+    return LayerMeasure(
+        arms=tuple(arms),
+        layers=tuple(range(values.shape[1])),
+        seeds=seeds,
+        statistics=torch.stack([values, torch.ones_like(values)], dim=-1),
+        scores=values.mean(dim=-1),
+        chance=values.new_full(values.shape[:2], chance),
+        metric=metric,
+        provenance=provenance,
+    )
+
+
 @short_repr("metric", "model", "task", "layers", "seeds", "scores")
 @dataclass(frozen=True)
 class ArmCurve(

@@ -104,7 +104,7 @@ def stream_states(
     final_norm: bool = False,
     batch_size: int = 32,
     token_budget: int | None = None,
-) -> Float[Tensor, "layer batch pos d_model"]:
+) -> Float[Tensor, "layer batch place d_model"]:
     """The residual stream at positions of prompts, before and behind every block, in one pass.
 
     Args:

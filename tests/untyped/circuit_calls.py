@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 import planted_circuit
-from saved_kinds import disconnections, head_measure, layer_measure
+import torch
+from saved_kinds import disconnections, head_measure, layer_measure, perplexity_alignment
 
 from icl_locate import circuit
 
@@ -21,7 +22,26 @@ def circuit_calls(call: Callable[..., Any], prompts: Any) -> dict[str, Any]:
     on_planted = {
         "model": planted_circuit.boot(), "task": planted_circuit.TASK, "n_queries": 2, "n_shots": 3,
     }  # fmt: skip
+    aligned = {**on_planted, "k": 1}
     return {
+        "circuit.neighbour_overlap": call(
+            circuit.neighbour_overlap, {"a": torch.rand(4, 2), "b": torch.rand(4, 3), "k": 2}
+        ),
+        "circuit.SentenceEncoder": call(circuit.SentenceEncoder, {"name": "nowhere"}),
+        "circuit.kernel_alignment": call(circuit.kernel_alignment, aligned, 0.1),
+        "circuit.label_alignment": call(
+            circuit.label_alignment, {**aligned, "letters": False}, 0.1
+        ),
+        "circuit.perplexity_alignment": call(circuit.perplexity_alignment, aligned, 0.1),
+        "circuit.PerplexityAlignment.interval": call(perplexity_alignment().interval, {}),
+        "circuit.forerunner_similarity": call(
+            circuit.forerunner_similarity,
+            {"model": on_planted["model"], "task": on_planted["task"], "n_queries": 2, "ks": [1]},
+            0.1,
+        ),
+        "circuit.centroid_probe": call(
+            circuit.centroid_probe, {**on_planted, "n_calibration": 4}, 0.1
+        ),
         "circuit.token_types": call(circuit.token_types, {"prompts": prompts}),
         "circuit.LayerMeasure.curve": call(measured.curve, {"arm": "control"}),
         "circuit.LayerMeasure.beyond": call(measured.beyond, {"control": "control"}),

@@ -22,16 +22,16 @@ MODULES = (
 )  # fmt: skip
 
 MADE_BY_THE_PACKAGE = {
-    "Ablated", "AblationResult", "Agreement", "Asked", "Measurement", "Method", "MethodCurve",
-    "MethodDifference", "Witness", "Arm", "ArmCurve", "Comparison", "Difference",
-    "Disconnections", "Expected",
-    "FormationModel", "FormationRun", "FormationStudy", "FunctionVector", "LayerClamp",
-    "GatesResult", "HeadEffects", "HeadIndirectEffects", "HeadMeasure", "HeadReference",
-    "HeadScores", "HeadSetCurve", "HeadSweepResult", "InContextVectors", "LayerCurve",
-    "LayerImportance", "LayerMeasure", "LayerScores", "Location", "LoraResult", "Measured",
-    "MeasuredSavings", "ModelCosts", "OverCheckpoints", "Override", "Patched", "Peak",
-    "Positions", "Prompts", "QueryKeyView", "SandboxResult", "Savings", "Setting", "Site", "Spread",
-    "StrengthScores", "SweepResult", "TaskVectors", "TokenTypes", "Values",
+    "Ablated", "AblationResult", "Agreement", "Arm", "ArmCurve", "Asked", "Comparison",
+    "Difference", "Disconnections", "Expected", "ForerunnerSimilarity", "FormationModel",
+    "FormationRun", "FormationStudy", "FunctionVector", "GatesResult", "HeadEffects",
+    "HeadIndirectEffects", "HeadMeasure", "HeadReference", "HeadScores", "HeadSetCurve",
+    "HeadSweepResult", "InContextVectors", "LayerClamp", "LayerCurve", "LayerImportance",
+    "LayerMeasure", "LayerScores", "Location", "LoraResult", "Measured", "MeasuredSavings",
+    "Measurement", "Method", "MethodCurve", "MethodDifference", "ModelCosts", "OverCheckpoints",
+    "Override", "Patched", "Peak", "PerplexityAlignment", "Positions", "Prompts",
+    "QueryKeyView", "SandboxResult", "Savings", "Setting", "Site", "Spread", "StrengthScores",
+    "SweepResult", "TaskVectors", "TokenTypes", "Values", "Witness",
 }  # fmt: skip
 NO_CALLS = {
     "Clamp", "GeneratedText", "Intervention", "Metric", "Part", "Readout", "Segment", "Statistics",
