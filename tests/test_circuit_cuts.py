@@ -23,7 +23,7 @@ SHOWN = [
 QUERIES = [icl.Example("repeat sort double", "vevo"), icl.Example("largest", "begu rare siba")]
 TEMPLATE = icl.PromptTemplate("reverse triple", "Q:", " : A:", "\n")
 """Labels of one token and of three in each prompt; the second one is shorter, and padded."""
-START, STOP = 1, 3
+START, STOP = 1, 2
 
 
 def prompts(template=TEMPLATE, which=slice(None), name="llama"):
@@ -155,14 +155,14 @@ def test_scores_equal_plain_models_under_the_same_masks(architecture):
     batch = prompts(name=architecture)
     assert not batch.attention_mask.all()
     words = [words_of(batch, row) for row in range(2)]
-    cuts = [[set(), set()]] + [
-        [loops(row, rule.which) for row in words] for rule, loops in RULES.values()
-    ]
+    chosen = [RULES[name] for name in (*EDGES, "x_q->s_q as the authors", "s->s as the authors")]
+    cuts = [[set(), set()]]
+    cuts += [[loops(row, rule.which) for row in words] for rule, loops in chosen]
     cuts += [
         [set(map(tuple, cells.nonzero().tolist())) for cells in cells_of(rule, batch)]
         for rule in RANDOM.values()
     ]
-    rules = [rule for rule, _ in RULES.values()] + [*RANDOM.values()]
+    rules = [rule for rule, _ in chosen] + [*RANDOM.values()]
     layers = icl.window(START, STOP - START)
     runs = [icl.ContextMask(frozenset()), *(icl.EdgeMask(rule, layers) for rule in rules)]
     expected = torch.tensor([plain_log_probs(architecture, batch, cut) for cut in cuts])
@@ -174,8 +174,8 @@ def test_scores_equal_plain_models_under_the_same_masks(architecture):
         ours = torch.tensor([cell.statistics[:, 0].tolist() for cell in cells])
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
     moved = (expected[1:] - expected[0]).abs().amax(dim=1)
-    short = architecture in ("gemma2", "mistral")  # their windows hold few edges
-    assert (moved > 4e-5).sum() >= (4 if short else len(moved)), "the cuts must matter"
+    short = architecture in ("gemma2", "mistral", "gpt_neo")  # their windows hold few edges
+    assert (moved > 4e-5).sum() >= (3 if short else len(moved)), "the cuts must matter"
 
 
 @pytest.mark.parametrize("which", EDGES)
@@ -210,9 +210,9 @@ def test_the_authors_control_takes_as_many_of_any_rows():
 
 
 def test_every_edge_is_drawn_as_often():
-    """The query's row draws 3 of its 28 keys: over many seeds each comes out about as often."""
+    """The query's row draws a few of its keys: over many seeds each comes out about as often."""
     batch = prompts(which=slice(0, 1))
-    n_draws, row = 300, batch.tokens.shape[1] - 1
+    n_draws, row = 150, batch.tokens.shape[1] - 1
     found = [cells_of(RandomEdges("x_q->s_q", seed, 3), batch)[0, row] for seed in range(n_draws)]
     counts = torch.stack(found).sum(dim=0)[1:row].double()
     expected = counts.sum() / len(counts)
@@ -240,9 +240,25 @@ def test_a_batch_is_its_prompts_with_any_padding(rule):
     assert not rule(later, 3).any()
 
 
+def test_draws_are_of_each_prompt_and_kind_anew():
+    """Another word changes what is drawn at once; so does another kind of the same rows."""
+    batch = prompts()
+    twice = Positions.of(batch.take([0, 0]))
+    n = twice.segments.shape[1]
+    for rule in RANDOM.values():
+        first, second = rule(twice, n)
+        assert torch.equal(first, second)
+        twice.tokens[1, 2] += 1
+        first, second = rule(twice, n)
+        assert not torch.equal(first, second)
+        twice.tokens[1, 2] -= 1
+    row = [cells_of(RandomEdges(which, 0, 0), batch)[0, -1] for which in ("x_q->s_q", "s->s")]
+    assert not (row[0] <= row[1]).all() and not (row[1] <= row[0]).all()
+
+
 @pytest.mark.parametrize("which", EDGES)
 def test_nothing_else_changes(which):
-    """States below the window, rows before the first cut one, and prompts that are not cut."""
+    """States below the window, and rows before the first cut one."""
     model, batch = tiny.boot("llama"), prompts(which=slice(0, 1))
     rule = CircuitEdges(which)
     first = int(cells_of(rule, batch)[0].any(dim=-1).nonzero()[0])
@@ -257,7 +273,7 @@ def test_nothing_else_changes(which):
 @pytest.fixture(scope="module")
 def planted():
     return disconnect(
-        planted_circuit.boot(), planted_circuit.TASK, windows="layers", n_queries=10,
+        planted_circuit.boot(), planted_circuit.TASK, windows="layers", n_queries=8,
         engine="shared",
     )  # fmt: skip
 
@@ -291,12 +307,12 @@ def test_the_planted_edges_are_needed_where_they_are_and_nowhere_else(planted):
 def test_the_bypass_is_found_where_it_is_planted():
     found = disconnect(
         planted_circuit.boot(bypass=True), planted_circuit.TASK, edges=["y->s_q", "s->s"],
-        windows="layers", n_queries=8, controls=0,
+        windows="layers", n_queries=6, controls=0,
     )  # fmt: skip
     assert lost(found) == {("s->s", planted_circuit.BYPASS_LAYER)}
 
 
-def test_long_labels_by_both_engines(planted):
+def test_long_labels_by_both_engines():
     layers = [planted_circuit.COPY_LAYER, planted_circuit.RETRIEVE_LAYER]
     shared, hooks = (
         disconnect(
@@ -312,12 +328,12 @@ def test_long_labels_by_both_engines(planted):
     assert n[0, 0] > 0.3 and n[1, 1] > 0.3 and n[0, 1] < 0.1 and n[1, 0] < 0.1
 
 
-def test_numbers_are_those_of_single_runs(planted):
+def test_numbers_are_those_of_single_runs():
     """Batches of three, a small budget and the log-probability: prompt by prompt, by hand."""
     model, task = planted_circuit.boot(), planted_circuit.TASK
     found = disconnect(
         model, task, edges="s->y", windows=[(2, 4)], controls=2, n_queries=4, metric="log_prob",
-        batch_size=3, token_budget=400, instruction=True,
+        batch_size=3, token_budget=400,
     )  # fmt: skip
     setting = icl.studies.Setting.of(
         task, metric="log_prob", n_queries=4, n_shots=4, choice="balanced", max_new_tokens=1
@@ -465,7 +481,7 @@ def test_labels_that_end_alike_cannot_be_read_bare():
 
 def test_the_authors_way_is_taken_where_it_is_asked_for():
     found = disconnect(
-        planted_circuit.boot(), planted_circuit.TASK, n_queries=6, compat="cho2025",
+        planted_circuit.boot(), planted_circuit.TASK, n_queries=4, compat="cho2025",
         windows=[(0, 8)],
     )  # fmt: skip
     assert found.metric == "bare_label_accuracy"
