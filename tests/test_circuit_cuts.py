@@ -328,24 +328,30 @@ def test_long_labels_by_both_engines():
     assert n[0, 0] > 0.3 and n[1, 1] > 0.3 and n[0, 1] < 0.1 and n[1, 0] < 0.1
 
 
-def test_numbers_are_those_of_single_runs():
+@pytest.mark.parametrize("compat", [None, "cho2025"])
+def test_numbers_are_those_of_single_runs(compat):
     """Batches of three, a small budget and the log-probability: prompt by prompt, by hand."""
-    model, task = planted_circuit.boot(), planted_circuit.TASK
+    model, (below, above) = tiny.boot("llama"), (START, START + 1)
+    words = ("sort", "halve", "double", "count", "largest", "repeat")
+    others = [icl.Example(f"{word} zero", QUERIES[0].target) for word in words]
+    task = icl.Task("t", (*SHOWN, *others), (*QUERIES, *others[:2]), TEMPLATE)
     found = disconnect(
-        model, task, edges="s->y", windows=[(2, 4)], controls=2, n_queries=4, metric="log_prob",
-        batch_size=3, token_budget=400,
+        model, task, edges="x->s", windows=[(below, above + 1)], controls=2, n_shots=3,
+        n_queries=4, metric="log_prob", batch_size=3, token_budget=400, compat=compat,
     )  # fmt: skip
     setting = icl.studies.Setting.of(
-        task, metric="log_prob", n_queries=4, n_shots=4, choice="balanced", max_new_tokens=1
+        task, metric="log_prob", n_queries=4, n_shots=3, choice="balanced", max_new_tokens=1
     )
-    batch = setting.prompts(model, 0)
-    rules = [lambda layer: CircuitEdges("s->y")] + [
-        lambda layer, seed=seed: RandomEdges("s->y", seed, layer) for seed in range(2)
+    batch = setting.prompts(model, 0, instruction=False)
+    rules = [lambda layer: CircuitEdges("x->s", compat)] + [
+        lambda layer, seed=seed: RandomEdges("x->s", seed, layer, compat) for seed in range(2)
     ]
+    each = list[list[float]]()
     for cell, rule in enumerate(rules):
-        mask = icl.EdgeMask(rule(2), {2}) | icl.EdgeMask(rule(3), {3})
-        alone = [float(icl.score_targets(model, batch.take([row]), mask)) for row in range(4)]
-        assert found.statistics[cell, 0, :, 0].tolist() == pytest.approx(alone, abs=1e-4)
+        mask = icl.EdgeMask(rule(below), {below}) | icl.EdgeMask(rule(above), {above})
+        each.append([float(icl.score_targets(model, batch.take([row]), mask)) for row in range(4)])
+        assert found.statistics[cell, 0, :, 0].tolist() == pytest.approx(each[-1], abs=1e-5)
+    assert max(abs(a - b) for a, b in zip(each[1], each[2], strict=True)) > 1e-4
     values = found.statistics[:, 0, :, 0]
     assert found.damage().mean[0, 0, 0] == pytest.approx(float((values[3] - values[0]).mean()))
     beyond = values[1:3].mean(dim=0) - values[0]
