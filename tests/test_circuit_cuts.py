@@ -5,6 +5,7 @@ import planted_circuit
 import pytest
 import tiny
 import torch
+from saved_kinds import disconnections
 
 import icl_locate as icl
 from icl_locate.circuit import CircuitEdges, Disconnections, RandomEdges, disconnect
@@ -369,6 +370,17 @@ def test_tables(planted):
     assert planted.to_xarray()["score"].sel(edge="s->y", arm="cut", window="3").shape == (1,)
 
 
+def test_curves_are_the_differences():
+    value = disconnections()
+    for place, edge in enumerate(value.edges):
+        for curve, spread in (
+            (value.curve(edge), value.damage()[place, 0]),
+            (value.curve(edge, beyond_control=True), value.beyond_control()[place]),
+        ):
+            assert torch.allclose(curve.scores, torch.from_numpy(spread.scores))
+            assert torch.allclose(curve.score_interval(), torch.from_numpy(spread.interval()))
+
+
 def test_windows():
     assert choose_windows("quarters", 32) == ((0, 8), (8, 16), (16, 24), (24, 32), (0, 32))
     assert choose_windows("quarters", 3) == ((0, 1), (1, 2), (2, 3), (0, 3))
@@ -426,8 +438,6 @@ def test_rules_refuse_what_they_cannot_read():
 
 
 def test_results_refuse_what_they_do_not_hold(planted):
-    from saved_kinds import disconnections
-
     with pytest.raises(ResultError, match="edge is 'y'"):
         planted.curve("y")
     alone = disconnect(
