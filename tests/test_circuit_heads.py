@@ -1,6 +1,7 @@
 """Heads of the inference circuit, against a naive loop over the attention of plain models."""
 
 import re
+from dataclasses import replace
 from functools import cache
 
 import planted_circuit as planted
@@ -180,7 +181,11 @@ def test_other_columns_are_any_but_those_measured():
         free = set(range(first, row)) - set(types.y[item].tolist())
         assert set(drawn[item].flatten().tolist()) == free
         assert all(len(set(draw.tolist())) == 6 for draw in drawn[item])
-    signs = induction_cells(given).weights[10:, :, :6]
+    cells = induction_cells(given)
+    others = cells.weights[2:10]
+    assert (others.sum(dim=-1) == 6).all()  # as many as there are labels
+    assert (others.sum(dim=0)[:, 6:] == 1).all()  # each drawn cell in its own draw
+    signs = cells.weights[10:, :, :6]
     assert torch.equal(signs.sum(dim=-1), (given.right * 2.0 - 1).sum(dim=-1).expand(N_DRAWS, -1))
     assert len({tuple(draw) for draw in signs[:, 0].tolist()}) > 1
 
@@ -274,6 +279,21 @@ def test_the_intervals_of_layers_are_those_of_the_counts():
     assert len(frame) == induction.scores[..., 0].numel()
     row = frame.query("arm == 'induction' and layer == 5 and head == 0").iloc[0]
     assert (row["score"], row["low"], row["chance"]) == (1.0, 1.0, 0.0)
+
+
+def test_heads_are_beyond_a_control_all_together():
+    """Of 400 heads that are noise about ten lie beyond their own intervals."""
+    values = torch.randn(2, 20, 20, 1, 30, generator=torch.Generator().manual_seed(0)).double()
+    table = torch.stack([values, torch.ones_like(values)], dim=-1)
+    noise = circuit.HeadMeasure(
+        ("measured", "control"), (*range(20),), (*range(20),), (0,), table, values.mean(dim=-1),
+        torch.zeros(2), "noise", {"metric_is_mean": True},
+    )  # fmt: skip
+    assert (noise.beyond("control").interval()[0] > 0).sum() > 4
+    assert not noise.heads_beyond("control")
+    table[0, 3, 7, ..., 0] += 3
+    found = replace(noise, statistics=table, scores=table[..., 0].mean(dim=-1))
+    assert [*found.heads_beyond("control")] == [(3, 7)]
 
 
 def test_a_random_model_has_heads_by_chance_alone():
@@ -383,6 +403,9 @@ def test_the_view_is_of_the_head_most_often_correct():
     assert view.layer * tiny.N_HEADS + view.head == int(counted.flatten().argmax())
     of_layer = circuit.query_key_view(model, classes(1), n_shots=6, seed=2, layer=0)
     assert counted[0, of_layer.head] == counted[0].max() == of_layer.counted
+    # what enters the first layer is one of two tokens: there is no second direction
+    assert of_layer.explained[1] < 1e-12
+    assert not torch.cat([of_layer.points[:, 1], of_layer.query[1:], of_layer.zero[1:]]).any()
 
 
 @pytest.mark.parametrize(

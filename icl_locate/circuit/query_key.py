@@ -250,11 +250,12 @@ def _plane(
 ) -> tuple[Float[Tensor, "point 2"], Float[Tensor, "other 2"], Float[Tensor, "2"]]:
     """The first two principal components of points; where other points lie; the shares explained.
 
-    The greatest entry of each direction is above 0.
+    The greatest entry of each direction is above 0. Where points differ in one direction alone, as
+    label tokens do that no layer has told apart yet, there is no second one: its numbers are 0.
     """
     mean = points.mean(dim=0)
     _, sizes, directions = torch.linalg.svd(points - mean, full_matrices=False)
-    two = directions[:2]
+    two = directions[:2] * (sizes[:2, None] > 1e-6 * sizes[0])
     two = two * two.gather(1, two.abs().argmax(dim=1, keepdim=True)).sign()
     shares = sizes[:2] ** 2 / (sizes**2).sum().clamp(min=torch.finfo(sizes.dtype).tiny)
     return (points - mean) @ two.T, (others - mean) @ two.T, shares
