@@ -99,6 +99,8 @@ TYPOS = {
     "checkpoints --model gpt2 --revisions main": "'main' is of no known step",
     "checkpoints --model nobody/nothing --revisions step5": "'step5' is not on this machine",
     "checkpoints --conditions exmples": "unknown condition 'exmples'",
+    "circuit --measures probe probe": "--measures is probe probe: expected some of alignment",
+    "circuit --controls -1": "--controls is -1: expected",
     "vectors --n-heads 0": "--n-heads is 0: expected",
     "vectors --metric blue": "unknown metric 'blue'",
 }

@@ -198,6 +198,7 @@ def test_a_result_of_another_recipe_is_not_replaced_unasked(small, tmp_path, cap
         ("induction", "ablation.safetensors"),
         ("gates", "gates.safetensors"),
         ("vectors", "vectors.safetensors"),
+        ("circuit", "cuts.safetensors"),
         ("savings --measure", "savings.safetensors"),
         ("demo", "result.safetensors"),
     ],

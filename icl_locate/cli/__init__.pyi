@@ -1,4 +1,5 @@
 from .checkpoints import CheckpointsConfig as CheckpointsConfig
+from .circuit import CircuitConfig as CircuitConfig
 from .command import main as main
 from .compare import CompareConfig as CompareConfig
 from .demo import DemoConfig as DemoConfig

@@ -8,6 +8,7 @@ import tyro
 
 from icl_locate import __version__
 from icl_locate.cli.checkpoints import CheckpointsConfig, run_checkpoints
+from icl_locate.cli.circuit import CircuitConfig, run_circuit
 from icl_locate.cli.compare import CompareConfig, run_compare
 from icl_locate.cli.demo import DemoConfig, run_demo
 from icl_locate.cli.ending import in_words
@@ -30,6 +31,7 @@ COMMANDS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
     "gates": (GatesConfig, run_gates),
     "lora": (LoraByLayerConfig, run_lora),
     "vectors": (VectorsConfig, run_vectors),
+    "circuit": (CircuitConfig, run_circuit),
     "formation": (FormationConfig, run_formation),
 }
 """By its name, what a command takes and what it does."""

@@ -71,14 +71,8 @@ def states(
         PromptError: if the prompts do not fit the model, or the budget not one prompt.
         NumericalError: if the model gives NaN.
     """
-    places = at if isinstance(at, Tensor) else as_places(at)
-    if not len(places):
-        raise MaskError(f"at is {show(at)}, which names no positions: name some, such as 'last'")
-    n_new = 0
-    if isinstance(places, Tensor):
-        _check_mask(places, prompts)
-    elif any(place.segment is Segment.GENERATED for place in places):
-        n_new = max_new_tokens
+    places = _as_places(at, prompts)
+    n_new = max_new_tokens if _generates(places) else 0
     check_point(model, cast(Point, point))
     check_prompts(model, prompts)
     if n_new:
@@ -140,6 +134,28 @@ def stream_states(
         budget = default_budget(model, prompts, cost) if token_budget is None else token_budget
         run_in_chunks(len(prompts), cost, budget, batch_size, read)
     return kept.states()
+
+
+def _as_places(at: Any, prompts: Prompts) -> Places | Tensor:
+    """The positions as they were named, or a mask of them.
+
+    Raises:
+        MaskError: if there are none, or they are no positions of these prompts.
+    """
+    if isinstance(at, Tensor):
+        _check_mask(at, prompts)
+        return at
+    places = as_places(at)
+    if not places:
+        raise MaskError(f"at is {show(at)}, which names no positions: name some, such as 'last'")
+    return places
+
+
+def _generates(places: Places | Tensor) -> bool:
+    """Whether tokens that are yet to be generated are named."""
+    if isinstance(places, Tensor):
+        return False
+    return any(place.segment is Segment.GENERATED for place in places)
 
 
 def _check_mask(at: Tensor, prompts: Prompts) -> None:

@@ -2,6 +2,7 @@
 
 from icl_locate.plots.agreement import agreement
 from icl_locate.plots.checkpoints import over_checkpoints
+from icl_locate.plots.circuit import cut_bars, measure_curves, measure_map, query_key_plane
 from icl_locate.plots.curves import caption, layer_curves
 from icl_locate.plots.differences import layer_differences
 from icl_locate.plots.experiments import failure_curves, importance_curves, shots_curves
@@ -27,6 +28,7 @@ __all__ = [
     "ablation_bars",
     "agreement",
     "caption",
+    "cut_bars",
     "failure_curves",
     "formation_curves",
     "formation_times",
@@ -39,11 +41,14 @@ __all__ = [
     "layer_curves",
     "layer_differences",
     "lora_curves",
+    "measure_curves",
+    "measure_map",
     "over_checkpoints",
     "overrides",
     "product_of_vectors",
     "prompt_segments",
     "pruning_curve",
+    "query_key_plane",
     "savings_curves",
     "shots_curves",
     "strength_against_only_head",

@@ -5,9 +5,15 @@ from typing import Any
 
 import planted_circuit
 import torch
-from saved_kinds import disconnections, head_measure, layer_measure, perplexity_alignment
+from saved_kinds import (
+    disconnections,
+    head_measure,
+    layer_measure,
+    perplexity_alignment,
+    query_key_view,
+)
 
-from icl_locate import circuit
+from icl_locate import circuit, plots
 
 
 def circuit_calls(call: Callable[..., Any], prompts: Any) -> dict[str, Any]:
@@ -42,6 +48,10 @@ def circuit_calls(call: Callable[..., Any], prompts: Any) -> dict[str, Any]:
         "circuit.centroid_probe": call(
             circuit.centroid_probe, {**on_planted, "n_calibration": 4}, 0.1
         ),
+        "plots.measure_curves": call(plots.measure_curves, {"result": measured}, 0.3),
+        "plots.measure_map": call(plots.measure_map, {"result": heads, "arm": "control"}, 0.3),
+        "plots.cut_bars": call(plots.cut_bars, {"result": cut}, 0.1),
+        "plots.query_key_plane": call(plots.query_key_plane, {"view": query_key_view()}, 0.3),
         "circuit.token_types": call(circuit.token_types, {"prompts": prompts}),
         "circuit.LayerMeasure.curve": call(measured.curve, {"arm": "control"}),
         "circuit.LayerMeasure.beyond": call(measured.beyond, {"control": "control"}),
