@@ -51,8 +51,8 @@ def label_alignment(
     Args:
         letters: whether labels are replaced by A, B, C, ... in the order in which the task's
             examples have them, so that they mean nothing by themselves; ``False`` keeps them.
-        k, n_shots, n_queries, seeds, choice, prepend_bos, instruction, compat, batch_size,
-            progress: as in `kernel_alignment`.
+        k, n_shots, n_queries, seeds, choice, prepend_bos, instruction, compat: as in
+            `kernel_alignment`; so are ``batch_size`` and ``progress``.
 
     Returns:
         At layer ``l`` in ``0..n_layers - 1`` the states ``y`` at ``l + 1`` against ``s`` at ``l``:

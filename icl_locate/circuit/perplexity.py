@@ -126,8 +126,8 @@ def perplexity_alignment(
     without BOS the first token, which nothing predicts, does not count.
 
     Args:
-        features, at, k, n_shots, n_queries, seeds, choice, prepend_bos, instruction, compat,
-            batch_size, progress: as in `kernel_alignment`.
+        features, at, k, n_shots, n_queries, seeds, choice, prepend_bos, instruction: as in
+            `kernel_alignment`; so are ``compat``, ``batch_size`` and ``progress``.
 
     Raises:
         TaskError: a text of a single token without BOS; else as `kernel_alignment` says.

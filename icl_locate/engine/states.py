@@ -1,6 +1,6 @@
 """Reading states at chosen positions, in chunks that fit memory."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, cast
@@ -83,10 +83,7 @@ def states(
     kept = _Kept(int(model.cfg.n_layers), len(prompts), n_most)
     watched = [(HOOKS[cast(Point, point)], range(int(model.cfg.n_layers)), 0)]
     read = partial(_read, model, prompts, intervention, places, watched, n_new, kept)
-    cost = prompts.tokens.shape[1] + n_new
-    with hold_weights(model):
-        budget = default_budget(model, prompts, cost) if token_budget is None else token_budget
-        run_in_chunks(len(prompts), cost, budget, batch_size, read)
+    _run(model, prompts, prompts.tokens.shape[1] + n_new, batch_size, token_budget, read)
     return kept.states()
 
 
@@ -129,11 +126,22 @@ def stream_states(
         watched.append((_NORMED, range(n_layers - 1, n_layers), 1))
     kept = _Kept(n_layers + 1, len(prompts), int(at.sum(dim=1).max()))
     read = partial(_read, model, prompts, None, at, watched, 0, kept)
-    cost = prompts.tokens.shape[1]
+    _run(model, prompts, prompts.tokens.shape[1], batch_size, token_budget, read)
+    return kept.states()
+
+
+def _run(
+    model: Model,
+    prompts: Prompts,
+    cost: int,
+    batch_size: int,
+    token_budget: int | None,
+    read: Callable[[range], None],
+) -> None:
+    """Read all prompts, each of which costs so many tokens, in chunks that fit."""
     with hold_weights(model):
         budget = default_budget(model, prompts, cost) if token_budget is None else token_budget
         run_in_chunks(len(prompts), cost, budget, batch_size, read)
-    return kept.states()
 
 
 def _as_places(at: Any, prompts: Prompts) -> Places | Tensor:
