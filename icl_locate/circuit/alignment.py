@@ -49,8 +49,8 @@ def kernel_alignment(
 ) -> LayerMeasure:
     """How many of a state's nearest neighbours are so by reference features, too, at each layer.
 
-    Of each query's ``k`` nearest neighbours by cosine similarity of states, the share that is also
-    among the ``k`` nearest by the features (`neighbour_overlap`, which says how ties count).
+    Of a query's ``k`` nearest by cosine similarity of states, the share that is also among the
+    ``k`` nearest by the features; `neighbour_overlap` says how ties count.
 
     Args:
         features: "labels": queries of a class are near each other, which asks for a task of
@@ -59,9 +59,9 @@ def kernel_alignment(
         at: the query's own token whose states are measured: "x", the last of its text; "s", the
             forerunner of its label; "y", the last of its right label, which is then appended.
         k: neighbours; ``None`` means an eighth of the queries, 64 of 512.
-        null: another data set, whose features, in place of the queries' own, make the second arm
-            "null": a task, or a file of one; a list of texts, where features are made of texts; or
-            a tensor (item, d). Of more items than there are queries the first count.
+        null: another data set, whose features, in place of the queries' own, make the arm "null": a
+            task, or a file of one; a list of texts, where features are made of texts; or a tensor
+            (item, d). The first of more count; shuffle items that are ordered by class.
         n_queries: ``None`` means 512, or all that there are.
         seeds: each draws other examples for the queries.
         choice: ``None`` means the task's way, or "balanced" where that is "random".
