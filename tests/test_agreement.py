@@ -17,31 +17,32 @@ from icl_locate.lora import LoraConfig
 
 HEADS = {"function_vector": {"n_heads": 1, "n_mean": 20}}
 SIZES = {"n_queries": 8, "n_shots": 10}
-TRAINED = "lora"
+EVERYWHERE = ("masking", "single_layer", "task_vector", "many_positions", "function_vector")
 
 
 @pytest.fixture(scope="module")
 def found():
     """On a model whose task is read in layer 1 alone, and used in layer 2."""
     model, task = planted_vector.boot(), planted_vector.task("same")
-    return icl.triangulate(model, task, seeds=[0, 1], **SIZES, **HEADS)
+    return icl.triangulate(model, task, list(EVERYWHERE), seeds=[0, 1], **SIZES, **HEADS)
 
 
 @pytest.fixture(scope="module")
 def circuit():
     """On a model that retrieves the label in one layer, and holds no task at a single token."""
     model, task = planted_circuit.boot(), planted_circuit.TASK
-    methods = ["masking", "single_layer", "task_vector", "many_positions"]
+    methods = ["masking", "single_layer", "disconnections", "task_vector", "many_positions"]
     return icl.triangulate(
-        model, task, methods, n_queries=12, n_shots=4, seeds=0, metric="log_prob"
-    )
+        model, task, [*methods, "kernel_alignment", "probe"], n_queries=12, n_shots=4, seeds=0,
+        metric="log_prob", probe={"n_calibration": 12}, kernel_alignment={"k": 3},
+    )  # fmt: skip
 
 
 # What is found.
 
 
 def test_all_methods_find_the_planted_layer(found):
-    assert found.methods == tuple(name for name in METHODS if name != TRAINED)
+    assert found.methods == EVERYWHERE
     for witness in found.witnesses:
         assert witness.layer == planted_vector.READING_LAYER, str(witness)
         assert witness.interval[0] <= witness.layer <= witness.interval[1]
@@ -49,19 +50,24 @@ def test_all_methods_find_the_planted_layer(found):
         assert witness.seconds > 0 and witness.n_prompts >= 2 * 8 * len(witness.layers)
     assert {one.verdict for one in found.differences} == {"no difference shown"}
     assert len(found.differences) == 10 and not found.left_out
-    assert {one.layer for one in found.differences} == {0}
-    everyone = "masking, single_layer, task_vector, many_positions and function_vector"
-    assert everyone in found.summary.replace("\n  ", " ")
+    same = "masking, single_layer, many_positions and function_vector (the same layer)"
+    assert f"{same}; nor to task_vector, not resolved" in found.summary.replace("\n  ", " ")
 
 
 def test_the_planted_circuit_is_found_and_what_has_no_layer_says_so(circuit):
     layer = planted_circuit.RETRIEVE_LAYER + 1
-    for name in ("masking", "single_layer", "many_positions"):
+    for name in ("masking", "single_layer", "disconnections", "many_positions"):
         assert circuit[name].layer == layer and circuit[name].interval == (layer, layer)
     assert circuit["task_vector"].verdict == "no peak" and circuit["task_vector"].interval is None
     verdicts = {one.methods: one.verdict for one in circuit.differences}
     assert verdicts["masking", "task_vector"] == "not comparable"
     assert verdicts["masking", "single_layer"] == "no difference shown"
+    assert verdicts["disconnections", "probe"] == "no difference shown", "level to the end"
+    for name in ("kernel_alignment", "probe"):
+        summed_up = planted_circuit.SUMMARY_LAYER + 1
+        assert circuit[name].interval == (summed_up, planted_circuit.N_LAYERS)
+        assert circuit[name].metric in (name, "centroid_probe")
+        assert circuit[name].verdict == "not resolved", "behind it all layers tell as well"
     damage = circuit["single_layer"]
     hurt = [at for at, score in enumerate(damage.scores) if score < damage.reference - 1]
     planted = ("SUMMARY_LAYER", "COPY_LAYER", "RETRIEVE_LAYER")
@@ -78,7 +84,7 @@ def test_the_bypass_takes_the_labels_away_two_layers_before_they_are_looked_at()
     (difference,) = found.differences
     assert (difference.layer, difference.verdict) == (-2, "earlier")
     assert str(difference) == "many_positions is 2 layers earlier [2, 2] than masking"
-    assert str(difference) in found.summary.replace("\n  ", " ")
+    assert "Differ:\n  many_positions: 2 layers earlier [2, 2] than masking" in found.summary
 
 
 # What it is measured on.
@@ -150,8 +156,12 @@ def test_the_summary_says_what_each_leaves_open(circuit):
     text = str(circuit)
     for witness in circuit.witnesses:
         assert f"\n{witness.method}" in text and f"  {witness.method}: " in text
-    assert "masking, single_layer and many_positions (the same layer)" in text
+    same = "masking, single_layer, disconnections and many_positions (the same layer)"
+    assert f"No difference shown: {same};" in text
+    rest = "nor to kernel_alignment and probe, not resolved (within 6 layers)."
+    assert rest in text.replace("\n  ", " ")
     assert "Nothing to hold against the others: task_vector (no peak)." in text
+    assert len(circuit.witnesses) == 7
     assert max(map(len, text.split("\n\n", 1)[1].splitlines())) <= 100
 
 
@@ -194,7 +204,7 @@ def test_what_a_task_cannot_serve_is_left_out_or_refused():
     found = icl.triangulate(model, given, seeds=[0])
     assert found.methods == ("masking", "single_layer")
     assert found["masking"].layer == planted_vector.READING_LAYER
-    assert set(found.left_out) == {"task_vector", "many_positions", "function_vector"}
+    assert set(found.left_out) == {*METHODS} - {"masking", "single_layer", "lora"}
     assert "prompts of its own" in found.left_out["task_vector"]
     assert "Left out:" in found.summary and "prompts of its own" in found.summary
     with pytest.raises(TaskError, match="has prompts of its own, and none without context"):

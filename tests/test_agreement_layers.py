@@ -130,7 +130,7 @@ def test_the_interval_of_a_difference_holds_the_difference(shape):
 
 def test_what_moves_both_curves_alike_goes_out_of_their_difference():
     """The same curve twice: on the same items there is none, drawn apart there is noise."""
-    plateau = Methods.of(12, "apart", n_items=16, n_seeds=1)
+    plateau = Methods.of(12, "apart", n_items=16, n_seeds=1, metric="log_prob")
     curve = plateau.curves(np.random.default_rng(2))["task_vector"]
     alike, apart = FIND["peak"](curve, HOW), FIND["peak"](curve, replace(HOW, seed=1, rest_seed=1))
     assert distance(alike.draws, alike.draws, 0.95) == (0, (0, 0))

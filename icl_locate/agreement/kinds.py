@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from numpy import ndarray
 
 from icl_locate.agreement.curve import MethodCurve
@@ -17,6 +17,7 @@ from icl_locate.vectors.peak import locate_peak
 from icl_locate.vectors.scores import LayerCurve
 
 Strength = tuple[float, float, float]
+_TIE = 1e-9  # of the scores: rounding aside
 
 
 @dataclass(frozen=True)
@@ -79,9 +80,19 @@ def find_peak(curve: MethodCurve, how: How) -> Found:
         places = np.flatnonzero(np.isin(curve.layers, peak.candidates))
         spread = curve.scores[places]
         noise = spread.noise(how.n_resamples, how.seed, rest_seed=how.rest_seed)
-        drawn = np.array(peak.candidates)[(spread.mean + noise).argmax(axis=1)]
-        draws = np.tile(np.append(drawn, peak.layer), (2, 1))
+        draws = _highest(peak.candidates, np.vstack([spread.mean + noise, spread.mean]))
     return Found(peak.layer, peak.interval, peak.verdict, effect, draws)
+
+
+def _highest(
+    layers: tuple[int, ...], curves: Float[ndarray, "draw layer"]
+) -> Int[ndarray, "bound draw"]:
+    """From the first to the last layer that is highest: of ties none is more so than another."""
+    top = curves.max(axis=1, keepdims=True)
+    tied = curves >= top - _TIE * np.abs(curves).max()
+    places = np.array(layers)
+    first, last = places[tied.argmax(axis=1)], places[::-1][tied[:, ::-1].argmax(axis=1)]
+    return np.stack([first, last])
 
 
 def find_drop(curve: MethodCurve, how: How) -> Found:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
+from icl_locate.agreement.circuits import DISCONNECTIONS, KERNEL_ALIGNMENT, PROBE
 from icl_locate.agreement.masks import MASKING, SINGLE_LAYER
 from icl_locate.agreement.method import Method
 from icl_locate.agreement.transfers import FUNCTION_VECTOR, MANY_POSITIONS, TASK_VECTOR
@@ -10,12 +11,11 @@ from icl_locate.agreement.tuned import LORA
 from icl_locate.checks.arguments import check_choice, check_items, refuse
 from icl_locate.errors import TaskError
 
-METHODS: Mapping[str, Method] = MappingProxyType(
-    {
-        method.name: method
-        for method in (MASKING, SINGLE_LAYER, TASK_VECTOR, MANY_POSITIONS, FUNCTION_VECTOR, LORA)
-    }
-)
+_METHODS = (
+    MASKING, SINGLE_LAYER, DISCONNECTIONS, TASK_VECTOR, MANY_POSITIONS, FUNCTION_VECTOR,
+    KERNEL_ALIGNMENT, PROBE, LORA,
+)  # fmt: skip
+METHODS: Mapping[str, Method] = MappingProxyType({method.name: method for method in _METHODS})
 
 
 def choose_methods(methods: str | Iterable[str] | None) -> tuple[Method, ...]:

@@ -58,8 +58,9 @@ def triangulate(
     by the same metric, but for what a witness notes: differences are paired as far as that goes.
 
     Args:
-        methods: of "masking", "single_layer", "task_vector", "many_positions", "function_vector"
-            and "lora"; ``None``: all that train nothing, but for those that the task cannot serve.
+        methods: of "masking", "single_layer", "disconnections", "task_vector", "many_positions",
+            "function_vector", "kernel_alignment", "probe" and "lora"; ``None``: all that train
+            nothing, but for those that the task cannot serve.
         n_queries: the first so many of ``task.test``; ``None`` means 32, or all.
         metric: of every method; ``None`` means the task's.
         confidence, n_resamples, seed: of all intervals, as in `locate`.

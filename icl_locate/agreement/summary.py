@@ -1,9 +1,9 @@
 """What several methods say together, in words."""
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from icl_locate.agreement.witness import MethodDifference, Witness
+from icl_locate.agreement.witness import UNRESOLVED, MethodDifference, Witness
 
 _WIDTH = 100
 
@@ -48,25 +48,52 @@ def _table(witnesses: Sequence[Witness]) -> list[str]:
 
 def _together(witnesses: Sequence[Witness], differences: Sequence[MethodDifference]) -> list[str]:
     """Which differ, which are not shown to, and which say nothing."""
-    differ = [str(one) for one in differences if one.verdict in ("later", "earlier")]
+    differ = [one for one in differences if one.verdict in ("later", "earlier")]
     alike = [one for one in differences if one.verdict == "no difference shown"]
     silent = [f"{one.method} ({one.verdict})" for one in witnesses if one.interval is None]
-    said = {"Differ": differ, "No difference shown": _groups(alike, all_of_them=not differ)}
-    said["Nothing to hold against the others"] = silent
+    unresolved = {one.method for one in witnesses if one.verdict == UNRESOLVED}
     lines = []
-    for heading, parts in said.items():
-        if parts:
-            text = f"{heading}: {'; '.join(parts)}."
-            lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
+    if differ:
+        lines += ["Differ:", *_listed(_by_first(differ, _apart))]
+        near = _by_first(alike, lambda one: f"{one.methods[1]} ({_within([one])})")
+        lines += ["No difference shown:", *_listed(near)] if near else []
+    elif alike:
+        sure = [one for one in alike if not unresolved & {*one.methods}]
+        said = [_group(sure or alike)]
+        if sure and len(sure) < len(alike):
+            names = _and([one.method for one in witnesses if one.verdict == UNRESOLVED])
+            rest = [one for one in alike if one not in sure]
+            said.append(f"nor to {names}, not resolved ({_within(rest)})")
+        text = f"No difference shown: {'; '.join(said)}."
+        lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
+    if silent:
+        text = f"Nothing to hold against the others: {'; '.join(silent)}."
+        lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
     return lines or ["One method alone: there is nothing to hold it against."]
 
 
-def _groups(alike: Sequence[MethodDifference], *, all_of_them: bool) -> list[str]:
-    """Pairs that are not shown to differ; where no two are, all in one."""
-    if not all_of_them or len(alike) < 2:
-        return [f"{' and '.join(one.methods)} ({_within([one])})" for one in alike]
+def _group(alike: Sequence[MethodDifference]) -> str:
+    """All of some methods, of which no two are shown to differ."""
     names = list(dict.fromkeys(name for one in alike for name in one.methods))
-    return [f"{', '.join(names[:-1])} and {names[-1]} ({_within(alike)})"]
+    return f"{_and(names)} ({_within(alike)})"
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _by_first(
+    differences: Sequence[MethodDifference], say: Callable[[MethodDifference], str]
+) -> dict[str, str]:
+    """By the first method of each two, what is said of the others."""
+    found: dict[str, list[str]] = {}
+    for one in differences:
+        found.setdefault(one.methods[0], []).append(say(one))
+    return {name: "; ".join(parts) for name, parts in found.items()}
+
+
+def _apart(one: MethodDifference) -> str:
+    return str(one).removeprefix(f"{one.methods[0]} is ")
 
 
 def _within(alike: Sequence[MethodDifference]) -> str:

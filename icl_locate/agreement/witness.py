@@ -16,6 +16,7 @@ from icl_locate.studies.intervals import Paired
 
 PLAIN = ("recognised", "peak", "damage ends", "gain ends")
 """Verdicts that a layer with its interval says by itself."""
+UNRESOLVED = "not resolved"
 
 
 @short_repr("method", "verdict", "layer", "interval", "effect", "metric", "seconds", "n_prompts")
