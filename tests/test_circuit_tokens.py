@@ -75,6 +75,7 @@ def test_an_appended_label_is_the_query_own():
     assert types.query_y.tolist() == [width - 1, width - 3]
     assert types.query_y_last.tolist() == [width - 1] * 2
     assert types.query_s.tolist() == [width - 2, width - 4]
+    assert longer.target_tokens == [[], []]  # a label that just fits the context fits
     for row in range(2):  # what was there is as it was
         n = int(batch.attention_mask[row].sum())
         own = longer.attention_mask[row].nonzero()[:n, 0]

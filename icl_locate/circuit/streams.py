@@ -1,7 +1,6 @@
 """The states of the query's own tokens, by type, at every layer."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -43,8 +42,7 @@ def query_states(
     places = [getattr(types, QUERY_TOKENS[name]) for name in wanted]
     mask = types.mask(*places, width=prompts.tokens.shape[1])
     normed = compat is not None
-    shown = replace(prompts, target_tokens=[[]] * len(prompts))  # nothing is to follow them
-    found = stream_states(model, shown, mask, final_norm=normed, batch_size=batch_size)
+    found = stream_states(model, prompts, mask, final_norm=normed, batch_size=batch_size)
     return {name: found[:, :, i] for i, name in enumerate(wanted)}
 
 

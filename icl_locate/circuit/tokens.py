@@ -121,6 +121,8 @@ def find_types(
 def answer_prompts(prompts: Prompts, labels: Sequence[Sequence[int]]) -> Prompts:
     """The prompts with labels' tokens appended to their queries, padded on the left.
 
+    Nothing is to follow them: the context has room for a label once.
+
     Args:
         labels: the tokens of a label for each prompt, as they continue it.
     """
@@ -146,6 +148,7 @@ def answer_prompts(prompts: Prompts, labels: Sequence[Sequence[int]]) -> Prompts
         parts=joined(prompts.parts, constant(Part.TARGET, Part.NONE)),
         shots=joined(prompts.shots, constant(0, 0)),
         words=joined(prompts.words, constant(-1, -1)),
+        target_tokens=[[]] * len(prompts),  # nothing is to follow
     )
 
 
