@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import planted_circuit
 import planted_vector
 import pytest
@@ -62,12 +63,12 @@ def test_the_planted_circuit_is_found_and_what_has_no_layer_says_so(circuit):
     verdicts = {one.methods: one.verdict for one in circuit.differences}
     assert verdicts["masking", "task_vector"] == "not comparable"
     assert verdicts["masking", "single_layer"] == "no difference shown"
-    assert verdicts["disconnections", "probe"] == "no difference shown", "level to the end"
+    assert verdicts["disconnections", "probe"] == "later"
     for name in ("kernel_alignment", "probe"):
         summed_up = planted_circuit.SUMMARY_LAYER + 1
-        assert circuit[name].interval == (summed_up, planted_circuit.N_LAYERS)
+        assert circuit[name].layer == summed_up and circuit[name].interval == (summed_up,) * 2
         assert circuit[name].metric in (name, "centroid_probe")
-        assert circuit[name].verdict == "not resolved", "behind it all layers tell as well"
+        assert circuit[name].verdict == "reached", "though all layers behind it tell as well"
     damage = circuit["single_layer"]
     hurt = [at for at, score in enumerate(damage.scores) if score < damage.reference - 1]
     planted = ("SUMMARY_LAYER", "COPY_LAYER", "RETRIEVE_LAYER")
@@ -84,7 +85,7 @@ def test_the_bypass_takes_the_labels_away_two_layers_before_they_are_looked_at()
     (difference,) = found.differences
     assert (difference.layer, difference.verdict) == (-2, "earlier")
     assert str(difference) == "many_positions is 2 layers earlier [2, 2] than masking"
-    assert "Differ:\n  many_positions: 2 layers earlier [2, 2] than masking" in found.summary
+    assert "Differ: many_positions is 2 layers earlier than masking." in found.summary
 
 
 # What it is measured on.
@@ -152,14 +153,27 @@ def test_the_table_has_a_row_a_method(circuit):
     assert frame.effect["masking"] == circuit["masking"].effect[0]
 
 
+def test_the_other_table_has_a_row_a_pair(circuit):
+    frame = circuit.to_dataframe("difference").set_index(["method", "other"])
+    assert len(frame) == len(circuit.differences) == 21
+    for one in circuit.differences:
+        row = frame.loc[one.methods]
+        assert row.verdict == one.verdict and row.paired == one.paired
+        assert (None if pd.isna(row.layer) else row.layer) == one.layer
+        low_high = None if pd.isna(row.low) else (row.low, row.high)
+        assert low_high == one.interval
+
+
 def test_the_summary_says_what_each_leaves_open(circuit):
     text = str(circuit)
     for witness in circuit.witnesses:
         assert f"\n{witness.method}" in text and f"  {witness.method}: " in text
     same = "masking, single_layer, disconnections and many_positions (the same layer)"
-    assert f"No difference shown: {same};" in text
-    rest = "nor to kernel_alignment and probe, not resolved (within 6 layers)."
-    assert rest in text.replace("\n  ", " ")
+    said = text.replace("\n  ", " ")
+    assert f"No difference shown: {same}." in said
+    assert "No difference shown: kernel_alignment and probe (the same layer)." in said
+    apart = "are 4 layers later than kernel_alignment and probe."
+    assert f"Differ: {same.partition(' (')[0]} {apart}" in said
     assert "Nothing to hold against the others: task_vector (no peak)." in text
     assert len(circuit.witnesses) == 7
     assert max(map(len, text.split("\n\n", 1)[1].splitlines())) <= 100

@@ -10,6 +10,7 @@ import pytest
 import torch
 from simulated_methods import KINDS, Methods, damages, put
 
+from icl_locate.agreement import MethodCurve
 from icl_locate.agreement.drop import Drop
 from icl_locate.agreement.kinds import KINDS as FIND
 from icl_locate.agreement.kinds import How
@@ -82,6 +83,45 @@ def test_the_interval_holds_where_damage_ends(shape, n, metric, coverage, width,
     assert ((low <= truth) & (truth <= high)).mean() >= coverage
     assert (high - low).mean() <= width
     assert abs(np.mean([one.layer - truth for one in found])) <= bias
+
+
+@pytest.mark.parametrize(
+    ("gain", "first"),
+    [([0, 0, 1, 1, 1], 2), ([0, 0.5, 0.95, 1, 0.2], 2), ([1, 1, 1, 1, 1], 0), ([0, 0, 0, 0, 1], 4)],
+)
+def test_a_rise_is_where_it_is_up_first_whatever_comes_then(gain, first):
+    found = FIND["rise"](rising(np.tile(np.array(gain, float)[:, None, None], (1, 1, 6))), HOW)
+    assert (found.layer, found.interval, found.verdict) == (first, (first, first), "reached")
+    assert (found.draws == first).all()
+
+
+def rising(values):
+    """A curve of gains [layer, seed, item] on a reference of 0."""
+    table = np.concatenate([values, np.zeros_like(values[:1])])
+    return MethodCurve(
+        method="probe", kind="rise", lowers=False, share=0.9, question="where?",
+        cannot_show="why", places="layer", layers=tuple(range(len(values))),
+        seeds=tuple(range(values.shape[1])), items=tuple(map(str, range(values.shape[2]))),
+        statistics=torch.from_numpy(np.stack([table, np.ones_like(table)], axis=-1)),
+        metric="probe", seconds=0.0, n_prompts=1, notes=(), provenance={"metric_is_mean": True},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.3])
+def test_the_interval_holds_where_it_is_up_first(noise):
+    """A rise over two layers to a plateau that falls again at the end, of answers that scatter."""
+    true = np.array([0, 0, 0.1, 0.6, 1, 1, 1, 1, 1, 1, 0.8, 0.7])
+    generator, held, layers = np.random.default_rng(0), [], []
+    for _ in range(REPLICATIONS):
+        items = generator.normal(1, 0.3, (1, 1, 32))
+        values = true[:, None, None] * items + generator.normal(0, noise, (12, 2, 32))
+        found = FIND["rise"](rising(values), HOW)
+        held.append(found.interval[0] <= 4 <= found.interval[1])
+        layers.append(found.layer)
+    assert np.mean(held) >= 0.95
+    assert abs(np.mean(layers) - 4) < 0.5
+    flat = [FIND["rise"](rising(generator.normal(0, 1, (12, 2, 32))), HOW) for _ in range(40)]
+    assert sum(one.verdict == "no rise" for one in flat) >= 36
 
 
 @pytest.mark.parametrize("size", [(16, 1), (64, 3)])

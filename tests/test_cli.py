@@ -101,6 +101,8 @@ TYPOS = {
     "checkpoints --conditions exmples": "unknown condition 'exmples'",
     "circuit --measures probe probe": "--measures is probe probe: expected some of alignment",
     "circuit --controls -1": "--controls is -1: expected",
+    "triangulate --methods probe probe": "--methods is probe probe: expected each method once",
+    "triangulate --n-heads 0": "--n-heads is 0: expected",
     "vectors --n-heads 0": "--n-heads is 0: expected",
     "vectors --metric blue": "unknown metric 'blue'",
 }

@@ -199,6 +199,7 @@ def test_a_result_of_another_recipe_is_not_replaced_unasked(small, tmp_path, cap
         ("gates", "gates.safetensors"),
         ("vectors", "vectors.safetensors"),
         ("circuit", "cuts.safetensors"),
+        ("triangulate", "agreement.safetensors"),
         ("savings --measure", "savings.safetensors"),
         ("demo", "result.safetensors"),
     ],

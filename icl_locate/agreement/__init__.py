@@ -7,8 +7,8 @@ Layer ``L`` of the axis is the residual stream that enters layer ``L``: 0 is the
   `icl_locate.locate` finds it: at 0.9 of the way).
 - "single_layer": hidden at one layer alone, they are last missed at layer ``L - 1``: by more than a
   tenth of the largest damage (a drop).
-- "disconnections": cut at one layer alone, the sight of the labels from the query's last token is
-  last missed at layer ``L - 1`` (a drop, as above; tasks of classes or log-probabilities).
+- "disconnections": cut from layer ``L`` on, the sight of the labels from the query's last token is
+  no longer missed (a plateau, as above; tasks of classes or log-probabilities).
 - "task_vector": the last token's state after block ``L - 1``, which is what layer ``L`` reads, does
   the task best (a peak; see `icl_locate.vectors.locate_peak`).
 - "many_positions": states of all examples' answers after block ``L - 2``, which layer ``L - 1``
@@ -16,9 +16,9 @@ Layer ``L`` of the axis is the residual stream that enters layer ``L``: 0 is the
 - "function_vector": what the best heads write, added after block ``L - 1``, is the last that does
   the task, half as well as the best (a drop). Such curves are level until the vector is read: a
   peak would be whichever of the level layers was lucky.
-- "kernel_alignment", "probe": in the stream that enters layer ``L`` queries of a class lie nearest
-  to each other, or to their class's mean (peaks; of tasks of classes, in units of their own). They
-  say where the class can be read, not where it is.
+- "kernel_alignment", "probe": the stream that enters layer ``L`` is the first in which queries of a
+  class lie near each other, or near their class's mean, 0.9 as much as in the best (a rise; of
+  tasks of classes, in units of their own). They say where the class can be read, not where it is.
 - "lora": layer ``L - 1`` is the last that, tuned alone, does 0.9 of what the best layer does (a
   drop). It trains, so it runs only where it is named, with its own options.
 

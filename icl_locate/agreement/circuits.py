@@ -55,26 +55,29 @@ def _check_cuts(model: Model, asked: Asked) -> None:
 
 
 def _disconnections(model: Model, asked: Asked) -> Measurement:
+    """The edges are cut from each layer on, so that no other layer stands in for one."""
     metric: Any = asked.setting.task.metric if asked.metric is None else asked.metric
+    n_layers = int(model.cfg.n_layers)
     found = disconnect(
-        model, asked.setting.task, edges=EDGE, windows="layers", controls=0, metric=metric,
-        **_prompting(asked), **asked.running,
+        model, asked.setting.task, edges=EDGE, windows=[(at, n_layers) for at in range(n_layers)],
+        controls=0, metric=metric, **_prompting(asked), **asked.running,
     )  # fmt: skip
-    layers = tuple(start for start, _ in found.windows)
-    return Measurement(layers, found.statistics, found, answered(found.statistics), _notes(asked))
+    table = torch.cat([found.statistics, found.statistics[-1:]])  # the ceiling ends the curve, too
+    layers = tuple(range(n_layers + 1))
+    return Measurement(layers, table, found, answered(found.statistics), _notes(asked))
 
 
 DISCONNECTIONS = Method(
     name="disconnections",
-    kind="drop",
+    kind="plateau",
     lowers=True,
-    share=0.1,
-    question="Behind which layer need the query's last token no longer look at the labels?",
+    share=0.9,
+    question="From which layer on need the query's last token no longer look at the labels?",
     cannot_show=(
         "routes past the labels: what else carries the task, such as tokens that have collected "
         "the labels below"
     ),
-    places="layer at which alone the query's last token does not see the labels",
+    places="layer from which the query's last token does not see the labels",
     check=_check_cuts,
     run=_disconnections,
 )
@@ -107,10 +110,10 @@ def _probe(model: Model, asked: Asked) -> Measurement:
 
 KERNEL_ALIGNMENT = Method(
     name="kernel_alignment",
-    kind="peak",
+    kind="rise",
     lowers=False,
-    share=1.0,
-    question="In which layer's stream do queries of a class lie nearest to each other?",
+    share=0.9,
+    question="From which layer's stream on do queries of a class lie near each other?",
     cannot_show=(
         "whether the model uses it: states may tell the class apart before, or without, any "
         "example being read"
@@ -124,7 +127,7 @@ KERNEL_ALIGNMENT = Method(
 PROBE = replace(
     KERNEL_ALIGNMENT,
     name="probe",
-    question="In which layer's stream is the class best read off the state before the answer?",
+    question="From which layer's stream on is the class read off the state before the answer?",
     places="layer whose stream is read, at the last token before the answer",
     run=_probe,
     options=("n_calibration",),

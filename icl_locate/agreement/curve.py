@@ -24,8 +24,9 @@ from icl_locate.errors import ResultError
 from icl_locate.metrics import Metric, check_statistics, find_scorer
 from icl_locate.studies.intervals import Spread
 
-Kind = Literal["plateau", "peak", "drop"]
-"""How a curve tells a layer: it stays up from there on; is highest there; or ends there."""
+Kind = Literal["plateau", "peak", "drop", "rise"]
+"""How a curve tells a layer: it stays up from there on; is highest there; ends there; or is up
+there for the first time, whatever comes then."""
 
 
 @short_repr("method", "kind", "layers", "seeds", "metric", "seconds")
@@ -39,8 +40,8 @@ class MethodCurve:
         lowers: whether what is done at a layer takes something away: the reference is then the
             score with nothing done, and what counts is how far scores lie below it; else the
             reference is the score that something is added to.
-        share: of a drop, the share of the largest effect above which a layer's counts; of a
-            plateau, that of the way from floor to ceiling at which it is reached.
+        share: of a drop or a rise, the share of the largest effect above which a layer's counts;
+            of a plateau, that of the way from floor to ceiling at which it is reached.
         question, cannot_show: what the method asks, and what it leaves open; a sentence each.
         places: what the layers are that the curve is drawn over.
         layers: them, on the common axis; see `icl_locate.agreement`.

@@ -11,6 +11,7 @@ from numpy import ndarray
 
 from icl_locate.agreement.curve import MethodCurve
 from icl_locate.agreement.drop import Drop
+from icl_locate.checks.reprs import short_repr
 from icl_locate.masking.curve import Curve
 from icl_locate.studies.intervals import Spread
 from icl_locate.vectors.peak import locate_peak
@@ -36,6 +37,7 @@ class How:
     rest_seed: int
 
 
+@short_repr("verdict", "layer", "interval", "effect")
 @dataclass(frozen=True)
 class Found:
     """What a curve tells.
@@ -121,8 +123,28 @@ def find_drop(curve: MethodCurve, how: How) -> Found:
     return Found(layer, (low, high), "not resolved" if wide else f"{what} ends", effect, draws)
 
 
+def find_rise(curve: MethodCurve, how: How) -> Found:
+    """The first layer whose effect counts: where it ends, seen from the last layer on."""
+    upside = Spread(curve.effects.scores[::-1], curve.effects.influence[::-1])
+    drop = Drop(
+        upside, curve.share, how.confidence, how.n_resamples, how.seed, how.rest_seed
+    )  # fmt: skip
+    effect = _strength(curve.effects, how.confidence)
+    if not drop.there or effect[1] <= 0:
+        return Found(None, None, "no rise", effect, None)
+    layers = np.array([*curve.layers, curve.layers[-1] + 1])[::-1]
+    layer = int(layers[drop.end])
+    if drop.interval is None:
+        return Found(layer, None, "not resolved", effect, None)
+    high, low = (int(layers[place]) for place in drop.interval)
+    wide = high - low > len(curve.layers) / 2
+    itself = np.full((2, 1), drop.end)
+    draws = layers[np.concatenate([drop.again(), itself], axis=1)][::-1]
+    return Found(layer, (low, high), "not resolved" if wide else "reached", effect, draws)
+
+
 KINDS: Mapping[str, Callable[[MethodCurve, How], Found]] = MappingProxyType(
-    {"plateau": find_plateau, "peak": find_peak, "drop": find_drop}
+    {"plateau": find_plateau, "peak": find_peak, "drop": find_drop, "rise": find_rise}
 )
 
 

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from icl_locate.agreement.curve import Kind
+from icl_locate.checks.reprs import short_repr
 from icl_locate.engine.choice import Engine
 from icl_locate.metrics import Metric, TextScore
 from icl_locate.models.bridge import Model
@@ -56,6 +57,7 @@ class Asked:
         }
 
 
+@short_repr("layers", "n_prompts", "result")
 @dataclass(frozen=True)
 class Measurement:
     """What a method measured.

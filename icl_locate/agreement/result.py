@@ -26,7 +26,7 @@ from icl_locate.checks.arguments import (
 )
 from icl_locate.checks.contents import check_names, check_recipe, check_table, made_of, settle
 from icl_locate.checks.reprs import short_repr
-from icl_locate.checks.signatures import MANY, checked
+from icl_locate.checks.signatures import MANY, checked, one_of
 from icl_locate.errors import ResultError
 from icl_locate.metrics import Metric
 from icl_locate.records.saved import Saved
@@ -42,6 +42,9 @@ _COLUMNS = [
     "method", "kind", "layer", "low", "high", "verdict", "effect", "effect_low", "effect_high",
     "metric", "n_items", "n_seeds", "seconds", "n_prompts",
 ]  # fmt: skip
+
+
+_APART = ["method", "other", "layer", "low", "high", "verdict", "paired"]
 
 
 @short_repr("model", "task", "n_layers", "methods", "left_out")
@@ -179,21 +182,23 @@ class Agreement(
     def __str__(self) -> str:
         return self.summary
 
-    def to_dataframe(self) -> "pd.DataFrame":
+    @checked(ResultError, rows=one_of("method", "difference"))
+    def to_dataframe(self, rows: str = "method") -> "pd.DataFrame":
         """One row a method: layer with its interval, verdict, effect with its interval, cost.
 
         Columns: method, kind, layer, low, high, verdict, effect, effect_low, effect_high, metric,
-        n_items, n_seeds, seconds, n_prompts.
+        n_items, n_seeds, seconds, n_prompts. Of differences: method, other, layer, low, high,
+        verdict, paired.
+
+        Args:
+            rows: "method"; or "difference": one row for each two methods.
         """
         import pandas as pd
 
-        rows = []
-        for one in self.witnesses:
-            row = {name: getattr(one, name, None) for name in _COLUMNS}
-            row["low"], row["high"] = one.interval or (None, None)
-            row["effect"], row["effect_low"], row["effect_high"] = one.effect
-            rows.append(row)
-        frame = pd.DataFrame(rows, columns=_COLUMNS)
+        if rows == "method":
+            frame = pd.DataFrame(map(_row_of, self.witnesses), columns=_COLUMNS)
+        else:
+            frame = pd.DataFrame(map(_row_between, self.differences), columns=_APART)
         return frame.astype(dict.fromkeys(("layer", "low", "high"), "Int64"))
 
     @cached_property
@@ -213,6 +218,19 @@ class Agreement(
     def _what(self) -> str:
         """Task and model."""
         return f"{self.provenance.get('task')}, {self.provenance.get('model')}"
+
+
+def _row_of(one: Witness) -> dict[str, Any]:
+    row = {name: getattr(one, name, None) for name in _COLUMNS}
+    row["low"], row["high"] = one.interval or (None, None)
+    row["effect"], row["effect_low"], row["effect_high"] = one.effect
+    return row
+
+
+def _row_between(one: MethodDifference) -> dict[str, Any]:
+    low, high = one.interval or (None, None)
+    values = (*one.methods, one.layer, low, high, one.verdict, one.paired)
+    return dict(zip(_APART, values, strict=True))
 
 
 def _plain(value: Any) -> Any:

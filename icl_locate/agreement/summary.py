@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 
 from icl_locate.agreement.witness import UNRESOLVED, MethodDifference, Witness
 
@@ -53,7 +54,10 @@ def _together(witnesses: Sequence[Witness], differences: Sequence[MethodDifferen
     silent = [f"{one.method} ({one.verdict})" for one in witnesses if one.interval is None]
     unresolved = {one.method for one in witnesses if one.verdict == UNRESOLVED}
     lines = []
-    if differ:
+    camps = _camps(differ, alike)
+    if differ and camps:
+        lines += _say_camps(camps, differ, alike)
+    elif differ:
         lines += ["Differ:", *_listed(_by_first(differ, _apart))]
         near = _by_first(alike, lambda one: f"{one.methods[1]} ({_within([one])})")
         lines += ["No difference shown:", *_listed(near)] if near else []
@@ -70,6 +74,63 @@ def _together(witnesses: Sequence[Witness], differences: Sequence[MethodDifferen
         text = f"Nothing to hold against the others: {'; '.join(silent)}."
         lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
     return lines or ["One method alone: there is nothing to hold it against."]
+
+
+def _camps(
+    differ: Sequence[MethodDifference], alike: Sequence[MethodDifference]
+) -> list[tuple[str, ...]]:
+    """Methods that agree with each other and with none of the others; none if it is not so clear.
+
+    Agreeing is not passed on: a method of a wide interval may differ from neither of two that do.
+    """
+    friends: dict[str, set[str]] = {}
+    for one in (*differ, *alike):
+        for name in one.methods:
+            friends.setdefault(name, {name})
+    for one in alike:
+        for name in one.methods:
+            friends[name] |= {*one.methods}
+    if any(friends[name] != friends[other] for name in friends for other in friends[name]):
+        return []
+    sets = dict.fromkeys(frozenset(some) for some in friends.values())
+    return [tuple(name for name in friends if name in some) for some in sets]
+
+
+def _say_camps(
+    camps: Sequence[tuple[str, ...]],
+    differ: Sequence[MethodDifference],
+    alike: Sequence[MethodDifference],
+) -> list[str]:
+    """Who agrees, and how far the camps are apart."""
+    texts = []
+    for camp in camps:
+        inside = [one for one in alike if {*one.methods} <= {*camp}]
+        if inside:
+            texts.append(f"No difference shown: {_and(camp)} ({_within(inside)}).")
+    for first, second in combinations(camps, 2):
+        texts.append(f"Differ: {_between(first, second, differ)}.")
+    wrapped = [textwrap.wrap(text, _WIDTH, subsequent_indent="  ") for text in texts]
+    return [line for lines in wrapped for line in lines]
+
+
+def _between(
+    first: Sequence[str], second: Sequence[str], differ: Sequence[MethodDifference]
+) -> str:
+    """How far one camp's methods are from another's."""
+    found = [
+        (sign * low, sign * high)
+        for one in differ
+        for camps, sign in (((first, second), 1), ((second, first), -1))
+        if one.interval and one.methods[0] in camps[0] and one.methods[1] in camps[1]
+        for low, high in [one.interval]
+    ]
+    ends = [end for pair in found for end in pair]
+    verdict = "later" if ends[0] > 0 else "earlier"
+    near, far = sorted(map(abs, (min(ends), max(ends))))
+    span = str(near) if near == far else f"{near} to {far}"
+    unit = "layer" if far == 1 else "layers"
+    tell = "is" if len(first) == 1 else "are"
+    return f"{_and(first)} {tell} {span} {unit} {verdict} than {_and(second)}"
 
 
 def _group(alike: Sequence[MethodDifference]) -> str:

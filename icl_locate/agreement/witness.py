@@ -14,7 +14,7 @@ from icl_locate.checks.reprs import short_repr
 from icl_locate.masking.comparison import distance
 from icl_locate.studies.intervals import Paired
 
-PLAIN = ("recognised", "peak", "damage ends", "gain ends")
+PLAIN = ("recognised", "peak", "damage ends", "gain ends", "reached")
 """Verdicts that a layer with its interval says by itself."""
 UNRESOLVED = "not resolved"
 
@@ -31,8 +31,8 @@ class Witness:
             single item.
         verdict: of a plateau as in `Location`; of a peak as in `vectors.Peak`; of a drop "damage
             ends" or "gain ends", "no damage" or "no gain" where no layer does anything beyond
-            noise, "gain never ends" where the last layer does as well. "not resolved": the interval
-            spans over half of the layers.
+            noise, "gain never ends" where the last layer does as well; of a rise "reached" or "no
+            rise". "not resolved": the interval spans over half of the layers.
         effect: how much there is to locate, with its interval (low, high), in units of the metric:
             of a plateau ceiling minus floor, else what the layer that does most adds to its
             reference, or takes from it. NaN where a single item gives no interval.

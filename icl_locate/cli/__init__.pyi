@@ -9,4 +9,5 @@ from .induction import InductionConfig as InductionConfig
 from .lora import LoraByLayerConfig as LoraByLayerConfig
 from .savings import SavingsConfig as SavingsConfig
 from .sweep import SweepConfig as SweepConfig
+from .triangulate import TriangulateConfig as TriangulateConfig
 from .vectors import VectorsConfig as VectorsConfig

@@ -19,6 +19,7 @@ from icl_locate.cli.lora import LoraByLayerConfig, run_lora
 from icl_locate.cli.savings import SavingsConfig, run_savings
 from icl_locate.cli.start import start
 from icl_locate.cli.sweep import SweepConfig, run_sweep
+from icl_locate.cli.triangulate import TriangulateConfig, run_triangulate
 from icl_locate.cli.vectors import VectorsConfig, run_vectors
 
 COMMANDS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
@@ -32,6 +33,7 @@ COMMANDS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
     "lora": (LoraByLayerConfig, run_lora),
     "vectors": (VectorsConfig, run_vectors),
     "circuit": (CircuitConfig, run_circuit),
+    "triangulate": (TriangulateConfig, run_triangulate),
     "formation": (FormationConfig, run_formation),
 }
 """By its name, what a command takes and what it does."""

@@ -18,9 +18,9 @@ from icl_locate.studies.intervals import Spread
 
 _ROW, _HEADING, _AROUND = 104, 54, 190
 _GREY, _SHOWN = "#8a8a8a", (-0.3, 1.3)
-_COLOURS = dict(zip(("plateau", "peak", "drop"), PALETTE, strict=False))
+_COLOURS = dict(zip(("plateau", "peak", "drop", "rise"), PALETTE, strict=False))
 _AXIS = "layer L: the residual stream that enters it"
-_HEIGHTS = {"plateau": "score kept", "peak": "gain", "drop": "gain"}
+_HEIGHTS = {"plateau": "score kept", "peak": "gain", "drop": "gain", "rise": "above chance"}
 
 
 @checked(ResultError)

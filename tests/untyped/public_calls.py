@@ -571,6 +571,7 @@ def _agreement() -> dict[str, Call]:
     asked = {"model": model(), "task": task(), "methods": ["masking"], "metric": "log_prob"}
     return {
         "triangulate": Call(icl.triangulate, {**asked, **SIZES, "seeds": 0, "n_resamples": 5}, 0.1),
+        "Agreement.to_dataframe": Call(agreement_result().to_dataframe, {"rows": "difference"}),
         "Agreement.__getitem__": Call(agreement_result().__getitem__, {"method": "masking"}),
         "plots.agreement": Call(plots.agreement, {"agreed": agreement_result()}, 0.3),
     }
