@@ -12,6 +12,7 @@ from torch import Tensor
 
 from icl_locate._types import Part, Segment
 from icl_locate.checks.arguments import check_choice, refuse
+from icl_locate.checks.reprs import short_repr
 from icl_locate.circuit.tokens import find_types
 from icl_locate.errors import MaskError
 from icl_locate.interventions.edges import Positions
@@ -78,6 +79,7 @@ def check_compat(compat: object) -> None:
         refuse("compat", compat, f"None or {COMPAT!r}", MaskError)
 
 
+@short_repr("segments", "shots")
 @dataclass(frozen=True)
 class Marks:
     """Which tokens of the prompts are what.

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from icl_locate.checks.arguments import check_choice, check_count, check_items, check_text, refuse
+from icl_locate.checks.reprs import short_repr
 from icl_locate.circuit.neighbours import unit_rows
 from icl_locate.errors import TaskError
 from icl_locate.studies.recipe import digest
@@ -26,6 +27,7 @@ EXPECTED = (
 )
 
 
+@short_repr("texts", "labels")
 @dataclass(frozen=True)
 class Items:
     """What features are made of: the queries of a task, or another data set's texts.
