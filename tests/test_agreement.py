@@ -272,8 +272,11 @@ def test_lora_asks_for_what_it_needs(tmp_path):
     own = {"output": tmp_path / "adapters", "config": LoraConfig(n_train=8, n_dev=2)}
     with pytest.raises(TaskError, match="lora loads the model anew: give triangulate its name"):
         icl.triangulate(model, task, "lora", lora=own)
-    with pytest.raises(TaskError, match="'first_token_accuracy' reads no answers"):
-        icl.triangulate(model, task, "lora", lora={**own, "model": "embedded"})
+    with pytest.raises(TaskError, match="has only 6 pairs to learn from that are not among"):
+        icl.triangulate(
+            model, replace(task, train=task.train[:6]), "lora", n_queries=4,
+            lora={**own, "model": "embedded"},
+        )  # fmt: skip
     with pytest.raises(TaskError, match="expected a LoraConfig or one of 'sia2024'"):
         icl.triangulate(
             model, task, "lora", metric="chrf",

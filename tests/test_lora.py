@@ -18,9 +18,12 @@ from icl_locate.cli import main
 from icl_locate.embedded.tokenizer import build_tokenizer
 from icl_locate.errors import ModelError, NumericalError, PromptError, ResultError, TaskError
 from icl_locate.lora import PRESETS, LoraConfig, LoraResult, lora_by_layer
+from icl_locate.lora.adapters import Teacher, load_base
 from icl_locate.lora.data import IGNORED, encode, pad, tokenize_prompt
 from icl_locate.lora.projections import output_projections
+from icl_locate.lora.study import prepare
 from icl_locate.studies.ranks import spearman
+from icl_locate.studies.setting import Setting
 
 PROJECTIONS = {
     "gpt2": "transformer.h.1.attn.c_proj",
@@ -195,6 +198,21 @@ def test_answers_are_greedy_whatever_the_generation_config_says(directory, tmp_p
     assert torch.equal(plain.statistics, other.statistics) and plain.untuned == other.untuned
 
 
+def test_queries_are_not_learnt(directory, monkeypatch):
+    """A file without splits, whose records are queries and examples."""
+    base, tokenizer = load_base(directory, "cpu", torch.float32, None)
+    learnt = []
+    monkeypatch.setattr(
+        "icl_locate.lora.adapters.encode", lambda *given: learnt.extend(given[2]) or []
+    )
+    task = replace(TASK, train=PAIRS[:40], test=PAIRS[:40])
+    setting = Setting.of(task, n_queries=8, n_shots=0)
+    Teacher(setting, FAST, base, tokenizer)
+    assert learnt == list(PAIRS[8:40]) and not {*learnt} & {*setting.queries}
+    with pytest.raises(TaskError, match="only 30 pairs to learn from that are not among the 10"):
+        prepare(task, FAST, n_queries=10)
+
+
 def test_a_prompt_that_does_not_fit(directory, tmp_path):
     with pytest.raises(PromptError, match="with 300 new ones exceeds the model's context of 256"):
         lora_by_layer(
@@ -317,7 +335,7 @@ def test_the_command(directory, tmp_path, capsys):
     assert main(command.split()) == 0
     printed = capsys.readouterr().out
     assert "tuned layer" in printed and "rank correlation with the masking curve" in printed
-    assert LoraResult.load(output / "lora").provenance["config"]["n_dev"] == 4, "what is left"
+    assert LoraResult.load(output / "lora").provenance["config"]["n_dev"] == 1, "of 64, 3 are asked"
     assert (output / "seed_0" / "layer_2" / "adapter_model.safetensors").is_file()
     assert main(f"{command} --n-train 64".split()) == 2
-    assert "has only 64 pairs" in capsys.readouterr().err
+    assert "has only 61 pairs" in capsys.readouterr().err

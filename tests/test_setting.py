@@ -47,6 +47,14 @@ def test_queries_are_by_default_64_or_all_that_there_are():
     assert Setting.of(TASK, n_queries=3).queries == TASK.test[:3]
 
 
+def test_examples_that_are_asked_are_none_to_learn_from():
+    """A file without splits has every record in both."""
+    task = replace(TASK, train=COLOURS, test=COLOURS[4:] + COLOURS[:4])
+    setting = Setting.of(task, n_queries=3)
+    assert setting.unasked == (*COLOURS[:4], *COLOURS[7:])
+    assert Setting.of(replace(TASK, train=COLOURS), n_queries=3).unasked == COLOURS
+
+
 def test_the_other_defaults():
     setting = Setting.of(TASK)
     assert (setting.seeds, setting.n_shots, setting.max_new_tokens) == ((0,), 5, 50)

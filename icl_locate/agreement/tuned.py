@@ -7,6 +7,7 @@ import torch
 from icl_locate.agreement.method import Asked, Measurement, Method, answered
 from icl_locate.errors import TaskError
 from icl_locate.lora.study import lora_by_layer, prepare
+from icl_locate.metrics import generates
 from icl_locate.models.bridge import Model
 from icl_locate.records.files import check_output
 
@@ -26,11 +27,16 @@ def _options(asked: Asked) -> dict[str, Any]:
     return own
 
 
+def _metric(asked: Asked) -> Any:
+    """What adapters are scored by: their answers are generated."""
+    return asked.metric if generates(asked.setting.metric) else "exact_match"
+
+
 def _check(model: Model, asked: Asked) -> None:  # noqa: ARG001
     own, setting = _options(asked), asked.setting
     check_output(own["output"])
     prepare(
-        setting.task, own.get("config"), metric=asked.metric, n_queries=setting.n_queries,
+        setting.task, own.get("config"), metric=_metric(asked), n_queries=setting.n_queries,
         seeds=setting.seeds, max_new_tokens=setting.max_new_tokens,
     )  # fmt: skip
 
@@ -38,7 +44,7 @@ def _check(model: Model, asked: Asked) -> None:  # noqa: ARG001
 def _run(model: Model, asked: Asked) -> Measurement:  # noqa: ARG001
     setting, own = asked.setting, _options(asked)
     found = lora_by_layer(
-        own.pop("model"), setting.task, metric=asked.metric, n_queries=setting.n_queries,
+        own.pop("model"), setting.task, metric=_metric(asked), n_queries=setting.n_queries,
         seeds=setting.seeds, max_new_tokens=setting.max_new_tokens, progress=asked.progress, **own,
     )  # fmt: skip
     untuned = found.untuned_statistics
@@ -55,6 +61,7 @@ def _run(model: Model, asked: Asked) -> Measurement:  # noqa: ARG001
             "a seed initialises an adapter and orders its pairs: other chance than the other "
             "methods' seeds",
             "prompts of the training are not counted",
+            *("what adapters generate is scored",) * (not generates(setting.metric)),
         ),
     )
 

@@ -174,8 +174,7 @@ def draw_calibration(
         PromptError: if there are too few examples.
     """
     asked = setting.setting
-    tested = {query.source for query in asked.queries}
-    bank = [example for example in asked.task.train if example.source not in tested]
+    bank = asked.unasked
     chance = Random(f"calibration/{seed}")
     queries: list[Example] = []
     while bank and len(queries) < n_calibration:

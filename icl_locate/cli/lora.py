@@ -117,7 +117,8 @@ def _recipe(config: LoraByLayerConfig, task: Any) -> Any:
     names = ("learning_rate", "max_epochs", "n_train", "n_dev")
     given = {name: getattr(config, name) for name in names if getattr(config, name) is not None}
     how = replace(PRESETS[config.preset], loss=config.loss, **given)
-    left = len(task.train) - how.n_train
+    asked = {query.source for query in task.queries(min(config.n_queries, len(task.test)))}
+    left = sum(pair.source not in asked for pair in task.train) - how.n_train
     if config.n_dev is None and 0 < left < how.n_dev:
         how = replace(how, n_dev=left)  # a small task: what is left to stop by
     return how

@@ -52,7 +52,8 @@ def train_gates(
     Args:
         config: how; ``None`` means the defaults of `GateConfig`.
         n_shots, instruction: what the prompts hold: with context, or (0 and False) without.
-        n_train, n_dev: prompts to learn from and to stop by: the first ones of ``task.train``.
+        n_train, n_dev: prompts to learn from and to stop by: the first ones of ``task.train`` that
+            are no queries.
         n_queries, metric, max_new_tokens: as in `sweep`, for the scores with heads closed.
         n_curve: how many heads the pruning curve closes; ``None`` means all.
         checkpoint: files to which the state is written after each epoch, and from which training
@@ -74,7 +75,7 @@ def train_gates(
         n_shots=n_shots,
         max_new_tokens=max_new_tokens,
     )
-    n_curve = _check_sizes(model, setting.task, n_train, n_dev, n_curve)
+    n_curve = _check_sizes(model, setting, n_train, n_dev, n_curve)
     study = _Study(model, setting, config, instruction, n_train, n_dev)
     return study.result(n_curve, checkpoint, progress=progress)
 
@@ -92,7 +93,7 @@ class _Study:
 
     def result(self, n_curve: int, checkpoint: str | Path | None, *, progress: bool) -> GatesResult:
         """Learn the gates, then close heads in their order, and those whose gates closed."""
-        setting, bank = self.setting, self.setting.task.train
+        setting, bank = self.setting, self.setting.unasked
         train = self._prompts(bank[: self.n_train])
         dev = self._prompts(bank[self.n_train :][: self.n_dev])
         test = self._prompts(None)
@@ -157,12 +158,15 @@ class _Study:
         return np.stack([found[heads] for heads in sets])
 
 
-def _check_sizes(model: Model, task: Task, n_train: int, n_dev: int, n_curve: int | None) -> int:
+def _check_sizes(
+    model: Model, setting: Setting, n_train: int, n_dev: int, n_curve: int | None
+) -> int:
     """How many heads the pruning curve closes."""
-    if n_train + n_dev > len(task.train):
+    n_prompts = len(setting.unasked)
+    if n_train + n_dev > n_prompts:
         raise TaskError(
             f"n_train is {n_train}, n_dev {n_dev}: expected 1 or more of each, together at most "
-            f"the {len(task.train)} examples of {task.name!r}"
+            f"the {n_prompts} examples of {setting.task.name!r} that are no queries"
         )
     n_all = int(model.cfg.n_layers) * int(model.cfg.n_heads)
     if n_curve is None:

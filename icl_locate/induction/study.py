@@ -191,8 +191,7 @@ class _Runs:
 
 def _measure_reference(model: Model, setting: Setting, batch_size: int) -> HeadReference:
     """Means of the heads on prompts of the study's kind, with other queries."""
-    known = {query.source for query in setting.queries}
-    others = [example for example in setting.task.train if example.source not in known]
+    others = setting.unasked
     if not others:
         raise TaskError(
             f"the task {setting.task.name!r} has no other queries to measure a reference on: give "

@@ -44,7 +44,7 @@ class Teacher:
     _fingerprint: str = field(init=False)
 
     def __post_init__(self) -> None:
-        config, bank = self.config, self.setting.task.train
+        config, bank = self.config, self.setting.unasked
         pairs = bank[: config.n_train], bank[config.n_train :][: config.n_dev]
         self._train, self._dev = (
             encode(self.tokenizer, self._template, some, config.loss) for some in pairs

@@ -50,7 +50,8 @@ def lora_by_layer(
 
     Args:
         model: a name on the Hub or a local directory; ``None`` or "embedded" for the embedded one.
-        task: pairs to learn from (``task.train``) and to be scored on (``task.test``).
+        task: pairs to learn from, those of ``task.train`` that are no queries, and to be scored on
+            (``task.test``).
         output: directory of the adapters and checkpoints.
         config: a `LoraConfig`, or "sia2024" or "sia2024-v1"; ``None`` means the first.
         layers: which; ``None`` means all.
@@ -148,10 +149,11 @@ def _choose_layers(layers: Iterable[int] | None, n_layers: int) -> tuple[int, ..
 
 def _check(setting: Setting, config: LoraConfig) -> None:
     task, template = setting.task, setting.task.template_for(instruction=False)
-    if config.n_train + config.n_dev > len(task.train):
+    n_pairs = len(setting.unasked)
+    if config.n_train + config.n_dev > n_pairs:
         raise TaskError(
             f"n_train is {config.n_train}, n_dev {config.n_dev}: the task {task.name!r} has only "
-            f"{len(task.train)} pairs to learn from"
+            f"{n_pairs} pairs to learn from that are not among the {setting.n_queries} queries"
         )
     require_answers(setting.metric)
     check_targets(

@@ -113,6 +113,15 @@ class Setting:
         return self.task.queries(self.n_queries)
 
     @property
+    def unasked(self) -> tuple[Example, ...]:
+        """The task's examples that are no queries: to learn from, or to take means over.
+
+        A file without splits has every record in both.
+        """
+        asked = {query.source for query in self.queries}
+        return tuple(example for example in self.task.train if example.source not in asked)
+
+    @property
     def custom_metric(self) -> Metric | None:
         """The metric itself where its name is not enough to have it again."""
         return None if is_known(self.metric.name) else self.metric

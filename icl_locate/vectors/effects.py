@@ -212,8 +212,7 @@ def answered_prompts(
     Raises:
         TaskError: if the model answers none of them rightly.
     """
-    seed, asked = setting.seeds[0], {query.source for query in setting.queries}
-    others = [example for example in setting.task.train if example.source not in asked]
+    seed, others = setting.seeds[0], setting.unasked
     if not others:
         raise TaskError(
             f"the task {setting.task.name!r} has no examples but those that are asked: "
