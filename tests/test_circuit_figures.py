@@ -11,6 +11,7 @@ import icl_locate as icl
 from icl_locate import circuit, plots
 from icl_locate.cli import main
 from icl_locate.errors import ResultError
+from icl_locate.metrics import CalibratedLabelAccuracy
 from icl_locate.report.circuit import circuit_words, draw_circuit, write_circuit_report
 
 SIZES = {"n_shots": 4, "n_queries": 8}
@@ -101,6 +102,17 @@ def test_the_page_tells_what_each_measure_found(cuts, tmp_path):
     figures = draw_circuit(results)
     assert list(figures) == list(results)
     assert "correct induction" in figures["heads"].layout.title.text
+
+
+def test_a_calibrated_score_is_shown_with_and_without(tmp_path):
+    found = circuit.disconnect(
+        planted.boot(), planted.TASK, edges="y->s_q", windows=[(5, 6)], n_shots=4, n_queries=4,
+        metric=CalibratedLabelAccuracy(texts=("a0",)), controls=0,
+    )  # fmt: skip
+    words = circuit_words({"cuts": found})
+    assert list(words) == list(draw_circuit({"cuts": found})) == ["cuts", "cuts_uncalibrated"]
+    page = write_circuit_report(tmp_path / "page.html", {"cuts": found}).read_text("utf-8")
+    assert "<h2>cuts_uncalibrated</h2>" in page
 
 
 def test_the_command_writes_every_measure(tmp_path, capsys, monkeypatch):

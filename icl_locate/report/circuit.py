@@ -58,9 +58,9 @@ def write_circuit_report(path: str | Path, results: Results, *, confidence: floa
         ResultError: if there are none, or one is no measure of the circuit.
     """
     figures = draw_circuit(results, confidence=confidence)
-    words = circuit_words(results)
+    words, shown = circuit_words(results), _check(results)
     sections = [
-        f"<h2>{html.escape(name)}</h2><p>{html.escape(_asks(results[name]))}</p>"
+        f"<h2>{html.escape(name)}</h2><p>{html.escape(_asks(shown[name]))}</p>"
         f"{_listed(words[name])}{to_html(figure, with_script=i == 0)}"
         for i, (name, figure) in enumerate(figures.items())
     ]
@@ -72,7 +72,7 @@ def write_circuit_report(path: str | Path, results: Results, *, confidence: floa
 
 @checked(ResultError, results=anything)
 def draw_circuit(results: Results, *, confidence: float = 0.95) -> dict[str, go.Figure]:
-    """A figure of each measure, by its name.
+    """A figure of each measure, by its name; of a calibrated score two, with and without.
 
     Raises:
         ResultError: as `write_circuit_report` does.
@@ -95,13 +95,18 @@ def _listed(lines: list[str]) -> str:
 
 
 def _check(results: Any) -> Results:
+    """The measures; behind a calibrated one the same without calibration."""
     expected = "measures of the circuit by name, at least one"
     if not isinstance(results, Mapping) or not results:
         refuse("results", results, expected, ResultError)
+    found: dict[str, Result] = {}
     for name, result in results.items():
         if not isinstance(result, Result):
             refuse(f"results[{name!r}]", result, expected, ResultError)
-    return results
+        found[name] = result
+        if result.is_calibrated:
+            found[f"{name}_uncalibrated"] = result.uncalibrated()
+    return found
 
 
 def _draw(result: Result, confidence: float) -> go.Figure:
