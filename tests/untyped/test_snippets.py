@@ -26,8 +26,8 @@ from icl_locate.tasks import pseudo
 ROOT = Path(__file__).parents[2]
 README, START = ROOT / "README.md", ROOT / "docs" / "start.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-VECTORS = ROOT / "docs" / "vectors.md"
-OWN_TESTS = {README, START, VECTORS, ROOT / "CONTRIBUTING.md"}
+VECTORS, CIRCUIT = ROOT / "docs" / "vectors.md", ROOT / "docs" / "circuit.md"
+OWN_TESTS = {README, START, VECTORS, CIRCUIT, ROOT / "CONTRIBUTING.md"}
 OTHERS = [
     page for page in PAGES if page not in OWN_TESTS and "\n```python\n" in page.read_text("utf-8")
 ]
@@ -183,16 +183,36 @@ def test_python_as_printed(newcomer, monkeypatch):
     assert session["result"].item_scores.shape[-1] == 5
 
 
-def test_python_of_vectors_as_printed(capsys):
-    """On the embedded model: a random one answers nothing, so that there is no vector to take."""
-    code = "\n".join(blocks(VECTORS, "python"))
-    for printed, small in (("n_queries=32", "n_queries=4"), ('"n_queries": 32', '"n_queries": 4')):
+def run_small(page, *changes):
+    """Run a page's blocks in one session, on the embedded model, each of the changes made."""
+    code = "\n".join(blocks(page, "python"))
+    for printed, small in changes:
         assert printed in code
         code = code.replace(printed, small)
     session = {}
-    exec(compile(code, str(VECTORS), "exec"), session)  # noqa: S102
+    exec(compile(code, str(page), "exec"), session)  # noqa: S102
+    return session
+
+
+def test_python_of_vectors_as_printed(capsys):
+    """On the embedded model: a random one answers nothing, so that there is no vector to take."""
+    session = run_small(
+        VECTORS, ("n_queries=32", "n_queries=4"), ('"n_queries": 32', '"n_queries": 4')
+    )
     assert len(session["tv"].layers) == session["model"].cfg.n_layers
     assert "few-shot" in capsys.readouterr().out and len(session["scores"].layers) == 10
+
+
+def test_python_of_the_circuit_as_printed():
+    """What the page says of the embedded model's heads holds for a few prompts, too."""
+    session = run_small(
+        CIRCUIT,
+        ('"n_queries": 128, "seeds": (0, 1, 2)', '"n_queries": 16'),
+        ("n_queries=128", "n_queries=16"),
+        ("presets=None", "presets=None, n_calibration=32"),
+    )
+    assert session["cuts"].windows[-1] == (0, 10) and len(session["probe"].arms) == 9
+    assert {(4, 3), (5, 2), (6, 2)} <= {*session["found"]}
 
 
 @pytest.mark.parametrize("page", [README, START], ids=["README", "start"])
