@@ -1,6 +1,7 @@
 """Several methods on one layer axis: planted models, where all of them must say the same layer."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import pandas as pd
 import planted_circuit
@@ -12,7 +13,8 @@ import torch
 
 import icl_locate as icl
 from icl_locate import agreement, plots
-from icl_locate.agreement import METHODS, Agreement
+from icl_locate.agreement import METHODS, Agreement, MethodDifference
+from icl_locate.agreement.summary import _camps, _say_camps
 from icl_locate.errors import MaskError, ResultError, TaskError
 from icl_locate.lora import LoraConfig
 
@@ -59,6 +61,9 @@ def test_the_planted_circuit_is_found_and_what_has_no_layer_says_so(circuit):
     layer = planted_circuit.RETRIEVE_LAYER + 1
     for name in ("masking", "single_layer", "disconnections", "many_positions"):
         assert circuit[name].layer == layer and circuit[name].interval == (layer, layer)
+    cut = circuit.results["disconnections"].windows
+    n_layers = planted_circuit.N_LAYERS
+    assert cut == tuple((at, n_layers) for at in range(n_layers)), "no layer stands in for another"
     assert circuit["task_vector"].verdict == "no peak" and circuit["task_vector"].interval is None
     verdicts = {one.methods: one.verdict for one in circuit.differences}
     assert verdicts["masking", "task_vector"] == "not comparable"
@@ -151,6 +156,29 @@ def test_the_table_has_a_row_a_method(circuit):
     assert frame.layer["masking"] == planted_circuit.RETRIEVE_LAYER + 1
     assert frame.layer.isna()["task_vector"] and frame.low.isna()["task_vector"]
     assert frame.effect["masking"] == circuit["masking"].effect[0]
+
+
+def test_camps_are_told_apart_in_whatever_order_their_methods_ran():
+    layers = {"a": 6, "x": 2, "b": 7, "y": 1, "lone": 9}
+    camps = {"a": 0, "b": 0, "x": 1, "y": 1, "lone": 2}
+    differences = [
+        MethodDifference((one, other), apart, _around(apart, camps[one] == camps[other]), "nothing")
+        for one, other in combinations(layers, 2)
+        for apart in [layers[one] - layers[other]]
+    ]
+    differ = [one for one in differences if one.verdict != "no difference shown"]
+    alike = [one for one in differences if one not in differ]
+    assert _say_camps(_camps(differ, alike), differ, alike) == [
+        "No difference shown: a and b (within 2 layers).",
+        "No difference shown: x and y (within 2 layers).",
+        "Differ: a and b are 4 to 6 layers later than x and y.",
+        "Differ: a and b are 2 to 3 layers earlier than lone.",
+        "Differ: x and y are 7 to 8 layers earlier than lone.",
+    ]
+
+
+def _around(apart, alike):
+    return (apart - 1, apart + 1) if alike else (apart, apart)
 
 
 def test_the_other_table_has_a_row_a_pair(circuit):

@@ -118,6 +118,9 @@ def test_the_interval_holds_where_it_is_up_first(noise):
         found = FIND["rise"](rising(values), HOW)
         held.append(found.interval[0] <= 4 <= found.interval[1])
         layers.append(found.layer)
+        assert (found.draws[0] <= found.draws[1]).all() and (
+            found.draws[:, -1] == found.layer
+        ).all()
     assert np.mean(held) >= 0.95
     assert abs(np.mean(layers) - 4) < 0.5
     flat = [FIND["rise"](rising(generator.normal(0, 1, (12, 2, 32))), HOW) for _ in range(40)]

@@ -5,6 +5,7 @@ import tiny
 import torch
 
 import icl_locate as icl
+from icl_locate import Positions
 from icl_locate.circuit import token_types
 from icl_locate.circuit.inputs import CircuitSetting
 from icl_locate.circuit.tokens import answer_prompts
@@ -75,6 +76,7 @@ def test_an_appended_label_is_the_query_own():
     assert types.query_y.tolist() == [width - 1, width - 3]
     assert types.query_y_last.tolist() == [width - 1] * 2
     assert types.query_s.tolist() == [width - 2, width - 4]
+    assert longer.words[0, -1] == -1 and longer.words[1, -3:].tolist() == [-1] * 3, "no word of it"
     assert longer.target_tokens == [[], []]  # a label that just fits the context fits
     for row in range(2):  # what was there is as it was
         n = int(batch.attention_mask[row].sum())
@@ -84,6 +86,26 @@ def test_an_appended_label_is_the_query_own():
             assert torch.equal(getattr(longer, name)[row, own], before), name
     assert (longer.tokens[0, -1], longer.tokens[1, -3:].tolist()) == (7, [8, 9, 10])
     assert torch.equal(token_types(batch).y - token_types(batch).s, types.y - types.s)
+
+
+def test_positions_know_what_stands_where_and_nothing_of_generated_tokens():
+    batch = prompts(LAYOUTS["plain"])
+    positions = Positions.of(batch)
+    for name in ("segments", "tokens", "words", "parts", "shots"):
+        assert torch.equal(getattr(positions, name), getattr(batch, name))
+    behind = positions.behind(torch.cat([batch.tokens, torch.tensor([[7, 8]] * 2)], dim=1))
+    new = {name: getattr(behind, name)[:, -2:].tolist() for name in vars(behind)}
+    assert new == {
+        "segments": [[icl.Segment.GENERATED] * 2] * 2, "tokens": [[7, 8]] * 2,
+        "words": [[-1] * 2] * 2, "parts": [[icl.Part.NONE] * 2] * 2, "shots": [[0] * 2] * 2,
+    }  # fmt: skip
+    for name in ("segments", "words", "parts", "shots"):
+        assert torch.equal(getattr(behind, name)[:, :-2], getattr(batch, name))
+    one = positions.take(torch.tensor([1]))
+    assert (
+        torch.equal(one.parts, batch.parts[1:])
+        and Positions(one.segments).take(torch.tensor([0])).parts is None
+    )
 
 
 def test_states_at_masked_positions_are_those_at_the_same_places_of_all():
