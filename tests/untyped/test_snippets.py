@@ -26,8 +26,10 @@ from icl_locate.tasks import pseudo
 ROOT = Path(__file__).parents[2]
 README, START = ROOT / "README.md", ROOT / "docs" / "start.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
-VECTORS, CIRCUIT = ROOT / "docs" / "vectors.md", ROOT / "docs" / "circuit.md"
-OWN_TESTS = {README, START, VECTORS, CIRCUIT, ROOT / "CONTRIBUTING.md"}
+VECTORS, CIRCUIT, WITNESSES = (
+    ROOT / "docs" / f"{name}.md" for name in ("vectors", "circuit", "witnesses")
+)
+OWN_TESTS = {README, START, VECTORS, CIRCUIT, WITNESSES, ROOT / "CONTRIBUTING.md"}
 OTHERS = [
     page for page in PAGES if page not in OWN_TESTS and "\n```python\n" in page.read_text("utf-8")
 ]
@@ -213,6 +215,23 @@ def test_python_of_the_circuit_as_printed():
     )
     assert session["cuts"].windows[-1] == (0, 10) and len(session["probe"].arms) == 9
     assert {(4, 3), (5, 2), (6, 2)} <= {*session["found"]}
+
+
+def test_python_of_witnesses_as_printed(capsys, monkeypatch):
+    """On the embedded model: of a random one no method tells a layer."""
+    shown = []
+    monkeypatch.setattr(go.Figure, "show", lambda figure: shown.append(figure))
+    session = run_small(
+        WITNESSES,
+        ("n_queries=32", "n_queries=4, seeds=0"),
+        ("n_shots=8", 'n_shots=8, probe={"n_calibration": 32}'),
+        ("max_new_tokens=10", "max_new_tokens=4"),
+    )
+    printed = capsys.readouterr().out
+    agreed, words = session["agreed"], session["words"]
+    assert len(shown) == 1 and len(shown[0].data) >= len(agreed.methods)
+    assert agreed["masking"].label in printed and words["function_vector"].label in printed
+    assert str(agreed.differences[-1]) in printed and "Left out:" in printed
 
 
 @pytest.mark.parametrize("page", [README, START], ids=["README", "start"])
