@@ -305,6 +305,8 @@ def test_lora_asks_for_what_it_needs(tmp_path):
             model, replace(task, train=task.train[:6]), "lora", n_queries=4,
             lora={**own, "model": "embedded"},
         )  # fmt: skip
+    with pytest.raises(TaskError, match="'embedded' has 10 layers, but the model has 3: give"):
+        icl.triangulate(model, task, "lora", lora={**own, "model": "embedded"})
     with pytest.raises(TaskError, match="expected a LoraConfig or one of 'sia2024'"):
         icl.triangulate(
             model, task, "lora", metric="chrf",

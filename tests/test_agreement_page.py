@@ -50,6 +50,10 @@ def test_the_command_runs_the_methods_on_a_file_of_ones_own(tmp_path, capsys, mo
     between = pd.read_csv(tmp_path / "out" / "differences.csv")
     assert between["verdict"].tolist() == [one.verdict for one in agreed.differences]
     assert main([*arguments, "--n-heads", "3"]) == 2
+    assert "--n-heads is for function_vector, which does not run" in capsys.readouterr().err
+    assert main([*arguments, "--preset", "sia2024"]) == 2
+    assert "--preset is for lora, which does not run" in capsys.readouterr().err
+    assert main([*arguments, "--n-queries", "6"]) == 2
     assert "add --overwrite" in capsys.readouterr().err
     assert main([*arguments, "--overwrite", "--methods", "probe", "probe"]) == 2
     assert "--methods is probe probe: expected each method once" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """Kernel alignment against naive loops on Hugging Face's states, and its laws."""
 
+from dataclasses import replace
 from functools import cache
 from itertools import permutations
 
@@ -253,7 +254,12 @@ def test_labels_become_letters():
     assert found.provenance["labels"] == ["A", "B"]
     many = tuple(Example(f"text {i}", f"label {i}") for i in range(27))
     with pytest.raises(TaskError, match="27 labels: expected 26"):
-        circuit.label_alignment(tiny.boot("llama"), icl.Task("many", many, many, TEMPLATE))
+        circuit.label_alignment(
+            tiny.boot("llama"), icl.Task("many", many, many, TEMPLATE), n_shots=27
+        )
+    odd = replace(task(), test=(Example("text", "A"), *task().test))  # a letter, but no class
+    with pytest.raises(TaskError, match="has the label 'A', which no example of the task"):
+        circuit.label_alignment(tiny.boot("llama"), odd)
 
 
 def test_a_task_without_classes_has_neighbours_too():

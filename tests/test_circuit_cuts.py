@@ -176,7 +176,7 @@ def test_scores_equal_plain_models_under_the_same_masks(architecture):
         torch.testing.assert_close(ours, expected, atol=1e-5, rtol=0)
     moved = (expected[1:] - expected[0]).abs().amax(dim=1)
     short = architecture in ("gemma2", "mistral", "gpt_neo")  # their windows hold few edges
-    assert (moved > 4e-5).sum() >= (3 if short else len(moved)), "the cuts must matter"
+    assert (moved > 3e-5).sum() >= (3 if short else len(moved)), "the cuts must matter"
 
 
 @pytest.mark.parametrize("which", EDGES)
@@ -274,7 +274,7 @@ def test_nothing_else_changes(which):
 @pytest.fixture(scope="module")
 def planted():
     return disconnect(
-        planted_circuit.boot(), planted_circuit.TASK, windows="layers", n_queries=8,
+        planted_circuit.boot(), planted_circuit.TASK, windows="layers", n_queries=16,
         engine="shared",
     )  # fmt: skip
 

@@ -195,8 +195,15 @@ def test_what_cannot_be_probed_is_refused(options, says):
 def test_banks_without_other_texts_or_classes_are_refused():
     model, asked = tiny.boot("llama"), task()
     only = icl.Task("only", asked.test, asked.test, TEMPLATE)
-    with pytest.raises(TaskError, match="drawn from 0 examples"):
-        circuit.centroid_probe(model, only, n_shots=3)
+    with pytest.raises(TaskError, match="drawn from 0 examples .*ask for fewer queries"):
+        circuit.centroid_probe(model, only, n_shots=3, n_queries=len(asked.test))
+    every = tuple(
+        Example(f"{one} {two}", SHORT[(i + k) % 3])
+        for i, one in enumerate(WORDS) for k, two in enumerate(WORDS[:3])
+    )  # fmt: skip
+    whole = icl.Task("whole", every, every, TEMPLATE)
+    spared = circuit.centroid_probe(model, whole, n_shots=3, n_calibration=12)
+    assert spared.n_items == len(every) // 2  # half is left to calibrate with
     batch = icl.build_prompts(model, asked.test, examples=asked.train, n_shots=3)
     with pytest.raises(TaskError, match="prompts of its own"):
         circuit.centroid_probe(model, icl.Task.from_prompts(batch))

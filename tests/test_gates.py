@@ -158,7 +158,9 @@ def test_training_is_deterministic_and_resumes(circuit, tmp_path, monkeypatch):
 def test_the_model_is_left_as_it_was():
     model = tiny.boot_fresh("llama")
     weights = {name: w.clone() for name, w in model.original_model.named_parameters()}
-    bank = tuple(icl.Example(f"sort {word}", "dode") for word in ("thin", "zero", "one", "double"))
+    bank = tuple(
+        icl.Example(f"sort {word}", "dode") for word in ("thin", "zero", "one", "double", "six")
+    )
     task = icl.Task("words", bank, bank, icl.PromptTemplate(), "log_prob")
     config = replace(FAST, max_epochs=2)
     options = {"n_shots": 1, "n_train": 2, "n_dev": 1, "n_queries": 2, "n_curve": 1}

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from icl_locate.agreement.method import Asked, Measurement, Method, answered
+from icl_locate.checks.signatures import one_of, whole
 from icl_locate.circuit.alignment import kernel_alignment
 from icl_locate.circuit.cuts import disconnect
 from icl_locate.circuit.inputs import CircuitSetting
@@ -31,9 +32,12 @@ def _prompting(asked: Asked) -> dict[str, Any]:
     }
 
 
-def _notes(asked: Asked) -> tuple[str, ...]:
-    drawn = asked.setting.choice == "random"
-    return ("examples are balanced over the classes, the other methods' drawn at random",) * drawn
+def _notes(asked: Asked) -> dict[str, Any]:
+    """What the examples are, where they are not those of the other methods."""
+    if asked.setting.choice != "random":
+        return {}
+    said = "examples are balanced over the classes, the other methods' drawn at random"
+    return {"notes": (said,), "draws": "balanced examples"}
 
 
 def _check(model: Model, asked: Asked, *, classes: bool = True) -> None:
@@ -64,7 +68,7 @@ def _disconnections(model: Model, asked: Asked) -> Measurement:
     )  # fmt: skip
     table = torch.cat([found.statistics, found.statistics[-1:]])  # the ceiling ends the curve, too
     layers = tuple(range(n_layers + 1))
-    return Measurement(layers, table, found, answered(found.statistics), _notes(asked))
+    return Measurement(layers, table, found, answered(found.statistics), **_notes(asked))
 
 
 DISCONNECTIONS = Method(
@@ -83,13 +87,18 @@ DISCONNECTIONS = Method(
 )
 
 
-def _told(asked: Asked, found: LayerMeasure) -> Measurement:
-    """The first arm of what states tell; its reference is chance, which does not scatter."""
+def _told(asked: Asked, found: LayerMeasure, more: int = 0) -> Measurement:
+    """The first arm of what states tell; its reference is chance, which does not scatter.
+
+    Args:
+        more: prompts that ran under each seed beside the queries'.
+    """
     table = found.statistics[0]
     chance = torch.ones_like(table[:1])
     chance[..., 0] = float(found.chance[0, 0])
     table = torch.cat([table, chance])
-    return Measurement(found.layers, table, found, len(found.seeds) * table.shape[2], _notes(asked))
+    n_prompts = len(found.seeds) * (table.shape[2] + more)
+    return Measurement(found.layers, table, found, n_prompts, **_notes(asked))
 
 
 def _kernel_alignment(model: Model, asked: Asked) -> Measurement:
@@ -105,7 +114,7 @@ def _probe(model: Model, asked: Asked) -> Measurement:
         model, asked.setting.task, batch_size=asked.batch_size, progress=asked.progress,
         **asked.own, **_prompting(asked),
     )  # fmt: skip
-    return _told(asked, found)
+    return _told(asked, found, int(found.provenance["n_calibration"]))
 
 
 KERNEL_ALIGNMENT = Method(
@@ -121,7 +130,7 @@ KERNEL_ALIGNMENT = Method(
     places="layer whose stream is compared, at the last token before the answer",
     check=_check,
     run=_kernel_alignment,
-    options=("k", "at"),
+    options={"k": whole(1), "at": one_of("x", "s")},
 )
 
 PROBE = replace(
@@ -130,5 +139,5 @@ PROBE = replace(
     question="From which layer's stream on is the class read off the state before the answer?",
     places="layer whose stream is read, at the last token before the answer",
     run=_probe,
-    options=("n_calibration",),
+    options={"n_calibration": whole(1)},
 )

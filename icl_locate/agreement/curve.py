@@ -54,6 +54,7 @@ class MethodCurve:
         n_prompts: prompts that the model answered, each under each intervention.
         notes: what a reader must know of how it was measured.
         provenance: where the numbers come from.
+        draws: what a seed draws: methods of other draws share no seeds.
         custom_metric: the metric itself if it is none of the package's; not saved.
     """
 
@@ -73,10 +74,11 @@ class MethodCurve:
     n_prompts: int
     notes: tuple[str, ...]
     provenance: Mapping[str, Any]
+    draws: str = "examples"
     custom_metric: Metric | None = None
 
     def __post_init__(self) -> None:
-        for name in ("method", "question", "cannot_show", "places", "metric"):
+        for name in ("method", "question", "cannot_show", "places", "metric", "draws"):
             check_text(name, getattr(self, name), error=ResultError)
         check_choice("kind", self.kind, get_args(Kind), error=ResultError)
         if self.notes and not all(isinstance(note, str) for note in self.notes):

@@ -49,6 +49,7 @@ class Found:
         effect: how much there is to locate, with its interval (low, high); NaN for a single item.
         draws: from which layer to which it may be, by draw of items and seeds; in the last column,
             it itself. ``None`` where there is no layer, or a single item.
+        notes: what a reader must know of the curve.
     """
 
     layer: int | None
@@ -56,6 +57,7 @@ class Found:
     verdict: str
     effect: Strength
     draws: Int[ndarray, "bound draw"] | None
+    notes: tuple[str, ...] = ()
 
 
 def find_plateau(curve: MethodCurve, how: How) -> Found:
@@ -68,7 +70,13 @@ def find_plateau(curve: MethodCurve, how: How) -> Found:
     if rise is None:
         return Found(None, None, verdict, effect, None)
     draws = None if rise.interval is None else found.again(rise, how.rest_seed)
-    return Found(rise.layer, rise.interval, verdict, effect, draws)
+    notes = []
+    if rise.base:
+        notes.append(f"the score is lowest at layer {rise.base}: recovery is measured from there")
+    falls = ", ".join(str(layer) for layer in rise.dips if layer != rise.base)
+    if falls:
+        notes.append(f"the score falls beyond noise at layer {falls}")
+    return Found(rise.layer, rise.interval, verdict, effect, draws, tuple(notes))
 
 
 def find_peak(curve: MethodCurve, how: How) -> Found:
@@ -112,11 +120,11 @@ def find_drop(curve: MethodCurve, how: How) -> Found:
         return Found(None, None, f"no {what}", effect, None)
     ends = np.array([curve.layers[0], *(layer + 1 for layer in curve.layers)])
     layer = int(ends[drop.end])
-    if drop.interval is None:
-        return Found(layer, None, "not resolved", effect, None)
-    low, high = (int(ends[place]) for place in drop.interval)
+    low, high = (int(ends[place]) for place in drop.interval or (drop.end, drop.end))
     if not curve.lowers and low == ends[-1]:
         return Found(None, None, "gain never ends", effect, None)
+    if drop.interval is None:
+        return Found(layer, None, "not resolved", effect, None)
     wide = high - low > len(curve.layers) / 2
     itself = np.full((2, 1), drop.end)
     draws = ends[np.concatenate([drop.again(), itself], axis=1)]

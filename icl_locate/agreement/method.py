@@ -11,6 +11,7 @@ from torch import Tensor
 
 from icl_locate.agreement.curve import Kind
 from icl_locate.checks.reprs import short_repr
+from icl_locate.checks.signatures import Check
 from icl_locate.engine.choice import Engine
 from icl_locate.metrics import Metric, TextScore
 from icl_locate.models.bridge import Model
@@ -68,6 +69,7 @@ class Measurement:
         result: the experiment's own, whose recipe, metric and seeds the curve has.
         n_prompts: prompts that the model answered.
         notes: what a reader must know of how it was measured.
+        draws: what a seed draws, where that is not what it draws for the others.
         others: more results on the way to it, by name.
     """
 
@@ -76,6 +78,7 @@ class Measurement:
     result: Any
     n_prompts: int
     notes: tuple[str, ...] = ()
+    draws: str = "examples"
     others: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -94,7 +97,7 @@ class Method:
         places: what its curve is drawn over.
         check: refuses, before anything runs, what the task cannot serve, with an error of ours.
         run: measures.
-        options: names of its own options.
+        options: its own options by name, each with what checks its value.
         by_name: whether it runs only where it is asked for by name, since it trains.
     """
 
@@ -107,7 +110,7 @@ class Method:
     places: str
     check: Callable[[Model, Asked], None]
     run: Callable[[Model, Asked], Measurement]
-    options: tuple[str, ...] = ()
+    options: Mapping[str, Check] = field(default_factory=dict)
     by_name: bool = False
 
 

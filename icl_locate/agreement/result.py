@@ -65,7 +65,8 @@ class Agreement(
         n_layers: the model's; the common axis goes from 0 to it.
         measured: of each method's curve all but its numbers.
         numbers: the curves' statistics, one behind the other.
-        left_out: by method's name, why it was left out where none was asked for by name.
+        left_out: by method's name, why it was left out: the task does not serve it, where none was
+            asked for by name, or it failed.
         confidence: of all intervals.
         n_resamples, seed: curves that are drawn, and the seed of their generator.
         provenance: model, task, versions, options; each curve has its own recipe, too.
@@ -122,9 +123,13 @@ class Agreement(
         check_table("numbers", self.numbers, (sum(sizes),))
         settle(self, curves=self._curves(sizes), results=dict(self.__dict__.get("results", {})))
         check_names("methods", self.methods, distinct=True)
+        for curve in self.curves:
+            if curve.layers[-1] > self.n_layers:
+                expected = f"those of a model of {self.n_layers} layers"
+                refuse(f"layers of {curve.method!r}", curve.layers, expected, ResultError)
 
     def _curves(self, sizes: Sequence[int]) -> tuple[MethodCurve, ...]:
-        tables = torch.split(self.numbers, list(sizes))
+        tables, own = torch.split(self.numbers, list(sizes)), self.custom_metric
         return tuple(
             made_of(
                 MethodCurve,
@@ -132,7 +137,7 @@ class Agreement(
                 | {
                     "notes": check_items("notes", one["notes"], "texts", error=ResultError),
                     "statistics": table.view(_shape_of(one)),
-                    "custom_metric": self.custom_metric,
+                    "custom_metric": own if own and own.name == one["metric"] else None,
                 },
             )
             for one, table in zip(self.measured, tables, strict=True)
@@ -205,10 +210,10 @@ class Agreement(
     def _found(self) -> tuple[Found, ...]:
         """What is in each curve: drawn from the same normals where items and seeds are the same."""
         items = list(dict.fromkeys(curve.items for curve in self.curves))
-        seeds = list(dict.fromkeys((curve.items, curve.seeds) for curve in self.curves))
+        seeds = list(dict.fromkeys(map(_drawn, self.curves)))
         found = []
         for curve in self.curves:
-            own, rest = items.index(curve.items), seeds.index((curve.items, curve.seeds))
+            own, rest = items.index(curve.items), seeds.index(_drawn(curve))
             drawn = [(self.seed + place) % (LAST_SEED + 1) for place in (own, rest)]
             how = How(self.confidence, self.n_resamples, *drawn)
             found.append(KINDS[curve.kind](curve, how))
@@ -218,6 +223,11 @@ class Agreement(
     def _what(self) -> str:
         """Task and model."""
         return f"{self.provenance.get('task')}, {self.provenance.get('model')}"
+
+
+def _drawn(curve: MethodCurve) -> tuple[Any, ...]:
+    """What is the same for methods whose items do the same under each seed."""
+    return curve.items, curve.seeds, curve.draws
 
 
 def _row_of(one: Witness) -> dict[str, Any]:

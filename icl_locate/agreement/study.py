@@ -1,7 +1,7 @@
 """Several methods on one model and task, on the same queries, examples and metric."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,13 @@ from icl_locate.agreement.result import Agreement
 from icl_locate.checks.arguments import check_choice, refuse
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.choice import ENGINES, Engine
-from icl_locate.errors import MaskError, ModelError, PromptError, TaskError
+from icl_locate.errors import IclLocateError, MaskError, ModelError, PromptError, TaskError
 from icl_locate.metrics import Metric, TextScore
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.models.loading import check_model, load_model
 from icl_locate.prompts.template import Choice
+from icl_locate.records.files import describe
 from icl_locate.studies.recipe import describe_model, describe_value
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
@@ -56,6 +57,7 @@ def triangulate(
     Layer ``L`` of the axis is the residual stream that enters layer ``L``; `icl_locate.agreement`
     says where each method stands on it. All are measured on the same queries, seeds and shots, and
     by the same metric, but for what a witness notes: differences are paired as far as that goes.
+    A method that fails while it runs is left out, and the result says why.
 
     Args:
         methods: of "masking", "single_layer", "disconnections", "task_vector", "many_positions",
@@ -70,8 +72,8 @@ def triangulate(
         batch_size, token_budget, engine, progress: as in `sweep`.
 
     Raises:
-        TaskError: no methods, an unknown one, or one twice; options of none that runs; what a
-            method that was named cannot serve: before anything runs, but for what a run tells.
+        TaskError: no methods, an unknown one, or one twice; options of none that runs; a method
+            that was named and that the task cannot serve: before anything runs. All methods failed.
         MaskError, PromptError, ModelError, NumericalError, ResultError: as their sources say.
     """
     chosen = choose_methods(methods)
@@ -99,10 +101,10 @@ def _run(
     if isinstance(model, (str, Path)):
         asked, model = replace(asked, named=model), load_model(model)
     bridge = check_model(model)
-    left_out: dict[str, str] | None = {} if leave_out else None
+    left_out: dict[str, str] = {}
     works = [_Work(one, bridge, replace(asked, own=options.get(one.name, {}))) for one in chosen]
     with hold_weights(bridge):
-        works = [work for work in works if _served(work, work.check, left_out)]
+        works = [work for work in works if _served(work, left_out, named=not leave_out)]
         recipe = {
             **describe_model(bridge),
             **asked.setting.asked(),
@@ -110,8 +112,8 @@ def _run(
             "options": describe_value(options),
         }
         bar = tqdm(works, unit="method", desc="methods", disable=not asked.progress)
-        runs = [work for work in bar if _served(work, work.run, left_out)]
-    return _result(runs, left_out or {}, recipe, bridge, **how)
+        runs = [work for work in bar if _finished(work, left_out, alone=len(works) == 1)]
+    return _result(runs, left_out, recipe, bridge, **how)
 
 
 def _check_options(options: Mapping[str, Any], chosen: Iterable[Method]) -> None:
@@ -126,8 +128,10 @@ def _check_options(options: Mapping[str, Any], chosen: Iterable[Method]) -> None
             )
         if not isinstance(own, Mapping):
             refuse(name, own, "a mapping of options' names to their values", TaskError)
-        for option in own:
-            check_choice(f"an option of {name}", option, running[name].options, error=TaskError)
+        for option, value in own.items():
+            known = running[name].options
+            check_choice(f"an option of {name}", option, known, error=TaskError)
+            known[option](option, value, TaskError)
 
 
 @dataclass
@@ -164,6 +168,7 @@ class _Work:
             places=method.places,
             layers=found.layers,
             seeds=found.result.seeds,
+            draws=found.draws,
             items=tuple(query.source for query in self.asked.setting.queries),
             statistics=found.statistics,
             metric=found.result.metric,
@@ -175,14 +180,33 @@ class _Work:
         )
 
 
-def _served(work: _Work, act: Callable[[], None], left_out: dict[str, str] | None) -> bool:
-    """Do it, and tell whether that went; note why it did not, unless the method was named."""
+def _served(work: _Work, left_out: dict[str, str], *, named: bool) -> bool:
+    """Whether the task can serve a method; of one that was named it must."""
     try:
-        act()
+        work.check()
     except (TaskError, MaskError, PromptError, ModelError) as error:
-        if left_out is None:
+        if named:
             raise
         left_out[work.method.name] = str(error)
+        return False
+    return True
+
+
+def _finished(work: _Work, left_out: dict[str, str], *, alone: bool) -> bool:
+    """Run a method; what fails then takes nothing from the others, and the result says why.
+
+    Args:
+        alone: whether there are no others.
+    """
+    try:
+        work.run()
+    except Exception as error:  # whatever a model or somebody's metric raises
+        if alone:
+            raise
+        ours = isinstance(error, IclLocateError)
+        left_out[work.method.name] = (
+            str(error) if ours else f"{type(error).__name__}: {describe(error)}"
+        )
         return False
     return True
 

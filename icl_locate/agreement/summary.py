@@ -52,17 +52,21 @@ def _together(witnesses: Sequence[Witness], differences: Sequence[MethodDifferen
     differ = [one for one in differences if one.verdict in ("later", "earlier")]
     alike = [one for one in differences if one.verdict == "no difference shown"]
     silent = [f"{one.method} ({one.verdict})" for one in witnesses if one.interval is None]
-    unresolved = {one.method for one in witnesses if one.verdict == UNRESOLVED}
+    unresolved = [one.method for one in witnesses if one.verdict == UNRESOLVED]
     lines = []
     camps = _camps(differ, alike)
+    if len(witnesses) == 1:
+        return ["One method alone: there is nothing to hold it against."]
     if differ and camps:
         lines += _say_camps(camps, differ, alike)
+        if unresolved:
+            lines.append(f"Not resolved: {_and([*unresolved])}.")
     elif differ:
         lines += ["Differ:", *_listed(_by_first(differ, _apart))]
         near = _by_first(alike, lambda one: f"{one.methods[1]} ({_within([one])})")
         lines += ["No difference shown:", *_listed(near)] if near else []
     elif alike:
-        sure = [one for one in alike if not unresolved & {*one.methods}]
+        sure = [one for one in alike if not {*unresolved} & {*one.methods}]
         said = [_group(sure or alike)]
         if sure and len(sure) < len(alike):
             names = _and([one.method for one in witnesses if one.verdict == UNRESOLVED])
@@ -73,7 +77,7 @@ def _together(witnesses: Sequence[Witness], differences: Sequence[MethodDifferen
     if silent:
         text = f"Nothing to hold against the others: {'; '.join(silent)}."
         lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
-    return lines or ["One method alone: there is nothing to hold it against."]
+    return lines
 
 
 def _camps(

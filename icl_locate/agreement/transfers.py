@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from icl_locate.agreement.method import Asked, Measurement, Method, answered
+from icl_locate.checks.arguments import check_count
+from icl_locate.checks.signatures import anything, whole
 from icl_locate.errors import TaskError
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import choose_examples
@@ -88,7 +90,7 @@ TASK_VECTOR = Method(
     places="layer whose stream gets the last token's state",
     check=_check_vector,
     run=_task_vector,
-    options=("n_dummies",),
+    options={"n_dummies": whole(1)},
 )
 
 
@@ -136,12 +138,14 @@ MANY_POSITIONS = Method(
     places="first layer that reads the states put in at all examples' answers",
     check=_check_patching,
     run=_many_positions,
-    options=("other",),
+    options={"other": anything},
 )
 
 
 def _check_function(model: Model, asked: Asked) -> None:
     _check(model, asked)
+    n_all = int(model.cfg.n_layers) * int(model.cfg.n_heads)
+    check_count("n_heads", asked.own.get("n_heads", 1), most=n_all, error=TaskError)
     setting = _effects_setting(asked)
     setting.prompts(model, setting.seeds[0], instruction=False)
 
@@ -199,5 +203,5 @@ FUNCTION_VECTOR = Method(
     places="layer behind which the function vector is added",
     check=_check_function,
     run=_function_vector,
-    options=("n_heads", "n_mean"),
+    options={"n_heads": whole(1), "n_mean": whole(1)},
 )

@@ -3,12 +3,17 @@
 from typing import Any
 
 import torch
+from transformers import AutoConfig
 
 from icl_locate.agreement.method import Asked, Measurement, Method, answered
+from icl_locate.checks.signatures import anything
 from icl_locate.errors import TaskError
 from icl_locate.lora.study import lora_by_layer, prepare
 from icl_locate.metrics import generates
 from icl_locate.models.bridge import Model
+from icl_locate.models.loading import resolve_device, resolve_dtype
+from icl_locate.models.names import find_model
+from icl_locate.models.trust import NO_CODE
 from icl_locate.records.files import check_output
 
 _HINT = "such as lora={'output': 'runs/lora', 'config': LoraConfig(...)}"
@@ -32,13 +37,28 @@ def _metric(asked: Asked) -> Any:
     return asked.metric if generates(asked.setting.metric) else "exact_match"
 
 
-def _check(model: Model, asked: Asked) -> None:  # noqa: ARG001
+def _check_alike(model: Model, named: Any, revision: Any) -> None:
+    """Refuse a model of other layers than that which stands on the axis."""
+    where = find_model(named, revision)
+    config = AutoConfig.from_pretrained(where, revision=revision, **NO_CODE).get_text_config()
+    n_layers, found = int(model.cfg.n_layers), int(config.num_hidden_layers)
+    if found != n_layers:
+        raise TaskError(
+            f"lora's model {str(named)!r} has {found} layers, but the model has {n_layers}: give "
+            "the name or directory that it came from"
+        )
+
+
+def _check(model: Model, asked: Asked) -> None:
     own, setting = _options(asked), asked.setting
     check_output(own["output"])
+    resolve_device(own.get("device"))
+    resolve_dtype(own.get("dtype", "float32"))
     prepare(
         setting.task, own.get("config"), metric=_metric(asked), n_queries=setting.n_queries,
         seeds=setting.seeds, max_new_tokens=setting.max_new_tokens,
     )  # fmt: skip
+    _check_alike(model, own["model"], own.get("revision"))
 
 
 def _run(model: Model, asked: Asked) -> Measurement:  # noqa: ARG001
@@ -57,6 +77,7 @@ def _run(model: Model, asked: Asked) -> Measurement:  # noqa: ARG001
         statistics=torch.cat([table, beside]),
         result=found,
         n_prompts=answered(table, untuned),
+        draws="adapters",
         notes=(
             "a seed initialises an adapter and orders its pairs: other chance than the other "
             "methods' seeds",
@@ -79,6 +100,6 @@ LORA = Method(
     places="layer that is tuned",
     check=_check,
     run=_run,
-    options=("model", "output", "config", "device", "dtype", "revision"),
+    options=dict.fromkeys(("model", "output", "config", "device", "dtype", "revision"), anything),
     by_name=True,
 )

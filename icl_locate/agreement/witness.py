@@ -12,6 +12,7 @@ from icl_locate.agreement.curve import Kind, MethodCurve
 from icl_locate.agreement.kinds import Found, Strength
 from icl_locate.checks.reprs import short_repr
 from icl_locate.masking.comparison import distance
+from icl_locate.masking.location import FEW
 from icl_locate.studies.intervals import Paired
 
 PLAIN = ("recognised", "peak", "damage ends", "gain ends", "reached")
@@ -71,7 +72,7 @@ class Witness:
     def of(cls, curve: MethodCurve, found: Found, confidence: float) -> "Witness":
         """From a curve, and what was found in it."""
         names = "method", "kind", "question", "cannot_show", "places", "metric", "seconds"
-        more = "n_prompts", "layers", "lowers", "notes"
+        more = "n_prompts", "layers", "lowers"
         return cls(
             **{name: getattr(curve, name) for name in (*names, *more)},
             layer=found.layer,
@@ -83,6 +84,7 @@ class Witness:
             reference=float(curve.cells.mean[-1]),
             n_items=len(curve.items),
             n_seeds=len(curve.seeds),
+            notes=(*curve.notes, *found.notes, *_few(len(curve.items))),
         )
 
     @property
@@ -97,11 +99,22 @@ class Witness:
     @property
     def worth(self) -> str:
         """The effect with its interval as text."""
-        effect, low, high = self.effect
-        return f"{effect:.2g}" if np.isnan(low) else f"{effect:.2g} [{low:.2g}, {high:.2g}]"
+        most = max(map(abs, filter(np.isfinite, self.effect)), default=0.0)
+        digits = max(0, 1 - int(np.floor(np.log10(most)))) if most else 1
+        effect, low, high = (f"{value:.{digits}f}" for value in self.effect)
+        return effect if np.isnan(self.effect[1]) else f"{effect} [{low}, {high}]"
 
     def __str__(self) -> str:
         return f"{self.method}: {self.label}"
+
+
+def _few(n_items: int) -> tuple[str, ...]:
+    """What so few queries leave open."""
+    if n_items == 1:
+        return ("a single query tells nothing of noise: there is no interval",)
+    if n_items < FEW:
+        return (f"{n_items} queries are too few for an interval to be relied on",)
+    return ()
 
 
 @short_repr("methods", "verdict", "layer", "interval", "paired")
@@ -132,8 +145,11 @@ class MethodDifference:
         if one.layer is not None and other.layer is not None:
             layer = one.layer - other.layer
         if one.draws is not None and other.draws is not None:
-            layer, interval = distance(one.draws, other.draws, confidence)
-        same_items, same_seeds = a.items == b.items, a.seeds == b.seeds
+            _, interval = distance(one.draws, other.draws, confidence)
+        if layer is not None and interval is not None:  # of ties the draws know no single layer
+            interval = min(interval[0], layer), max(interval[1], layer)
+        same_items = a.items == b.items
+        same_seeds = (a.seeds, a.draws) == (b.seeds, b.draws)
         paired: Paired = "nothing"
         if same_items:
             paired = "items and seeds" if same_seeds else "items"

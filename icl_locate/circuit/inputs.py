@@ -107,6 +107,7 @@ class CircuitSetting:
         prepend_bos: bool | None = None,
         instruction: bool = False,
         classes: bool = True,
+        spares: bool = False,
     ) -> "CircuitSetting":
         """A setting from what a user gave; nothing heavy is loaded.
 
@@ -115,6 +116,8 @@ class CircuitSetting:
             choice: ``None`` means the task's way, or "balanced" where that is "random": each class
                 has to stand among the examples.
             classes: as the field.
+            spares: whether some examples are to be left that no query is, unless ``n_queries`` says
+                otherwise.
 
         Raises:
             TaskError: prompts that are given; no shots; where classes are asked for: fewer than
@@ -126,6 +129,8 @@ class CircuitSetting:
                 f"the task {loaded.name!r} has prompts of its own: which class their labels are of "
                 "is not known; use a task with examples (icl_locate.load_task)"
             )
+        if n_queries is None and spares:
+            n_queries = spared(loaded, min(MOST_QUERIES, len(loaded.test)))
         if choice is None:
             choice = "balanced" if loaded.choice == "random" else loaded.choice
         setting = Setting.of(
@@ -224,6 +229,20 @@ class CircuitSetting:
     def _class(self, query: Example) -> int:
         """The class of a query's label; -1 where no example has it, and nobody asks."""
         return self.labels.index(query.target) if query.target in self.labels else -1
+
+
+def spared(task: Task, n_queries: int) -> int:
+    """So many queries, or half of a file without splits, where they would be all of its examples.
+
+    >>> from icl_locate.prompts.template import PromptTemplate
+    >>> mine = tuple(Example(f"text {i}", "A") for i in range(6))
+    >>> task = Task("mine", mine, mine, PromptTemplate())
+    >>> spared(task, 6), spared(task, 4)
+    (3, 4)
+    """
+    asked = {query.source for query in task.test[:n_queries]}
+    left = any(example.source not in asked for example in task.train)
+    return n_queries if left else max(1, n_queries // 2)
 
 
 def _check_shown(n_shots: int, shown: Sequence[tuple[Example, Sequence[Example]]]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -68,11 +69,14 @@ def label_alignment(
     Source: Cho et al. (ICLR 2025), section 4.1, figure 5 (left); the controls are this package's
         own.
     """
-    named = name_by_letters(load_task(task)) if letters else task
-    setting = CircuitSetting.of(
-        named, Measure("label_alignment", str(compat)), n_shots=n_shots, n_queries=n_queries,
-        seeds=seeds, choice=choice, prepend_bos=prepend_bos, instruction=instruction,
-    )  # fmt: skip
+    asked: dict[str, Any] = {
+        "n_shots": n_shots, "n_queries": n_queries, "seeds": seeds, "choice": choice,
+        "prepend_bos": prepend_bos, "instruction": instruction,
+    }  # fmt: skip
+    measure = Measure("label_alignment", str(compat))
+    setting = CircuitSetting.of(task, measure, **asked)  # of the task's own labels first
+    if letters:
+        setting = CircuitSetting.of(name_by_letters(load_task(task)), measure, **asked)
     k = choose_k(k, setting.setting.n_queries)
     return _take_over(model, setting, k, letters, compat, batch_size, progress)
 

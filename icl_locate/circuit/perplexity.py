@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import atanh, sqrt, tanh
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,9 @@ from icl_locate.studies.ranks import spearman
 from icl_locate.tasks.task import Task
 
 _BARE = PromptTemplate(None, "", "", "")
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @short_repr("layers", "correlations")
@@ -76,6 +79,19 @@ class PerplexityAlignment(
         means = self.alignments.mean(dim=1).numpy()
         found = [spearman(self.log_perplexities.numpy(), row) for row in means]
         return torch.tensor(found, dtype=torch.float64)
+
+    @checked(ResultError)
+    def to_dataframe(self, confidence: float = 0.95) -> "pd.DataFrame":
+        """One row a layer: layer, correlation, low, high.
+
+        Raises:
+            ResultError: if the confidence is out of range.
+        """
+        import pandas as pd
+
+        low, high = self.interval(confidence)
+        columns = {"layer": self.layers, "correlation": self.correlations.numpy()}
+        return pd.DataFrame({**columns, "low": low, "high": high})
 
     @checked(ResultError)
     def interval(self, confidence: float = 0.95) -> Float[ndarray, "bound layer"]:
@@ -158,7 +174,7 @@ def text_prompts(model: Model, texts: Sequence[str], prepend_bos: bool | None) -
         TaskError: of a text of a single token without BOS nothing is predicted.
         PromptError: texts that do not fit the model.
     """
-    queries = [Example(text, text) for text in texts]
+    queries = [Example(text, next(iter(text.split()), text)) for text in texts]
     whole = build_prompts(model, queries, n_shots=0, template=_BARE, prepend_bos=prepend_bos)
     rows = [
         row[real].tolist() for row, real in zip(whole.tokens, whole.attention_mask, strict=True)

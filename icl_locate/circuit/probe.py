@@ -84,7 +84,8 @@ def centroid_probe(
             "s->y wrong" and "y->y wrong" (a wrong one is, the next class's; and so it is in the
             calibration of the latter, whose means are by the class of the label that stands there),
             and "s->label alone" (the right label without any context).
-        n_calibration: calibration prompts for each seed.
+        n_calibration: calibration prompts for each seed, of other queries: of a file without
+            splits ``n_queries=None`` leaves half of it for them.
         n_shots, n_queries, choice, prepend_bos, instruction, batch_size, progress: as in
             `kernel_alignment`.
         seeds: each draws other examples, and other calibration prompts.
@@ -105,7 +106,7 @@ def centroid_probe(
     chosen = choose_presets(presets)
     setting = CircuitSetting.of(
         task, Measure("centroid_probe", str(compat)), n_shots=n_shots, n_queries=n_queries,
-        seeds=seeds, choice=choice, prepend_bos=prepend_bos, instruction=instruction,
+        seeds=seeds, choice=choice, prepend_bos=prepend_bos, instruction=instruction, spares=True,
     )  # fmt: skip
     return _probe(model, setting, chosen, n_calibration, compat, batch_size, progress)
 
@@ -182,10 +183,13 @@ def draw_calibration(
     known = {query.target for query in queries}
     missing = [label for label in setting.labels if label not in known]
     if missing:
+        remedy = "raise n_calibration, or give more examples of each class"
+        if missing[0] not in {example.target for example in bank}:
+            remedy = "ask for fewer queries (n_queries), or give the task other examples than these"
         raise TaskError(
             f"no calibration query has the label {missing[0]!r}: {n_calibration} are drawn from "
-            f"{len(bank)} examples of the task {asked.task.name!r} that are no test queries; raise "
-            "n_calibration, or give more examples of each class"
+            f"{len(bank)} examples of the task {asked.task.name!r} that are no test queries; "
+            f"{remedy}"
         )
     return [
         (

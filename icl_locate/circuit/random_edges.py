@@ -73,11 +73,15 @@ class RandomEdges:
         return drawn[:, -n_rows:]
 
     def _salt(self, positions: Positions, marks: "Marks") -> Int[Tensor, "batch"]:
-        """A number for each prompt, which no padding changes."""
+        """A number for each prompt, which neither padding nor its query changes.
+
+        So prompts of the same examples with content-free queries have the same edges drawn.
+        """
         if positions.tokens is None:
             raise MaskError("random edges ask for the tokens: give positions with tokens")
         text = _mix(_mix(marks.place) + positions.tokens)
-        salt = (text * marks.real).sum(dim=1)
+        known = marks.real & (marks.segments != Segment.QUERY)
+        salt = (text * known).sum(dim=1)
         for number in (self.seed, self.layer, EDGES.index(self.which)):
             salt = _mix(salt + number)
         return salt

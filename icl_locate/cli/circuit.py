@@ -65,6 +65,10 @@ class CircuitConfig(
     compat: Literal["cho2025"] | None = None
     """Compute as the authors' own code does where that differs."""
 
+    metric: str | None = None
+    """Of the cuts: label_accuracy, label_accuracy_contextual, label_accuracy_domain, log_prob,
+    first_token_accuracy, first_token_prob or bare_label_accuracy. Default: label_accuracy."""
+
     n_shots: int = 4
     n_queries: int = 128
     seeds: tuple[int, ...] = (0,)
@@ -90,13 +94,21 @@ def run_circuit(config: CircuitConfig) -> None:
     task = icl.load_task(config.task, data=config.data)
     model = load_chosen_model(config, *paths.values())
     found: dict[str, Any] = {}
+    failed: dict[str, str] = {}
     written: list[Path] = []
     for name, path in paths.items():
         say(config, f"measuring {name}")
-        result = with_settings(_MEASURES[name](config, model, task), config)
+        try:
+            result = with_settings(_MEASURES[name](config, model, task), config)
+        except IclLocateError as error:  # what the others find is written all the same
+            failed[name] = str(error)
+            continue
         found[name] = result
         written.append(result.save(path))
         written += write_table(result.to_dataframe(), path.with_suffix(".csv"), result.provenance)
+    said = "; ".join(f"{name}: {why}" for name, why in failed.items())
+    if not found:
+        raise IclLocateError(said)
     page = config.output / "circuit.html"
     written.append(write_circuit_report(page, found, confidence=config.confidence))
     figures = draw_circuit(found, confidence=config.confidence)
@@ -104,12 +116,17 @@ def run_circuit(config: CircuitConfig) -> None:
     for measure, lines in circuit_words(found).items():
         print(measure, *lines, sep="\n  ")
     say_written(written, problem)
+    if failed:
+        raise IclLocateError(f"some measures failed. {said}")
 
 
 def _shared(config: CircuitConfig, task: Any) -> dict[str, Any]:
+    """Of a file without splits half is left to calibrate the probe with."""
+    from icl_locate.circuit.inputs import spared
+
     return {
         "n_shots": config.n_shots,
-        "n_queries": min(config.n_queries, len(task.test)),
+        "n_queries": spared(task, min(config.n_queries, len(task.test))),
         "seeds": config.seeds,
         "batch_size": config.batch_size,
         "progress": not config.quiet,

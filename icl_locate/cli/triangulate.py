@@ -38,22 +38,26 @@ class TriangulateConfig(
     methods: tuple[Name, ...] = ()
     """Which. Default: all that train nothing, but for those that the task cannot serve."""
 
-    n_heads: int = 10
-    """Heads that write the function vector."""
+    n_heads: int | None = None
+    """Heads that write the function vector. Default: 10."""
 
-    preset: Literal["sia2024", "sia2024-v1"] = "sia2024"
-    """How lora trains, where it is named."""
+    preset: Literal["sia2024", "sia2024-v1"] | None = None
+    """How lora trains, where it is named. Default: sia2024."""
 
     n_queries: int = 32
 
     def check(self) -> None:
-        """Refuse methods that stand there twice, and a number of heads that no vector is of."""
+        """Refuse methods that stand there twice, and options of methods that do not run."""
         if len(set(self.methods)) < len(self.methods):
             raise IclLocateError(
                 f"--methods is {' '.join(self.methods)}: expected each method once"
             )
-        if self.n_heads < 1:
+        if self.n_heads is not None and self.n_heads < 1:
             raise IclLocateError(f"--n-heads is {self.n_heads}: expected 1 or more")
+        if self.n_heads is not None and self.methods and "function_vector" not in self.methods:
+            raise IclLocateError("--n-heads is for function_vector, which does not run: name it")
+        if self.preset is not None and "lora" not in self.methods:
+            raise IclLocateError("--preset is for lora, which does not run: name it in --methods")
 
 
 def run_triangulate(config: TriangulateConfig) -> None:
@@ -96,10 +100,13 @@ def run_triangulate(config: TriangulateConfig) -> None:
 def _own(config: TriangulateConfig) -> dict[str, Any]:
     """Options of single methods."""
     found: dict[str, Any] = {}
-    if not config.methods or "function_vector" in config.methods:
+    if config.n_heads is not None:
         found["function_vector"] = {"n_heads": config.n_heads}
     if "lora" in config.methods:
+        names = "model", "revision", "device", "dtype"
         found["lora"] = {
-            "model": config.model, "output": config.output / "lora", "config": config.preset
-        }  # fmt: skip
+            **{name: getattr(config, name) for name in names},
+            "output": config.output / "lora",
+            "config": config.preset,
+        }
     return found

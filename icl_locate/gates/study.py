@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from icl_locate.interventions.ablation import HeadAblation
 from icl_locate.metrics import Metric, Statistics, TextScore, score_totals
 from icl_locate.metrics.base import check_columns
 from icl_locate.models.bridge import Model
-from icl_locate.prompts.template import Example
+from icl_locate.prompts.template import Example, choose_examples
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.recipe import prompts_digest
 from icl_locate.studies.setting import Setting
@@ -94,9 +95,9 @@ class _Study:
     def result(self, n_curve: int, checkpoint: str | Path | None, *, progress: bool) -> GatesResult:
         """Learn the gates, then close heads in their order, and those whose gates closed."""
         setting, bank = self.setting, self.setting.unasked
-        train = self._prompts(bank[: self.n_train])
-        dev = self._prompts(bank[self.n_train :][: self.n_dev])
-        test = self._prompts(None)
+        train = self._learnt(bank[: self.n_train])
+        dev = self._learnt(bank[self.n_train :][: self.n_dev])
+        test = self._prompts()
         recipe = {
             **setting.recipe(self.model, [test]),
             **asdict(self.config),
@@ -135,10 +136,16 @@ class _Study:
             custom_metric=setting.custom_metric,
         )
 
-    def _prompts(self, queries: Sequence[Example] | None) -> Prompts:
-        return self.setting.prompts(
-            self.model, self.config.seed, instruction=self.instruction, queries=queries
-        )
+    def _prompts(self, **given: Any) -> Prompts:
+        seed = self.config.seed
+        return self.setting.prompts(self.model, seed, instruction=self.instruction, **given)
+
+    def _learnt(self, queries: Sequence[Example]) -> Prompts:
+        """Prompts to learn from: none of their examples is asked, either."""
+        setting, bank = self.setting, self.setting.unasked
+        n_shots, seed, choice = setting.n_shots, self.config.seed, str(setting.choice)
+        shots = [choose_examples(q, bank, n_shots, seed=seed, choice=choice) for q in queries]
+        return self._prompts(queries=queries, shots=shots)
 
     def _close(
         self, prompts: Prompts, sets: Sequence[frozenset[Head]], *, progress: bool

@@ -21,7 +21,8 @@ from icl_locate.masking.curve import Curve, Verdict
 from icl_locate.masking.result import SweepResult
 
 _TIE = 1e-9  # a recovery at the threshold counts, rounding aside
-_FEW = 8
+FEW = 8
+"""Items, below which an interval is not to be relied on."""
 _UNITS = {"log_prob": "nats"}
 """Of scores, where the metric's name is none."""
 
@@ -153,7 +154,7 @@ class Location:
         found = [*self._meaning(), *self._shape()]
         if self.n_items == 1:
             found.append("a single item tells nothing of noise: there are no intervals")
-        elif self.n_items < _FEW:
+        elif self.n_items < FEW:
             found.append(f"{self.n_items} items are too few for an interval to be relied on")
         return tuple(found)
 

@@ -107,8 +107,8 @@ def _shares(
     """
     effects: Spread = curve.effects
     largest = float(np.abs(effects.mean).max()) or 1.0
-    if curve.kind == "plateau":
-        largest = float(effects.mean[0]) or largest
+    if curve.kind == "plateau" and effects.mean[0] > largest / 2:  # else it is not lowest there
+        largest = float(effects.mean[0])
     low, high = effects.interval(confidence)
     found = [values / largest for values in (effects.mean, low, high)]
     if curve.kind == "plateau":

@@ -39,6 +39,7 @@ def circuit_calls(call: Callable[..., Any], prompts: Any) -> dict[str, Any]:
             circuit.label_alignment, {**aligned, "letters": False}, 0.1
         ),
         "circuit.perplexity_alignment": call(circuit.perplexity_alignment, aligned, 0.1),
+        "circuit.PerplexityAlignment.to_dataframe": call(perplexity_alignment().to_dataframe, {}),
         "circuit.PerplexityAlignment.interval": call(perplexity_alignment().interval, {}),
         "circuit.forerunner_similarity": call(
             circuit.forerunner_similarity,
