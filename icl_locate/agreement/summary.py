@@ -21,7 +21,7 @@ def summarise(
         f"{what}: one axis from layer 0 to {n_layers}, where L is the stream that enters layer L",
         *_table(witnesses),
         "",
-        *_together(witnesses, differences),
+        *together(witnesses, differences),
         "",
         "What each cannot show:",
         *_listed({one.method: one.cannot_show for one in witnesses}),
@@ -47,7 +47,7 @@ def _table(witnesses: Sequence[Witness]) -> list[str]:
     ]
 
 
-def _together(witnesses: Sequence[Witness], differences: Sequence[MethodDifference]) -> list[str]:
+def together(witnesses: Sequence[Witness], differences: Sequence[MethodDifference]) -> list[str]:
     """Which differ, which are not shown to, and which say nothing."""
     differ = [one for one in differences if one.verdict in ("later", "earlier")]
     alike = [one for one in differences if one.verdict == "no difference shown"]

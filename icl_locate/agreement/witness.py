@@ -100,7 +100,8 @@ class Witness:
     def worth(self) -> str:
         """The effect with its interval as text."""
         most = max(map(abs, filter(np.isfinite, self.effect)), default=0.0)
-        digits = max(0, 1 - int(np.floor(np.log10(most)))) if most else 1
+        size = int(np.floor(np.log10(most))) if most else 0
+        digits = max(1, 2 - size) if size >= 0 else 1 - size
         effect, low, high = (f"{value:.{digits}f}" for value in self.effect)
         return effect if np.isnan(self.effect[1]) else f"{effect} [{low}, {high}]"
 

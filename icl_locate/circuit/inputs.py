@@ -267,8 +267,9 @@ def _check_classes(setting: Setting, labels: Sequence[str]) -> None:
     if unseen is not None:
         raise TaskError(
             f"the query {unseen.source!r} has the label {unseen.target!r}, which no example of the "
-            f"task {name!r} has: expected one of {', '.join(map(repr, labels[:8]))}; give examples "
-            "of each class, or leave such queries out"
+            f"task {name!r} has: expected one of its {len(labels)} labels, such as "
+            f"{labels[0]!r}; give examples of each class, leave such queries out, or use a task of "
+            "classes"
         )
     if setting.n_shots < len(labels):
         raise TaskError(

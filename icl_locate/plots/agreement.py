@@ -1,7 +1,6 @@
 """Several methods on one layer axis: a row each, with what it measured and the layer it tells."""
 
 import textwrap
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from numpy import ndarray
 from plotly.subplots import make_subplots
 
 from icl_locate.agreement import Agreement, MethodCurve, Witness
+from icl_locate.agreement.summary import together
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.plots.frame import METRIC_TITLES, PALETTE, add_caption, band, count_axis
@@ -181,7 +181,7 @@ def _diamond(one: Witness, colour: str, resolved: bool) -> go.Scatter:
 
 def _add_heading(figure: go.Figure, row: int, one: Witness) -> None:
     """What the method asks, and what it says, above its row."""
-    metric = METRIC_TITLES.get(one.metric, one.metric).split(" (")[0]
+    metric = METRIC_TITLES.get(one.metric, one.metric.replace("_", " ")).split(" (")[0]
     said = f"<b>{one.method}: {one.label}</b>, effect {one.worth} {metric}"
     figure.add_annotation(
         text=f"{said}<br>{one.question}",
@@ -203,7 +203,7 @@ def _caption(agreed: Agreement) -> str:
     recorded = agreed.provenance
     seeds = ", ".join(map(str, recorded.get("seeds", ())))
     recipe = (
-        f"{recorded.get('n_shots')} shots, {recorded.get('n_queries')} queries, seeds {seeds}; "
+        f"{recorded.get('n_shots')} shots, queries: {recorded.get('n_queries')}, seeds: {seeds}; "
         f"{recorded.get('signature')}"
     )
     read = (
@@ -211,9 +211,10 @@ def _caption(agreed: Agreement) -> str:
         "interval; grey: none, or not resolved; a bar spans its layer; light bands and whiskers: "
         "pointwise intervals; dotted: the share that counts"
     )
-    return "<br>".join([recipe, read, *_differ(agreed)])
+    return "<br>".join([recipe, read, _together(agreed)])
 
 
-def _differ(agreed: Agreement) -> Sequence[str]:
-    apart = [str(one) for one in agreed.differences if one.verdict in ("later", "earlier")]
-    return [textwrap.shorten(f"differ: {'; '.join(apart)}", 380, placeholder=" ...")] * bool(apart)
+def _together(agreed: Agreement) -> str:
+    """Who agrees and who differs, as the summary says it."""
+    lines = together(agreed.witnesses, agreed.differences)
+    return textwrap.shorten(" ".join(lines), 600, placeholder=" ...")
