@@ -14,7 +14,7 @@ import torch
 import icl_locate as icl
 from icl_locate import agreement, plots
 from icl_locate.agreement import METHODS, Agreement, MethodDifference
-from icl_locate.agreement.summary import _camps, _say_camps
+from icl_locate.agreement.summary import _camps, _say_camps, together
 from icl_locate.errors import MaskError, ResultError, TaskError
 from icl_locate.lora import LoraConfig
 
@@ -156,6 +156,13 @@ def test_the_table_has_a_row_a_method(circuit):
     assert frame.layer["masking"] == planted_circuit.RETRIEVE_LAYER + 1
     assert frame.layer.isna()["task_vector"] and frame.low.isna()["task_vector"]
     assert frame.effect["masking"] == circuit["masking"].effect[0]
+
+
+def test_where_no_method_tells_a_layer_the_summary_says_so(circuit):
+    silent = [replace(one, interval=None, verdict="no effect") for one in circuit.witnesses[:2]]
+    assert together(silent, []) == [
+        "No method tells a layer: masking (no effect); single_layer (no effect)."
+    ]
 
 
 def test_camps_are_told_apart_in_whatever_order_their_methods_ran():

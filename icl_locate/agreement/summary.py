@@ -75,7 +75,9 @@ def together(witnesses: Sequence[Witness], differences: Sequence[MethodDifferenc
         text = f"No difference shown: {'; '.join(said)}."
         lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
     if silent:
-        text = f"Nothing to hold against the others: {'; '.join(silent)}."
+        none = len(silent) == len(witnesses)
+        what = "No method tells a layer" if none else "Nothing to hold against the others"
+        text = f"{what}: {'; '.join(silent)}."
         lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
     return lines
 

@@ -23,11 +23,11 @@ def write_agreement_report(path: str | Path, agreed: Agreement) -> Path:
     Raises:
         ResultError: if the metric is not known here.
     """
-    headers = ("method", "layer", "effect", "in", "question", "seconds", "prompts")
+    headers = ("method", "layer", "effect", "in", "seconds", "prompts")
     rows = [
         (
-            one.method, one.label, one.worth, one.metric.replace("_", " "), one.question,
-            f"{one.seconds:.1f}", str(one.n_prompts),
+            one.method, one.label, one.worth, one.metric.replace("_", " "), f"{one.seconds:.1f}",
+            str(one.n_prompts),
         )
         for one in agreed.witnesses
     ]  # fmt: skip
