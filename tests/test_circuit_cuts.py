@@ -412,7 +412,7 @@ def test_windows_that_are_none(windows, says):
         ({"edges": "s->x"}, TaskError, "edges is 's->x'"),
         ({"edges": []}, TaskError, "edges"),
         ({"metric": "bleu"}, TaskError, "'bleu' reads generated answers"),
-        ({"compat": "cho2024"}, MaskError, "None or 'cho2025'"),
+        ({"compat": "cho2024"}, TaskError, "compat is 'cho2024': expected one of 'cho2025'"),
         ({"windows": [(0, 4)]}, MaskError, "windows"),
         ({"controls": -1}, TaskError, "controls"),
         ({"n_shots": 0}, TaskError, "n_shots is 0"),

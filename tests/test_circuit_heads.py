@@ -432,3 +432,16 @@ def test_numbers_that_are_none_are_refused():
         plain.transformer.h[1].attn.c_attn.weight[:] = torch.nan
     with pytest.raises(NumericalError):
         circuit.forerunner_heads(tiny.bridge(plain), classes(1, n=2), n_shots=2)
+
+
+@pytest.mark.parametrize("measure", [circuit.forerunner_heads, circuit.induction_heads])
+def test_what_is_drawn_for_a_prompt_does_not_depend_on_the_others(measure):
+    model, options = planted.boot(), {"n_shots": 4, "seeds": (0, 3)}
+    few, many = (measure(model, planted.TASK, n_queries=n, **options) for n in (3, 6))
+    assert torch.equal(few.statistics, many.statistics[..., :3, :])
+    other = measure(model, planted.TASK, n_queries=3, n_shots=4, seeds=(0, 4))
+    assert torch.equal(other.statistics[:, :, :, 0], few.statistics[:, :, :, 0])
+    arm = few.arms.index(
+        f"attention, {'random tokens' if 'induction' in few.arms else 'random token'}"
+    )
+    assert not torch.equal(other.statistics[arm, ..., 1, :, :], few.statistics[arm, ..., 1, :, :])

@@ -12,10 +12,10 @@ from tqdm.auto import tqdm
 from icl_locate.checks.arguments import check_choice
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.circuit.features import Features, Items, Null, choose_features, choose_null
-from icl_locate.circuit.inputs import CircuitSetting, Measure
+from icl_locate.circuit.inputs import DEFAULT_SHOTS, CircuitSetting, Compat, Measure
 from icl_locate.circuit.neighbours import check_k, most_overlap, overlaps, unit_rows
 from icl_locate.circuit.result import LayerMeasure, layer_measure
-from icl_locate.circuit.streams import QUERY_TOKENS, Compat, by_seed, query_states
+from icl_locate.circuit.streams import QUERY_TOKENS, by_seed, query_states
 from icl_locate.circuit.tokens import answer_prompts
 from icl_locate.errors import TaskError
 from icl_locate.models.bridge import Model
@@ -37,7 +37,7 @@ def kernel_alignment(
     at: str = "s",
     k: int | None = None,
     null: Any = None,
-    n_shots: int = 4,
+    n_shots: int = DEFAULT_SHOTS,
     n_queries: int | None = None,
     seeds: int | Iterable[int] = 0,
     choice: Choice | str | None = None,

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -19,7 +18,7 @@ from icl_locate.circuit.attended import (
     run_watched,
     watch_sums,
 )
-from icl_locate.circuit.inputs import CircuitSetting, Measure
+from icl_locate.circuit.inputs import DEFAULT_SHOTS, CircuitSetting, Compat, Measure
 from icl_locate.circuit.result import LayerMeasure
 from icl_locate.circuit.retrieval import Shown
 from icl_locate.engine.forward import require_numbers
@@ -40,13 +39,13 @@ def label_assignment(
     model: Model,
     task: Task | str | Path,
     *,
-    n_shots: int = 4,
+    n_shots: int = DEFAULT_SHOTS,
     n_queries: int | None = None,
     seeds: int | Iterable[int] = 0,
     choice: Choice | str | None = None,
     prepend_bos: bool | None = None,
     instruction: bool = False,
-    compat: Literal["cho2025"] | None = None,
+    compat: Compat | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> LayerMeasure:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from hashlib import sha256
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -122,9 +123,25 @@ def random_columns(
     there = (prompts.segments != Segment.PAD) & (prompts.segments != Segment.BOS)
     there &= torch.arange(there.shape[1]) < rows[:, None]
     there.scatter_(1, measured, value=False)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.rand(len(there), n_draws, there.shape[1], generator=generator)
+    order = torch.zeros(len(there), n_draws, there.shape[1])
+    for row, (real, generator) in enumerate(zip(*generators(prompts, seed), strict=True)):
+        order[row][:, real] = torch.rand(n_draws, int(real.sum()), generator=generator)
     return _first_of(order, there, measured.shape[1])
+
+
+def generators(
+    prompts: Prompts, seed: int
+) -> tuple[list[Bool[Tensor, "pos"]], list[torch.Generator]]:
+    """Each prompt's real tokens, and a generator that they and the seed alone decide.
+
+    So what is drawn for a prompt is the same in whatever batch it stands, and however padded.
+    """
+    found = []
+    for tokens, real in zip(prompts.tokens, prompts.attention_mask, strict=True):
+        said = f"{seed}/{tokens[real].tolist()}"
+        number = int.from_bytes(sha256(said.encode()).digest()[:7], "big")
+        found.append(torch.Generator().manual_seed(number))
+    return list(prompts.attention_mask), found
 
 
 def thresholds(prompts: Prompts, n_classes: int = 1) -> Float[Tensor, "batch"]:

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from icl_locate.checks.arguments import check_choice, check_items, refuse
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.circuit.cut_result import Disconnections
-from icl_locate.circuit.edges import EDGES, CircuitEdges, check_compat
-from icl_locate.circuit.inputs import DEFAULT_SHOTS, CircuitSetting
+from icl_locate.circuit.edges import EDGES, CircuitEdges
+from icl_locate.circuit.inputs import DEFAULT_SHOTS, CircuitSetting, Compat
 from icl_locate.circuit.random_edges import RandomEdges
 from icl_locate.circuit.windows import Window, Windows, choose_windows
 from icl_locate.engine.choice import Engine, choose_engine
@@ -31,9 +31,7 @@ from icl_locate.prompts.template import Choice
 from icl_locate.tasks.task import Task
 
 
-@checked(
-    TaskError, task=anything, edges=anything, windows=anything, metric=anything, compat=anything
-)
+@checked(TaskError, task=anything, edges=anything, windows=anything, metric=anything)
 def disconnect(
     model: Model,
     task: Task | str | Path,
@@ -48,7 +46,7 @@ def disconnect(
     choice: Choice | str | None = None,
     prepend_bos: bool | None = None,
     instruction: bool = False,
-    compat: str | None = None,
+    compat: Compat | None = None,
     batch_size: int = 64,
     token_budget: int | None = None,
     engine: Engine | str = "auto",
@@ -74,11 +72,10 @@ def disconnect(
     Raises:
         TaskError: unknown edges; a metric of generated answers; prompts that are given; a query of
             a class that no example has; other options out of range.
-        MaskError: a window that is empty or outside the model; another ``compat``.
+        MaskError: a window that is empty or outside the model.
         PromptError: a template without forerunner token; prompts that do not fit the model.
         ModelError, NumericalError: as their sources say.
     """
-    check_compat(compat)
     chosen = _choose_edges(edges)
     scored = _choose_metric(metric, compat)
     asked = CircuitSetting.of(

@@ -22,7 +22,7 @@ EDGES = ("x->s", "x_q->s_q", "s->y", "y->s_q", "s->s")
 from labels to the query's forerunner token; from forerunner token to forerunner token."""
 COMPAT = "cho2025"
 
-Cells = Bool[Tensor, "batch query_pos key_pos"]
+CellMask = Bool[Tensor, "batch query_pos key_pos"]
 Flags = Bool[Tensor, "batch pos"]
 
 
@@ -55,7 +55,7 @@ class CircuitEdges:
         check_choice("which", self.which, EDGES, error=MaskError)
         check_compat(self.compat)
 
-    def __call__(self, positions: Positions, n_rows: int) -> Cells:
+    def __call__(self, positions: Positions, n_rows: int) -> CellMask:
         """The edges of the last ``n_rows`` rows.
 
         Raises:
@@ -129,7 +129,7 @@ class Marks:
             first=at(types.y),
         )
 
-    def cells(self, which: str) -> Cells:
+    def cells(self, which: str) -> CellMask:
         """The edges of a kind."""
         query = self.segments == Segment.QUERY
         if which == "x->s":
@@ -142,7 +142,7 @@ class Marks:
             return grid(self.query_s, self.label)
         return _earlier(grid(self.s | self.query_s, self.s))
 
-    def theirs(self, which: str) -> Cells:
+    def theirs(self, which: str) -> CellMask:
         """The same as the authors' code has it."""
         rows = self.s | self.query_s
         behind = self.first.cumsum(dim=1)  # labels that began so far
@@ -159,7 +159,7 @@ class Marks:
         return grid(rows, rows).tril()
 
     @property
-    def _same_shot(self) -> Cells:
+    def _same_shot(self) -> CellMask:
         return self.shots[:, :, None] == self.shots[:, None, :]
 
 
@@ -168,17 +168,17 @@ def all_behind(positions: Positions, n_rows: int) -> bool:
     return bool((positions.segments[:, -n_rows:] == Segment.GENERATED).all())
 
 
-def no_cells(positions: Positions, n_rows: int) -> Cells:
+def no_cells(positions: Positions, n_rows: int) -> CellMask:
     """None of the last rows' edges."""
     batch, total = positions.segments.shape
     return torch.zeros(batch, n_rows, total, dtype=torch.bool, device=positions.segments.device)
 
 
-def grid(rows: Flags, keys: Flags) -> Cells:
+def grid(rows: Flags, keys: Flags) -> CellMask:
     """All edges from some rows to some keys."""
     return rows[:, :, None] & keys[:, None, :]
 
 
-def _earlier(cells: Cells) -> Cells:
+def _earlier(cells: CellMask) -> CellMask:
     """Those whose key stands before their row."""
     return cells.tril(-1)

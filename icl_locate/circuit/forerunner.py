@@ -5,7 +5,6 @@ Cho et al. (ICLR 2025), section 4.1: there the text's sum is copied into the lab
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,7 +14,7 @@ from tqdm.auto import tqdm
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.circuit.attended import N_DRAWS, Cells, attention_sums, random_columns
 from icl_locate.circuit.counts import Paid, counting, head_measure
-from icl_locate.circuit.inputs import CircuitSetting
+from icl_locate.circuit.inputs import DEFAULT_SHOTS, CircuitSetting, Compat
 from icl_locate.circuit.result import HeadMeasure
 from icl_locate.circuit.tokens import TokenTypes
 from icl_locate.errors import TaskError
@@ -32,13 +31,13 @@ def forerunner_heads(
     model: Model,
     task: Task | str | Path,
     *,
-    n_shots: int = 4,
+    n_shots: int = DEFAULT_SHOTS,
     n_queries: int | None = None,
     seeds: int | Iterable[int] = 0,
     choice: Choice | str | None = None,
     prepend_bos: bool | None = None,
     instruction: bool = False,
-    compat: Literal["cho2025"] | None = None,
+    compat: Compat | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> HeadMeasure:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +23,8 @@ from icl_locate.studies.setting import Setting
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
 
+Compat = Literal["cho2025"]
+"""Whose code is followed where it differs from what is documented."""
 DEFAULT_SHOTS = 4
 """As many as Cho et al. use."""
 MOST_QUERIES = 512

@@ -14,10 +14,10 @@ from tqdm.auto import tqdm
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.circuit.alignment import choose_k
 from icl_locate.circuit.features import Items, choose_features
-from icl_locate.circuit.inputs import CircuitSetting, Measure
+from icl_locate.circuit.inputs import DEFAULT_SHOTS, CircuitSetting, Compat, Measure
 from icl_locate.circuit.neighbours import overlaps, unit_rows
 from icl_locate.circuit.result import LayerMeasure, layer_measure
-from icl_locate.circuit.streams import Compat, by_seed, query_states
+from icl_locate.circuit.streams import by_seed, query_states
 from icl_locate.circuit.tokens import answer_prompts
 from icl_locate.errors import TaskError
 from icl_locate.models.bridge import Model
@@ -34,7 +34,7 @@ def label_alignment(
     *,
     letters: bool = True,
     k: int | None = None,
-    n_shots: int = 4,
+    n_shots: int = DEFAULT_SHOTS,
     n_queries: int | None = None,
     seeds: int | Iterable[int] = 0,
     choice: Choice | str | None = None,

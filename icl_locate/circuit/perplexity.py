@@ -18,7 +18,7 @@ from icl_locate.checks.contents import check_recipe, check_table, settle
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.circuit.alignment import Alignment
-from icl_locate.circuit.streams import Compat
+from icl_locate.circuit.inputs import DEFAULT_SHOTS, Compat
 from icl_locate.engine.scoring import score_targets
 from icl_locate.errors import ResultError, TaskError
 from icl_locate.models.bridge import Model
@@ -126,7 +126,7 @@ def perplexity_alignment(
     features: Any = "labels",
     at: str = "s",
     k: int | None = None,
-    n_shots: int = 4,
+    n_shots: int = DEFAULT_SHOTS,
     n_queries: int | None = None,
     seeds: int | Iterable[int] = 0,
     choice: Choice | str | None = None,

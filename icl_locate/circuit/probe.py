@@ -19,9 +19,9 @@ from icl_locate._types import Segment
 from icl_locate.checks.arguments import LAST_SEED, check_items
 from icl_locate.checks.signatures import anything, checked, one_of, whole
 from icl_locate.circuit.centroids import class_means, nearest_shares
-from icl_locate.circuit.inputs import CircuitSetting, Inputs, Measure
+from icl_locate.circuit.inputs import DEFAULT_SHOTS, CircuitSetting, Compat, Inputs, Measure
 from icl_locate.circuit.result import LayerMeasure, layer_measure
-from icl_locate.circuit.streams import ByType, Compat, by_seed, query_states
+from icl_locate.circuit.streams import ByType, by_seed, query_states
 from icl_locate.circuit.tokens import answer_prompts
 from icl_locate.engine.labels import label_tokens
 from icl_locate.engine.states import stream_states
@@ -61,7 +61,7 @@ def centroid_probe(
     *,
     presets: str | Iterable[str] | None = "s->s",
     n_calibration: int = 256,
-    n_shots: int = 4,
+    n_shots: int = DEFAULT_SHOTS,
     n_queries: int | None = None,
     seeds: int | Iterable[int] = 0,
     choice: Choice | str | None = None,

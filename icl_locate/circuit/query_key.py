@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -16,7 +16,7 @@ from icl_locate.checks.contents import check_names, check_recipe, check_table, s
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import anything, checked, whole
 from icl_locate.circuit.attended import run_watched
-from icl_locate.circuit.inputs import CircuitSetting, Measure
+from icl_locate.circuit.inputs import CircuitSetting, Compat, Measure
 from icl_locate.circuit.result import HeadMeasure
 from icl_locate.circuit.retrieval import COUNTED, Shown, induction_heads
 from icl_locate.engine.forward import require_numbers
@@ -111,7 +111,7 @@ def query_key_view(
     choice: Choice | str | None = None,
     prepend_bos: bool | None = None,
     instruction: bool = False,
-    compat: Literal["cho2025"] | None = None,
+    compat: Compat | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> QueryKeyView:

@@ -10,7 +10,7 @@ from icl_locate._types import Segment
 from icl_locate.checks.arguments import check_choice, check_count, check_seed
 from icl_locate.circuit.edges import (
     EDGES,
-    Cells,
+    CellMask,
     CircuitEdges,
     Marks,
     all_behind,
@@ -57,7 +57,7 @@ class RandomEdges:
         object.__setattr__(self, "seed", seed)
         object.__setattr__(self, "layer", layer)
 
-    def __call__(self, positions: Positions, n_rows: int) -> Cells:
+    def __call__(self, positions: Positions, n_rows: int) -> CellMask:
         """The edges of the last ``n_rows`` rows.
 
         Raises:
@@ -87,7 +87,7 @@ class RandomEdges:
         return salt
 
 
-def _draw_by_row(cut: Cells, marks: Marks, salt: Int[Tensor, "batch"]) -> Cells:
+def _draw_by_row(cut: CellMask, marks: Marks, salt: Int[Tensor, "batch"]) -> CellMask:
     """As many edges of each row as the cut takes from it."""
     prompt, row = cut.any(dim=-1).nonzero(as_tuple=True)
     keys = marks.real & (marks.segments != Segment.BOS)
@@ -99,7 +99,7 @@ def _draw_by_row(cut: Cells, marks: Marks, salt: Int[Tensor, "batch"]) -> Cells:
     return drawn
 
 
-def _draw_anywhere(cut: Cells, marks: Marks, salt: Int[Tensor, "batch"]) -> Cells:
+def _draw_anywhere(cut: CellMask, marks: Marks, salt: Int[Tensor, "batch"]) -> CellMask:
     """As many edges of each prompt as the cut takes from it."""
     pool = grid(marks.real, marks.real).tril()
     of_row = _mix(salt[:, None] + marks.place)

@@ -6,7 +6,6 @@ Cho et al. (ICLR 2025), section 4.2: there the labels of texts alike are copied 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,9 +14,9 @@ from tqdm.auto import tqdm
 
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import anything, checked
-from icl_locate.circuit.attended import N_DRAWS, Cells, attention_sums, random_columns
+from icl_locate.circuit.attended import N_DRAWS, Cells, attention_sums, generators, random_columns
 from icl_locate.circuit.counts import Paid, counting, head_measure
-from icl_locate.circuit.inputs import CircuitSetting, Inputs
+from icl_locate.circuit.inputs import DEFAULT_SHOTS, CircuitSetting, Compat, Inputs
 from icl_locate.circuit.result import HeadMeasure
 from icl_locate.circuit.tokens import TokenTypes
 from icl_locate.errors import TaskError
@@ -37,13 +36,13 @@ def induction_heads(
     model: Model,
     task: Task | str | Path,
     *,
-    n_shots: int = 4,
+    n_shots: int = DEFAULT_SHOTS,
     n_queries: int | None = None,
     seeds: int | Iterable[int] = 0,
     choice: Choice | str | None = None,
     prepend_bos: bool | None = None,
     instruction: bool = False,
-    compat: Literal["cho2025"] | None = None,
+    compat: Compat | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> HeadMeasure:
@@ -141,12 +140,14 @@ def _cells(shown: Shown) -> Cells:
     weights[1, :, :n] = signs
     for draw in range(N_DRAWS):
         weights[2 + draw, :, n * (draw + 1) : n * (draw + 2)] = 1
-    weights[2 + N_DRAWS :, :, :n] = _permuted(signs, shown.seed)
+    weights[2 + N_DRAWS :, :, :n] = _permuted(shown, signs)
     return Cells(shown.rows, columns, weights)
 
 
-def _permuted(signs: Float[Tensor, "batch shot"], seed: int) -> Float[Tensor, "draw batch shot"]:
+def _permuted(shown: Shown, signs: Float[Tensor, "batch shot"]) -> Float[Tensor, "draw batch shot"]:
     """Each example's class given to another one of its prompt, or left."""
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + 1)
-    order = torch.rand(N_DRAWS, *signs.shape, generator=generator).argsort(dim=-1)
+    _, drawn = generators(shown.prompts, shown.seed)
+    n_shots = signs.shape[1]
+    numbers = [torch.rand(N_DRAWS, n_shots, generator=generator) for generator in drawn]
+    order = torch.stack(numbers, dim=1).argsort(dim=-1)
     return signs.expand(N_DRAWS, -1, -1).gather(2, order)

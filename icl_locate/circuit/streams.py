@@ -1,7 +1,6 @@
 """The states of the query's own tokens, by type, at every layer."""
 
 from collections.abc import Iterable
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -15,8 +14,6 @@ from icl_locate.prompts.tokens import Prompts
 QUERY_TOKENS = {"x": "query_x", "s": "query_s", "y": "query_y_last"}
 """In the order of the text; a label's states are read at its last token."""
 
-Compat = Literal["cho2025"]
-"""Whose code is followed where it differs from what is documented."""
 ByType = dict[str, Float[Tensor, "layer item d_model"]]
 
 
