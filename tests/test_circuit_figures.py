@@ -104,6 +104,21 @@ def test_the_page_tells_what_each_measure_found(cuts, tmp_path):
     assert "correct induction" in figures["heads"].layout.title.text
 
 
+def test_a_single_query_is_told_without_noise(tmp_path):
+    one = {"n_shots": 4, "n_queries": 1}
+    model, task = planted.boot(), planted.TASK
+    words = circuit_words({
+        "probe": circuit.centroid_probe(model, task, n_calibration=8, **one),
+        "heads": circuit.forerunner_heads(model, task, **one),
+        "cuts": circuit.disconnect(model, task, edges="y->s_q", windows=[(5, 6), (0, 1)], **one),
+    })  # fmt: skip
+    alone = "a single query tells nothing of noise"
+    assert words["heads"] == ["right label: 1 heads count", alone]
+    assert [said[-1] for said in words.values()] == [alone] * 3
+    assert words["cuts"][0].startswith("cutting costs more than as many random edges: ")
+    assert not any("nan" in line or "noise:" in line for said in words.values() for line in said)
+
+
 def test_a_calibrated_score_is_shown_with_and_without(tmp_path):
     found = circuit.disconnect(
         planted.boot(), planted.TASK, edges="y->s_q", windows=[(5, 6)], n_shots=4, n_queries=4,

@@ -19,8 +19,9 @@ from icl_locate.circuit.attended import (
     watch_sums,
 )
 from icl_locate.circuit.inputs import DEFAULT_SHOTS, CircuitSetting, Compat, Measure
-from icl_locate.circuit.result import LayerMeasure
+from icl_locate.circuit.result import LayerMeasure, layer_measure
 from icl_locate.circuit.retrieval import Shown
+from icl_locate.circuit.streams import by_seed
 from icl_locate.engine.forward import require_numbers
 from icl_locate.errors import TaskError
 from icl_locate.hooks.heads import watch
@@ -98,21 +99,15 @@ def _assign(
         for shown in plan:
             heads, vanilla = _shares(model, shown, batch_size, bar.update)
             best = heads.amax(dim=1) if compat else cross_fitted(heads, shown.seed)
-            tables.append(torch.stack([best, heads.mean(dim=1), vanilla]))
-    values = torch.stack(tables, dim=2)
-    chance = torch.full(values.shape[:2], _chance(plan))
-    if compat is not None:
-        chance[0] = torch.nan
-    return LayerMeasure(
-        arms=ARMS,
-        layers=tuple(range(values.shape[1])),
+            tables.append((best, heads.mean(dim=1), vanilla))
+    chance = _chance(plan)
+    arms = dict(zip(ARMS, zip(*tables, strict=True), strict=True))
+    return layer_measure(
+        {arm: by_seed(list(shares)) for arm, shares in arms.items()},
         seeds=chosen.setting.seeds,
-        statistics=torch.stack([values, torch.ones_like(values)], dim=-1),
-        scores=values.mean(dim=-1),
-        chance=chance,
+        chance=(chance if compat is None else float("nan"), chance, chance),
         metric=chosen.setting.metric.name,
         provenance=recipe,
-        custom_metric=chosen.setting.custom_metric,
     )
 
 

@@ -124,15 +124,14 @@ def random_columns(
     there &= torch.arange(there.shape[1]) < rows[:, None]
     there.scatter_(1, measured, value=False)
     order = torch.zeros(len(there), n_draws, there.shape[1])
-    for row, (real, generator) in enumerate(zip(*generators(prompts, seed), strict=True)):
+    for row, generator in enumerate(generators(prompts, seed)):
+        real = prompts.attention_mask[row]
         order[row][:, real] = torch.rand(n_draws, int(real.sum()), generator=generator)
     return _first_of(order, there, measured.shape[1])
 
 
-def generators(
-    prompts: Prompts, seed: int
-) -> tuple[list[Bool[Tensor, "pos"]], list[torch.Generator]]:
-    """Each prompt's real tokens, and a generator that they and the seed alone decide.
+def generators(prompts: Prompts, seed: int) -> list[torch.Generator]:
+    """A generator for each prompt, which its tokens and the seed alone decide.
 
     So what is drawn for a prompt is the same in whatever batch it stands, and however padded.
     """
@@ -141,7 +140,7 @@ def generators(
         said = f"{seed}/{tokens[real].tolist()}"
         number = int.from_bytes(sha256(said.encode()).digest()[:7], "big")
         found.append(torch.Generator().manual_seed(number))
-    return list(prompts.attention_mask), found
+    return found
 
 
 def thresholds(prompts: Prompts, n_classes: int = 1) -> Float[Tensor, "batch"]:

@@ -79,10 +79,7 @@ def head_measure(
         seeds=chosen.setting.seeds,
         statistics=torch.stack([values, torch.ones_like(values)], dim=-1),
         scores=values.mean(dim=-1),
-        chance=torch.tensor([[chance for _, chance in seed] for seed in by_seed])
-        .double()
-        .mean(dim=0),
+        chance=values.new_tensor([[even for _, even in seed] for seed in by_seed]).mean(dim=0),
         metric=chosen.setting.metric.name,
         provenance=recipe,
-        custom_metric=chosen.setting.custom_metric,
     )

@@ -1,6 +1,6 @@
 """What measures of the circuit found: a number for each layer, or for each head."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -87,7 +87,7 @@ class LayerMeasure(
             nothing; NaN where that is not known without a control.
         metric: the measure's name.
         provenance: model, task, prompts' hash, versions, options.
-        custom_metric: none of the package's; not saved.
+        custom_metric: none: its name and a mean say all.
     """
 
     arms: tuple[str, ...]
@@ -137,23 +137,24 @@ def layer_measure(
     arms: Mapping[str, Float[Tensor, "layer seed item"]],
     *,
     seeds: tuple[int, ...],
-    chance: float,
+    chance: float | Sequence[float],
     metric: str,
     provenance: Mapping[str, Any],
 ) -> LayerMeasure:
     """The measure of numbers for each item, by arm; their mean is the score.
 
     Args:
-        chance: that of every arm at every layer.
+        chance: at every layer, of each arm or of all.
     """
     values = torch.stack([table.double() for table in arms.values()])
+    each = [chance] * len(arms) if isinstance(chance, float) else list(chance)
     return LayerMeasure(
         arms=tuple(arms),
         layers=tuple(range(values.shape[1])),
         seeds=seeds,
         statistics=torch.stack([values, torch.ones_like(values)], dim=-1),
         scores=values.mean(dim=-1),
-        chance=values.new_full(values.shape[:2], chance),
+        chance=values.new_tensor(each)[:, None].repeat(1, values.shape[1]),
         metric=metric,
         provenance=provenance,
     )
@@ -207,7 +208,7 @@ class HeadMeasure(
         chance: of each arm, what would come of attention spread evenly over the prompt.
         metric: the measure's name.
         provenance: model, task, prompts' hash, versions, options.
-        custom_metric: none of the package's; not saved.
+        custom_metric: none: its name and a mean say all.
     """
 
     arms: tuple[str, ...]

@@ -146,8 +146,7 @@ def _cells(shown: Shown) -> Cells:
 
 def _permuted(shown: Shown, signs: Float[Tensor, "batch shot"]) -> Float[Tensor, "draw batch shot"]:
     """Each example's class given to another one of its prompt, or left."""
-    _, drawn = generators(shown.prompts, shown.seed)
-    n_shots = signs.shape[1]
+    drawn, n_shots = generators(shown.prompts, shown.seed), signs.shape[1]
     numbers = [torch.rand(N_DRAWS, n_shots, generator=generator) for generator in drawn]
     order = torch.stack(numbers, dim=1).argsort(dim=-1)
     return signs.expand(N_DRAWS, -1, -1).gather(2, order)

@@ -127,6 +127,11 @@ def _asks(result: Result) -> str:
 
 
 def _tell(result: Result) -> list[str]:
+    alone = ["a single query tells nothing of noise"] * (result.n_items == 1)
+    return [*_findings(result), *alone]
+
+
+def _findings(result: Result) -> list[str]:
     if isinstance(result, LayerMeasure):
         return [_tell_arm(result, arm) for arm in range(len(result.arms))]
     if isinstance(result, HeadMeasure):
@@ -139,10 +144,11 @@ def _tell_arm(result: LayerMeasure, arm: int) -> str:
     scores = result.scores[arm].mean(dim=-1)
     top = int(scores.argmax())
     low, high = (float(bound[arm, top]) for bound in result.score_interval())
+    sure = "" if result.n_items == 1 else f" [{low:.2f}, {high:.2f}]"
     chance = float(result.chance[arm, top])
     beside = f", chance {chance:.2f}" if chance == chance else ""
     return (
-        f"{result.arms[arm]}: at most {float(scores[top]):.2f} [{low:.2f}, {high:.2f}], at layer "
+        f"{result.arms[arm]}: at most {float(scores[top]):.2f}{sure}, at layer "
         f"{result.layers[top]}{beside}"
     )
 
@@ -151,6 +157,8 @@ def _tell_heads(result: HeadMeasure) -> str:
     """The heads that count more often than by chance."""
     arm, control = _shown(result)
     means = result.scores[result.arms.index(arm)].mean(dim=-1)
+    if result.n_items == 1:
+        return f"{arm}: {int((means > 0).sum())} heads count"
     said = [
         f"layer {layer}, head {head} ({float(means[layer, head]):.0%} of prompts)"
         for layer, head in result.heads_beyond(control, arm)
@@ -166,7 +174,8 @@ def _shown(result: HeadMeasure) -> tuple[str, str]:
 def _tell_cuts(result: Disconnections) -> str:
     """Where cuts cost more than their controls beyond noise."""
     spread = result.beyond_control() if len(result.arms) > 1 else result.damage()[:, 0]
-    low, _ = spread.interval()
+    single = result.n_items == 1
+    low = spread.mean if single else spread.interval()[0]
     windows = result.axes["window"]
     said = [
         f"{edge} at layers {window} (-{mean:.2f})"
@@ -175,4 +184,5 @@ def _tell_cuts(result: Disconnections) -> str:
         if least > 0
     ]
     beside = "more than as many random edges" if len(result.arms) > 1 else "something"
-    return f"cutting costs {beside}, beyond noise: {', '.join(said) or 'nowhere'}"
+    sure = "" if single else ", beyond noise"
+    return f"cutting costs {beside}{sure}: {', '.join(said) or 'nowhere'}"
