@@ -17,6 +17,7 @@ from icl_locate.agreement import METHODS, Agreement, MethodDifference
 from icl_locate.agreement.summary import _camps, _say_camps, together
 from icl_locate.errors import MaskError, ResultError, TaskError
 from icl_locate.lora import LoraConfig
+from icl_locate.metrics import MeanMetric
 
 HEADS = {"function_vector": {"n_heads": 1, "n_mean": 20}}
 SIZES = {"n_queries": 8, "n_shots": 10}
@@ -238,7 +239,68 @@ def test_one_item_has_layers_without_intervals():
     assert len(plots.agreement(found).data) > 2
 
 
+def test_a_metric_of_ones_own_scores_the_curves_that_it_made():
+    mine = MeanMetric("mine", "mine|1", lambda answer, target: float(answer.strip() == target))
+    found = icl.triangulate(
+        planted_circuit.boot(), planted_circuit.TASK, ["masking", "kernel_alignment"],
+        n_queries=4, n_shots=4, seeds=0, metric=mine, max_new_tokens=1, kernel_alignment={"k": 3},
+    )  # fmt: skip
+    assert found["masking"].metric == "mine" and found["masking"].effect[0] > 0
+    assert found["kernel_alignment"].metric == "kernel_alignment"
+    assert found.curves[0].custom_metric is mine and found.curves[1].custom_metric is None
+
+
+def test_a_difference_is_that_of_the_layers_that_are_told(found):
+    for one in found.differences:
+        first, second = (found[name] for name in one.methods)
+        assert one.layer == first.layer - second.layer
+        assert one.interval[0] <= one.layer <= one.interval[1]
+
+
+def test_probes_count_what_they_learn_from(circuit):
+    assert circuit["probe"].n_prompts == 12 + 12
+    assert circuit["kernel_alignment"].n_prompts == 12
+
+
+@pytest.mark.parametrize(
+    ("effect", "worth"),
+    [
+        ((0.5, 0.25, 0.75), "0.50 [0.25, 0.75]"),
+        ((0.0123, 0.01, 0.02), "0.012 [0.010, 0.020]"),
+        ((12.3, 10.0, 14.0), "12.3 [10.0, 14.0]"),
+        ((0.5, float("nan"), float("nan")), "0.50"),
+        ((0.0, 0.0, 0.0), "0.00 [0.00, 0.00]"),
+    ],
+)
+def test_effects_have_the_digits_that_they_need(circuit, effect, worth):
+    assert replace(circuit.witnesses[0], effect=effect).worth == worth
+
+
 # What does not fit.
+
+
+def only(method, **options):
+    return {"methods": [method], method: options}
+
+
+def test_what_fails_while_it_runs_takes_nothing_from_the_others(monkeypatch):
+    def fails(*args, **kwargs):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("icl_locate.agreement.circuits.kernel_alignment", fails)
+    asked = {"model": planted_circuit.boot(), "task": planted_circuit.TASK, "metric": "log_prob"}
+    sizes = {"n_queries": 4, "n_shots": 4, "seeds": 0}
+    found = icl.triangulate(methods=["masking", "kernel_alignment"], **asked, **sizes)
+    assert found.methods == ("masking",)
+    assert found.left_out["kernel_alignment"].startswith("RuntimeError: ")
+    assert "out of memory" in found.summary
+    with pytest.raises(RuntimeError, match="out of memory"):
+        icl.triangulate(methods="kernel_alignment", **asked, **sizes)
+
+
+def test_a_layer_that_the_model_does_not_have_is_refused(circuit):
+    with pytest.raises(ResultError, match="expected those of a model of 1 layers"):
+        replace(circuit, n_layers=1)
 
 
 def test_what_a_task_cannot_serve_is_left_out_or_refused():
@@ -287,6 +349,10 @@ def test_what_only_a_run_tells_leaves_a_method_out_too():
         ({"methods": "lora"}, TaskError, "lora trains an adapter a layer: say where they go"),
         ({"lora": {"output": "x"}}, TaskError, "options of 'lora' were given, but it does not run"),
         ({"masking": {"n_heads": 3}}, TaskError, "an option of masking is 'n_heads'"),
+        ({**only("function_vector", n_heads=0)}, TaskError, "n_heads is 0"),
+        ({**only("kernel_alignment", k=0)}, TaskError, "k is 0"),
+        ({**only("kernel_alignment", at="y")}, TaskError, "at is 'y': expected one of 'x', 's'"),
+        ({**only("probe", n_calibration=0)}, TaskError, "n_calibration is 0"),
         ({"nonsense": {}}, TypeError, "unexpected keyword argument 'nonsense'"),
     ],
 )

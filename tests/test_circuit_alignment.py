@@ -16,8 +16,9 @@ import icl_locate as icl
 from icl_locate import circuit
 from icl_locate.circuit.alignment import choose_k
 from icl_locate.circuit.labels import name_by_letters
+from icl_locate.circuit.perplexity import text_prompts
 from icl_locate.embedded.tokenizer import build_tokenizer
-from icl_locate.errors import ModelError, ResultError, TaskError
+from icl_locate.errors import ModelError, PromptError, ResultError, TaskError
 from icl_locate.prompts.template import Example, choose_examples
 
 TEMPLATE = icl.PromptTemplate(None, "Q:", "A:", "\n")
@@ -219,6 +220,15 @@ def test_prompts_may_fill_the_context():
     assert found.scores.isfinite().all()
 
 
+def test_a_text_counts_once_against_the_context():
+    """With BOS before it, and its first word, which stands in for a target."""
+    model, text = tiny.boot("llama"), " ".join(["one"] * (tiny.N_CTX - 2))
+    (row,) = text_prompts(model, [text], None).target_tokens
+    assert len(row) == tiny.N_CTX - 2
+    with pytest.raises(PromptError):
+        text_prompts(model, [f"{text} one one"], None)
+
+
 def test_labels_take_over_what_forerunners_have_at_the_copying_layer():
     asked = planted.task(n_test=64)
     found = circuit.label_alignment(planted.boot(), asked, letters=False, seeds=[0, 1])
@@ -346,6 +356,9 @@ def test_perplexities_are_the_loss_of_the_model_on_the_text_alone():
         wanted = np.corrcoef(ranks[0], level)[0, 1]
         assert float(found.correlations[layer]) == pytest.approx(wanted)
     low, high = found.interval(0.9)
+    table = found.to_dataframe(0.9)
+    assert [*table.columns] == ["layer", "correlation", "low", "high"]
+    assert [*table.layer] == [*found.layers] and [*table.low] == [*low] and [*table.high] == [*high]
     assert ((low < found.correlations.numpy()) & (found.correlations.numpy() < high)).all()
 
 

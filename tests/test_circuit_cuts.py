@@ -199,6 +199,16 @@ def test_the_control_takes_as_many_of_the_same_rows(which):
         assert not any(torch.equal(draws[0], other) for other in [cut, *draws[1:]])
 
 
+def test_the_control_is_the_same_whatever_the_query():
+    """So prompts and their content-free companions lose the same edges of the examples."""
+    ours = {"template": TEMPLATE, "shots": [SHOWN]}
+    model, others = tiny.boot("llama"), [icl.Example("largest sort double", "vevo")]
+    batch, other = (icl.build_prompts(model, q, **ours) for q in (QUERIES[:1], others))
+    assert not torch.equal(batch.tokens, other.tokens)
+    draws = [cells_of(RandomEdges("x->s", 0, 0), which)[0] for which in (batch, other)]
+    assert torch.equal(*draws) and draws[0].any()
+
+
 def test_the_authors_control_takes_as_many_of_any_rows():
     batch = prompts()
     cut = cells_of(CircuitEdges("x->s", "cho2025"), batch)
