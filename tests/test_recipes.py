@@ -18,8 +18,8 @@ from icl_locate.studies.setting import Setting
 
 RECIPE = {
     "model", "revision", "dtype", "vocabulary_sha256", "architecture", "fingerprint", "versions",
-    "task", "template", "bare_template", "n_shots", "n_queries", "seeds", "choice",
-    "max_new_tokens", "signature", "metric_is_mean", "prompts_sha256",
+    "commit", "hardware", "task", "template", "bare_template", "n_shots", "n_queries", "seeds",
+    "choice", "max_new_tokens", "signature", "metric_is_mean", "prompts_sha256",
 }  # fmt: skip
 ALIKE = RECIPE - {"versions", "n_shots", "seeds", "choice", "prompts_sha256"}
 """What must be equal in all results below: they ask the same model the same queries.

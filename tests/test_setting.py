@@ -235,7 +235,7 @@ def test_the_recipe_says_all_of_it(model):
     )
     assert set(recipe) - set(setting.asked()) == {
         "model", "revision", "dtype", "vocabulary_sha256", "architecture", "fingerprint",
-        "versions", "bos", "prompts_sha256",
+        "versions", "commit", "hardware", "bos", "prompts_sha256",
     }  # fmt: skip
     assert recipe["architecture"] == "LlamaForCausalLM" and recipe["dtype"] == "float32"
     assert recipe["versions"]["transformer_lens"] == version("transformer_lens")

@@ -147,7 +147,7 @@ def check_fields(value: object, error: ErrorKind = IclLocateError, **checks: Che
 def checks_of_fields(kind: Any) -> Mapping[str, Check]:
     """The check of each field of a dataclass, by its annotation and its name."""
     return {
-        field.name: _find_check(field.name, field.type, kind.__init__)
+        field.name: _find_check(field.name, get_type_hints(kind)[field.name], kind.__init__)
         for field in fields(kind)
         if field.init and not field.name.startswith("_")
     }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from icl_locate.cli import options
 from icl_locate.cli.loading import load_scored_task
@@ -28,6 +28,8 @@ class CheckpointsConfig(
     each step, as they are made (run it again to go on), recognition.csv and heads.csv with their
     recipes, over_checkpoints.png and checkpoints.html.
     """
+
+    command: ClassVar[str] = "checkpoints"
 
     output: Path = Path("runs/checkpoints")
 
@@ -131,4 +133,4 @@ def _write(config: CheckpointsConfig, result: Any) -> None:
     figure = plots.over_checkpoints(result, confidence=confidence)
     problem = write_pngs({"over_checkpoints": figure}, output, written)
     print(checkpoint_tables(result, confidence=confidence))
-    say_written(written, problem)
+    say_written(config, written, problem)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from icl_locate.cli import options
 from icl_locate.cli.earlier import check_earlier, with_settings
@@ -34,6 +34,8 @@ class CircuitConfig(
     Writes into the output directory circuit.html, and for each measure NAME.safetensors, NAME.csv
     with NAME.recipe.json, and NAME.png.
     """
+
+    command: ClassVar[str] = "circuit"
 
     output: Path = Path("runs/circuit")
 
@@ -115,7 +117,7 @@ def run_circuit(config: CircuitConfig) -> None:
     problem = write_pngs(figures, config.output, written)
     for measure, lines in circuit_words(found).items():
         print(measure, *lines, sep="\n  ")
-    say_written(written, problem)
+    say_written(config, written, problem)
     if failed:
         raise IclLocateError(f"some measures failed. {said}")
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
@@ -10,17 +11,26 @@ from icl_locate import __version__
 from icl_locate.cli.checkpoints import CheckpointsConfig, run_checkpoints
 from icl_locate.cli.circuit import CircuitConfig, run_circuit
 from icl_locate.cli.compare import CompareConfig, run_compare
+from icl_locate.cli.config_file import (
+    ConfigFile,
+    changed_files,
+    open_modules,
+    options_of,
+    read_config_file,
+)
 from icl_locate.cli.demo import DemoConfig, run_demo
 from icl_locate.cli.ending import in_words
 from icl_locate.cli.formation import FormationConfig, run_formation
 from icl_locate.cli.gates import GatesConfig, run_gates
 from icl_locate.cli.induction import InductionConfig, run_induction
 from icl_locate.cli.lora import LoraByLayerConfig, run_lora
+from icl_locate.cli.runs import RUNS, RUNS_COMMANDS
 from icl_locate.cli.savings import SavingsConfig, run_savings
 from icl_locate.cli.start import start
 from icl_locate.cli.sweep import SweepConfig, run_sweep
 from icl_locate.cli.triangulate import TriangulateConfig, run_triangulate
 from icl_locate.cli.vectors import VectorsConfig, run_vectors
+from icl_locate.errors import IclLocateError
 
 COMMANDS: Mapping[str, tuple[type, Callable[[Any], None]]] = {
     "demo": (DemoConfig, run_demo),
@@ -43,27 +53,55 @@ def main(arguments: list[str] | None = None) -> int:
     """Parse the command line and run a command; returns the exit status."""
 
     def run() -> int:
-        if (sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        given = sys.argv[1:] if arguments is None else arguments
+        if given == ["--version"]:
             print(f"icl-locate {__version__}")
             return 0
-        config = _parse(arguments)
-        name = next(name for name, (kind, _) in COMMANDS.items() if kind is type(config))
-        start(name, config)
-        COMMANDS[name][1](config)
+        config = _parse(given)
+        if type(config) in RUNS:
+            return RUNS[type(config)](config)
+        start(config)
+        for file in changed_files(config):
+            print(f"careful: {file} has changed since {config.config} was written", file=sys.stderr)
+        COMMANDS[config.command][1](config)
         return 0
 
     return in_words(run)
 
 
-def _parse(arguments: list[str] | None) -> Any:
+def _parse(given: list[str]) -> Any:
     """The options of the command that was named."""
-    named = [Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in COMMANDS.items()]
-    chosen: Any = Union[tuple(named)]  # noqa: UP007 - the table is known when this runs
+    found = _find_config(given)
+    if found is not None and found.command not in COMMANDS:
+        raise IclLocateError(
+            f"--config {found.path} is of the command {found.command!r}: expected one of "
+            f"{', '.join(COMMANDS)}"
+        )
+    if found is not None and given[0].startswith("-"):
+        given = [found.command, *given]
+    named: list[Any] = []
+    for name, (kind, _) in COMMANDS.items():
+        if found is not None and name == given[0]:
+            how = tyro.conf.subcommand(name, default=options_of(found, kind))
+            open_modules(found)
+        else:
+            how = tyro.conf.subcommand(name)
+        named.append(Annotated[kind, how])
+    chosen: Any = Union[(*named, RUNS_COMMANDS)]
     return tyro.cli(
         chosen,
         config=(tyro.conf.OmitArgPrefixes,),
         prog="icl-locate",
         description="Find where in a language model in-context learning happens. --version "
         "says which release this is.",
-        args=arguments,
+        args=given,
     )
+
+
+def _find_config(given: list[str]) -> ConfigFile | None:
+    """The file of ``--config``, which is read before the rest: it says what defaults are."""
+    for i, word in enumerate(given):
+        option, equals, value = word.partition("=")
+        if option == "--config" and (equals or given[i + 1 :]):
+            return read_config_file(Path(value if equals else given[i + 1]))
+    return None

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import tyro
 
@@ -21,6 +21,8 @@ class CompareConfig(options.Quiet, options.Output):
     Of one sweep, its conditions are compared with one another. Writes into the output directory:
     differences.csv with differences.recipe.json, differences.html and layer_differences.png.
     """
+
+    command: ClassVar[str] = "compare"
 
     output: Path = Path("runs/compare")
 
@@ -66,7 +68,7 @@ def run_compare(config: CompareConfig) -> None:
     written = write_table(_table(found), config.output / "differences.csv", recipe)
     written.append(write_differences(config.output / "differences.html", found))
     figures = {"layer_differences": plots.layer_differences(found)}
-    say_written(written, write_pngs(figures, config.output, written))
+    say_written(config, written, write_pngs(figures, config.output, written))
 
 
 def _file(path: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from icl_locate.cli import options
 from icl_locate.cli.earlier import check_earlier
@@ -16,6 +17,8 @@ class DemoConfig(options.Quiet, options.Seeds, options.Output):
     Hides the context of 5-shot translation prompts from every layer on, under the six conditions of
     Sia et al., and writes figures, a table and a self-contained page.
     """
+
+    command: ClassVar[str] = "demo"
 
     output: Path = Path("runs/demo")
 

@@ -2,18 +2,18 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from icl_locate.cli.named import file_of
-from icl_locate.cli.options import Replacing
+from icl_locate.cli.options import MODULES, Output, Replacing
 from icl_locate.errors import IclLocateError, ResultError
 from icl_locate.records.sealed import read_rest
 
 SETTINGS = "settings"  # of a result's provenance: the command and the options that it was run with
-_SHOWN_ONLY = {"output", "overwrite", "quiet", "dry_run", "run_code", "confidence"}
-_MODULES = {"metric", "alongside"}  # options that may name what a module of the user's holds
+_SHOWN_ONLY = {"output", "config", "overwrite", "quiet", "dry_run", "run_code", "confidence"}
 
 
 def check_earlier(config: Any, *paths: Path, model: Any = None) -> None:
@@ -51,11 +51,21 @@ def with_settings(result: Any, config: Any) -> Any:
 def settings_of(config: Any) -> dict[str, Any]:
     """What decides a command's numbers: its name, its options, and what files they name hold."""
     given = {name: value for name, value in vars(config).items() if name not in _SHOWN_ONLY}
-    files = {name: _file_of(name, value) for name, value in given.items()}
-    held = {name: _digest(file) for name, file in files.items() if file is not None}
+    held = {f"{name}_sha256": digest_of(file) for name, file in named_files(config).items()}
     options = {name: _plain(value) for name, value in given.items()}
-    command = type(config).__name__.removesuffix("Config").lower()
-    return {"command": command, **options, **{f"{name}_sha256": it for name, it in held.items()}}
+    return {"command": config.command, **options, **held}
+
+
+def named_files(config: Output) -> dict[str, Path]:
+    """By option, the file that it names: as a path, or as a module of the user's own."""
+    given = {name: value for name, value in vars(config).items() if name not in _SHOWN_ONLY}
+    found = {name: _file_of(name, value) for name, value in given.items()}
+    return {name: file for name, file in found.items() if file is not None}
+
+
+def digest_of(path: Path) -> str:
+    """The digest of what a file holds."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _differences(config: Any, path: Path, model: Any) -> str:
@@ -72,7 +82,12 @@ def _differences(config: Any, path: Path, model: Any) -> str:
         return ""
     defaults = {field.name: _plain(field.default) for field in fields(config)}
     names = sorted({*kept, *wanted})
-    differ = [name for name in names if _of(kept, name, defaults) != _of(wanted, name, defaults)]
+    differ = [
+        name
+        for name in names
+        if _of(kept, name, defaults) != _of(wanted, name, defaults)
+        and not _same_place(name, kept, wanted)
+    ]
     if model is not None:
         from icl_locate.models.fingerprint import fingerprint
 
@@ -83,6 +98,16 @@ def _differences(config: Any, path: Path, model: Any) -> str:
 def _of(settings: Mapping[str, Any], name: str, defaults: Mapping[str, Any]) -> Any:
     """A setting; one that an earlier version did not have is at its default."""
     return settings.get(name, defaults.get(name))
+
+
+def _same_place(name: str, kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Whether an option names the same file or directory by another path."""
+    if f"{name}_sha256" in {*kept} & {*wanted}:  # which are compared themselves
+        return True
+    places = [Path(given) for side in (kept, wanted) if isinstance(given := side.get(name), str)]
+    with suppress(OSError, ValueError):
+        return len(places) == 2 and places[0].samefile(places[1])
+    return False
 
 
 def _plain(value: Any) -> Any:
@@ -96,10 +121,6 @@ def _file_of(name: str, value: Any) -> Path | None:
     """The file that an option names, if it names one: a path, or a module of the user's own."""
     if not isinstance(value, (str, Path)):
         return None
-    if name in _MODULES:
+    if name in MODULES:
         return file_of(str(value))
     return Path(value) if Path(value).is_file() else None
-
-
-def _digest(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

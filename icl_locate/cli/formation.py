@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from icl_locate.cli import options
 from icl_locate.cli.earlier import check_earlier, with_settings
@@ -24,6 +24,8 @@ class FormationConfig(options.Quiet, options.Replacing, options.Seeds, options.O
     head_formation.png, strength_against_only_head.png, and checkpoints/. A run with the same output
     goes on where the last one ended.
     """
+
+    command: ClassVar[str] = "formation"
 
     output: Path = Path("runs/formation")
 
@@ -109,7 +111,7 @@ def run_formation(config: FormationConfig) -> None:
     problem = write_pngs(figures, config.output, written)
     print(formation_table(study))
     print("", *formation_words(study), sep="\n")
-    say_written(written, problem)
+    say_written(config, written, problem)
 
 
 def _clamps(chosen: tuple[str, ...]) -> Mapping[str, Any]:

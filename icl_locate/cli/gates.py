@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from icl_locate.cli import options
 from icl_locate.cli.earlier import check_earlier, with_settings
@@ -22,6 +22,8 @@ class GatesConfig(
     gate_map.png, pruning_curve.png, and checkpoint.safetensors, from which an interrupted run goes
     on.
     """
+
+    command: ClassVar[str] = "gates"
 
     output: Path = Path("runs/gates")
 
@@ -102,7 +104,7 @@ def run_gates(config: GatesConfig) -> None:
     figures = {"gate_map": plots.gate_map(found), "pruning_curve": plots.pruning_curve(found)}
     problem = write_pngs(figures, config.output, written)
     _print_heads(found)
-    say_written(written, problem)
+    say_written(config, written, problem)
 
 
 def _recipe(config: GatesConfig) -> Any:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from icl_locate.cli import options
 from icl_locate.cli.earlier import check_earlier, with_settings
@@ -29,6 +29,8 @@ class InductionConfig(
     fraction_curves.png, induction.html, effects.safetensors where single heads were ablated, and
     reference.safetensors where means were measured.
     """
+
+    command: ClassVar[str] = "induction"
 
     output: Path = Path("runs/induction")
 
@@ -178,4 +180,4 @@ def _write_rest(
     if result.is_calibrated:
         raw = result.uncalibrated()
         print(f"\n{comparison_table(raw.compare(confidence=config.confidence), raw.metric)}")
-    say_written(written, problem)
+    say_written(config, written, problem)

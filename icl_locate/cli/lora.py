@@ -22,6 +22,8 @@ class LoraByLayerConfig(options.Quiet, options.Output, options.Model, options.An
     output goes on where the last one ended; another training's checkpoints are refused.
     """
 
+    command: ClassVar[str] = "lora"
+
     reads_answers: ClassVar[bool] = True
 
     output: Path = Path("runs/lora")
@@ -93,7 +95,7 @@ def run_lora(config: LoraByLayerConfig) -> None:
     figure = plots.lora_curves(found, swept, config.condition)
     problem = write_pngs({"lora_layers": figure}, config.output, written)
     _print_layers(found, swept, config.condition)
-    say_written(written, problem)
+    say_written(config, written, problem)
 
 
 def _read_sweep(config: LoraByLayerConfig) -> Any:

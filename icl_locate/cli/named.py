@@ -53,6 +53,16 @@ def file_of(text: str) -> Path | None:
     return None if file is None else Path(file)
 
 
+def module_root(text: str, file: Path) -> Path | None:
+    """The directory from which MODULE:NAME is found in a file; ``None`` if it is not that file."""
+    parts = text.partition(":")[0].split(".") if is_named(text) else []
+    place = file.parent if file.name == "__init__.py" else file.with_suffix("")
+    line = [place, *place.parents]
+    if not parts or len(line) <= len(parts) or [*place.parts][-len(parts) :] != parts:
+        return None
+    return line[len(parts)]
+
+
 def _split(option: str, text: str) -> tuple[str, str]:
     place, _, name = text.partition(":")
     if not (name.isidentifier() and all(part.isidentifier() for part in place.split("."))):

@@ -15,12 +15,22 @@ TaskName = Annotated[str, tyro.conf.Positional]
 """The task as the command's only word; a command that gives ``str`` takes ``--task``."""
 
 
+MODULES = frozenset({"metric", "alongside"})
+"""Options that may name what a module of the user's holds, as MODULE:NAME."""
+
+
 @dataclass(frozen=True)
 class Output:
     """Where a command writes: every command's options are these and others."""
 
+    command: ClassVar[str]  # its name; each command's own options give it
+
     output: Path = Path("runs")
     """Directory for what is written; made if it is not there."""
+
+    config: Path | None = None
+    """A config.toml that this command wrote, or one like it: its values are the defaults, and what
+    is given beside it goes before. Default: none."""
 
     @property
     def about(self) -> str:

@@ -21,6 +21,8 @@ class SavingsConfig(options.Replacing, options.Batched, options.Shots, options.A
     savings.safetensors, savings.csv with savings.recipe.json, and savings.png.
     """
 
+    command: ClassVar[str] = "savings"
+
     reads_answers: ClassVar[bool] = True
 
     output: Path = Path("runs/savings")
@@ -131,7 +133,7 @@ def _measure(config: SavingsConfig) -> None:
     written += write_table(table, config.output / "savings.csv", measured.provenance)
     problem = write_pngs({"savings": plots.savings_curves(measured)}, config.output, written)
     print(_table(table, measured.metric))
-    say_written(written, problem)
+    say_written(config, written, problem)
 
 
 def _table(table: Any, metric: str) -> str:

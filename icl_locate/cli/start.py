@@ -21,7 +21,7 @@ def say(config: Any, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def start(command: str, config: Output) -> None:
+def start(config: Output) -> None:
     """Say what a command will do, and refuse what is known to be wrong with its options.
 
     Raises:
@@ -30,7 +30,7 @@ def start(command: str, config: Output) -> None:
     model = config.model if isinstance(config, Model) else "embedded"
     asked = config if isinstance(config, Task) and config.scores else None
     task = f", task {asked.task}" if asked else ""
-    say(config, f"icl-locate {command}: {config.about or f'model {model}{task}'}")
+    say(config, f"icl-locate {config.command}: {config.about or f'model {model}{task}'}")
     _check_values(config)
     config.check()
     if asked:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from icl_locate.cli import options
 from icl_locate.cli.conditions_file import read_conditions
@@ -31,6 +31,8 @@ class SweepConfig(
     Writes into the output directory: result.safetensors, scores.csv with scores.recipe.json,
     report.html and layer_curves.png (with another scope than "from": layer_importance.png).
     """
+
+    command: ClassVar[str] = "sweep"
 
     output: Path = Path("runs/sweep")
 
@@ -171,7 +173,7 @@ def run_sweep(config: SweepConfig) -> None:
         )
         write_result(results[n_shots], config, output, config.confidence, reference=config.preset)
     if config.shots and config.scope == "from":
-        write_shots(results, config.output)
+        write_shots(results, config)
 
 
 def _asked(config: SweepConfig, task: Any) -> dict[str, Any]:

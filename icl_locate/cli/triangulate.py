@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from icl_locate.cli import options
 from icl_locate.cli.earlier import check_earlier, with_settings
@@ -32,6 +32,8 @@ class TriangulateConfig(
     agreement.recipe.json, differences.csv with differences.recipe.json, agreement.html and
     agreement.png; adapters into lora/ where that method is named.
     """
+
+    command: ClassVar[str] = "triangulate"
 
     output: Path = Path("runs/triangulate")
 
@@ -94,7 +96,7 @@ def run_triangulate(config: TriangulateConfig) -> None:
     written.append(write_agreement_report(page, agreed))
     problem = write_pngs({"agreement": plots.agreement(agreed)}, config.output, written)
     print(agreed)
-    say_written(written, problem)
+    say_written(config, written, problem)
 
 
 def _own(config: TriangulateConfig) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from icl_locate.cli import options
 from icl_locate.cli.earlier import check_earlier, with_settings
@@ -26,6 +26,8 @@ class VectorsConfig(
     Writes into the output directory: vectors.safetensors, vectors.csv with vectors.recipe.json,
     vectors.html and vectors.png.
     """
+
+    command: ClassVar[str] = "vectors"
 
     output: Path = Path("runs/vectors")
 
@@ -72,7 +74,7 @@ def run_vectors(config: VectorsConfig) -> None:
     figure = draw(found, confidence=config.confidence)
     problem = write_pngs({"vectors": figure}, config.output, written)
     print(vector_table(found, peak))
-    say_written(written, problem)
+    say_written(config, written, problem)
 
 
 def _shared(config: VectorsConfig, task: Any, metric: Any) -> dict[str, Any]:

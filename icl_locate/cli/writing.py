@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from icl_locate.cli.config_file import CONFIG, write_config
 from icl_locate.cli.earlier import with_settings
 from icl_locate.records.files import replace_file
 
 WRITTEN = (
     "result.safetensors", "scores.csv", "scores.recipe.json", "answers.csv",
-    "answers.recipe.json", "report.html",
+    "answers.recipe.json", "report.html", CONFIG,
 )  # fmt: skip
 """What every sweep writes."""
 
@@ -68,10 +69,10 @@ def write_result(
         table = importance_table(found)
     problem = write_pngs(figures, output, written)
     print(table)
-    say_written(written, problem)
+    say_written(config, written, problem)
 
 
-def write_shots(results: dict[int, Any], output: Path) -> None:
+def write_shots(results: dict[int, Any], config: Any) -> None:
     """One figure a condition: the curves for each number of shots."""
     from icl_locate import plots
 
@@ -83,11 +84,12 @@ def write_shots(results: dict[int, Any], output: Path) -> None:
         for i, condition in enumerate(conditions)
     }
     written: list[Path] = []
-    say_written(written, write_pngs(figures, output, written))
+    say_written(config, written, write_pngs(figures, config.output, written))
 
 
-def say_written(written: list[Path], problem: str | None) -> None:
-    """Say what was written, and why there are no pictures if there are none."""
+def say_written(config: Any, written: list[Path], problem: str | None) -> None:
+    """Write the options, too; say what was written, and why there are no pictures if so."""
+    written.append(write_config(config))
     print("\nwritten:", *written, sep="\n  ")
     if problem is not None:
         print(f"no PNG: it takes a Chrome or Chromium on this machine ({problem})")

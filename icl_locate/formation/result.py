@@ -52,7 +52,7 @@ class FormationRun(
         progress: the ``measures``, in [0, 1].
         weights: of the model in the end, as `model` takes them.
         sets, measures, clamps: names; clamps that have none are spelt out.
-        provenance: task, shape, seed, learning rate, batch size, versions.
+        provenance: task, shape, seed, learning rate, batch size, versions, commit, machine.
     """
 
     sequences: Int[Tensor, "point"]

@@ -17,7 +17,7 @@ from icl_locate.formation.model import FormationModel
 from icl_locate.formation.result import FormationRun
 from icl_locate.formation.task import SETS, answers_of
 from icl_locate.records.checkpoint import load_checkpoint, save_checkpoint
-from icl_locate.studies.recipe import versions
+from icl_locate.studies.machine import describe_run
 
 _FORM = "icl_locate.FormationCheckpoint/1"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -110,7 +110,7 @@ class Training:
             sets=SETS,
             measures=MEASURES,
             clamps=config.clamp_names,
-            provenance={**config.describe(), "versions": versions()},
+            provenance={**config.describe(), **describe_run(["cpu"])},
         )
 
     def save(self, path: str | Path) -> None:

@@ -25,7 +25,8 @@ from icl_locate.models.loading import (
 from icl_locate.models.names import EMBEDDED, find_model
 from icl_locate.models.trust import NO_CODE, check_weights
 from icl_locate.prompts.template import PromptTemplate
-from icl_locate.studies.recipe import describe_weights, digest, versions
+from icl_locate.studies.machine import describe_run
+from icl_locate.studies.recipe import describe_weights, digest
 from icl_locate.studies.setting import Setting
 
 
@@ -76,7 +77,7 @@ class Teacher:
             "pairs_sha256": self._pairs,
             "prompts_sha256": digest(map(str, self._prompts)),
             "config": asdict(self.config),
-            "versions": versions("peft"),
+            **describe_run((weight.device for weight in self.base.parameters()), "peft"),
         }
 
     def teach(self, projection: str, seed: int, place: Path) -> tuple[Training, Statistics]:

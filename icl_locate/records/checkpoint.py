@@ -47,6 +47,17 @@ def load_tensors(
     return unpack(target, unseal(target, form), names, labels)
 
 
+def load_any(path: str | Path) -> tuple[str, dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_tensors` wrote of any form: the form, the tensors, the rest.
+
+    Raises:
+        ResultError: if the file is missing or damaged.
+    """
+    target = saved_path(path)
+    found = unseal(target, None)
+    return (found.form, *unpack(target, found, (), ()))
+
+
 def unpack(
     target: Path, found: Sealed, names: Iterable[str], labels: Iterable[str]
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -20,15 +20,17 @@ KEY = "icl_locate"  # of the header's metadata
 JSON = "json"  # the tensor of bytes that holds the rest: a header holds no more than 100 MB
 _EMPTY = "0" * 64
 _STAMP = re.compile(rb'"%s":"([\w./-]+) sha256:([0-9a-f]{64})"' % KEY.encode())
+_FORMER = b'"json_sha256":'
 _LONGEST_HEADER = 10_000_000
 
 
 @dataclass(frozen=True)
 class Sealed:
-    """A whole file: its bytes, for safetensors to read, and its JSON."""
+    """A whole file: its bytes, for safetensors to read, its JSON, and its form."""
 
     data: bytes
     rest: dict[str, Any]
+    form: str = ""
 
 
 def stamp(form: str) -> dict[str, str]:
@@ -83,16 +85,31 @@ def unseal(path: str | Path, form: str | None) -> Sealed:
             raise ResultError(f"there is no {path}: expected the file that save() wrote")
         with path.open("rb") as file:
             header = read_header(file, path)
-            start, end = _find_digest(header, path, form)
+            found = _find_stamp(header, path, form)
             data = header + file.read()
     except (OSError, MemoryError) as error:
         raise ResultError(f"{path} cannot be read: {describe(error)}") from error
-    taken = hashlib.sha256()
+    taken, (start, end) = hashlib.sha256(), found.span(2)
     for piece in (memoryview(data)[:start], _EMPTY.encode(), memoryview(data)[end:]):
         taken.update(piece)
     if taken.hexdigest().encode() != data[start:end]:
         damaged(path, "its digest is another one")
-    return Sealed(data, _decode(data, path))
+    return Sealed(data, _decode(data, path), found[1].decode())
+
+
+def is_sealed(path: Path) -> bool:
+    """Whether a file is one of ours, of this format or the first; adapters are not.
+
+    Raises:
+        ResultError: if it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = file.read(min(length, _LONGEST_HEADER))
+    except OSError as error:
+        raise ResultError(f"{path} cannot be read: {describe(error)}") from error
+    return _STAMP.search(header) is not None or _FORMER in header
 
 
 def read_header(file: BinaryIO, path: Path) -> bytes:
@@ -104,10 +121,10 @@ def read_header(file: BinaryIO, path: Path) -> bytes:
     return header + file.read(length)
 
 
-def _find_digest(header: bytes, path: Path, form: str | None) -> tuple[int, int]:
-    """Where the digest stands in the header of a file of this form."""
+def _find_stamp(header: bytes, path: Path, form: str | None) -> re.Match[bytes]:
+    """The form and the digest in the header of a file of this form."""
     found = _STAMP.search(header)
-    if found is None and b'"json_sha256":' in header:
+    if found is None and _FORMER in header:
         raise ResultError(
             f"{path} is of the first format, which had a .json beside it: the load() of a result's "
             "class reads it, if it is one; training goes on from no such file: remove it to begin "
@@ -117,7 +134,7 @@ def _find_digest(header: bytes, path: Path, form: str | None) -> tuple[int, int]
         damaged(path, f"it has no stamp of {KEY}")
     if form is not None and found[1].decode() != form:
         other_kind(path, found[1].decode(), form)
-    return found.span(2)
+    return found
 
 
 def _decode(data: bytes, path: Path) -> dict[str, Any]:

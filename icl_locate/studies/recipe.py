@@ -9,7 +9,6 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
 from hashlib import sha256
-from importlib.metadata import version
 from types import CodeType
 from typing import Any
 
@@ -23,19 +22,18 @@ from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import fingerprint
 from icl_locate.models.loading import EMBEDDED, embedded_directory
 from icl_locate.prompts.tokens import Prompts
-
-_PACKAGES = ("icl_locate", "torch", "transformers", "transformer_lens", "sacrebleu")
+from icl_locate.studies.machine import describe_run
 
 
 def describe_model(model: Model) -> dict[str, Any]:
-    """The model as it is now, its tokenizer, and the versions of what ran it."""
+    """The model as it is now, its tokenizer, and what ran it: versions, commit and machine."""
     return {
         **describe_weights(
             str(getattr(model.cfg, "model_name", "")), model.original_model, model.tokenizer
         ),
         "architecture": str(getattr(model.cfg, "architecture", "")),
         "fingerprint": fingerprint(model),
-        "versions": versions(),
+        **describe_run(weight.device for weight in model.original_model.parameters()),
     }
 
 
@@ -134,11 +132,6 @@ def _code_of(code: CodeType) -> str:
     """Instructions, names and constants; without the addresses that a nested code's text shows."""
     constants = [_code_of(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
     return str((code.co_code.hex(), code.co_names, constants))
-
-
-def versions(*more: str) -> dict[str, str]:
-    """The versions of what ran, and of more packages."""
-    return {package: version(package) for package in (*_PACKAGES, *more)}
 
 
 def prompts_digest(prompts: Iterable[Prompts]) -> str:

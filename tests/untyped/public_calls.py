@@ -322,7 +322,7 @@ def calls() -> dict[str, Call]:
     }  # fmt: skip
     return (
         table
-        | _studies()
+        | _studies(home)
         | _heads()
         | _trained()
         | _vectors()
@@ -337,11 +337,13 @@ def calls() -> dict[str, Call]:
     )
 
 
-def _studies() -> dict[str, Call]:
+def _studies(home: Path) -> dict[str, Call]:
     on_model = {"model": model(), "prompts": prompts()}
     asked = {"task": task(), **SIZES}
     setting = studies.Setting.of(**asked)
+    saved = swept().save(home / "to_compare")
     return {
+        "studies.compare_runs": Call(studies.compare_runs, {"first": saved, "second": str(saved)}),
         "studies.Setting.of": Call(studies.Setting.of, asked),
         "studies.Setting.prompts": Call(setting.prompts, {"model": model(), "seed": 0}, 0.5),
         "studies.Setting.run": Call(

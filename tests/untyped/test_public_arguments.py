@@ -30,7 +30,7 @@ MADE_BY_THE_PACKAGE = {
     "LayerMeasure", "LayerScores", "Location", "LoraResult", "Measured", "MeasuredSavings",
     "Measurement", "Method", "MethodCurve", "MethodDifference", "ModelCosts", "OverCheckpoints",
     "Override", "Patched", "Peak", "PerplexityAlignment", "Positions", "Prompts",
-    "QueryKeyView", "SandboxResult", "Savings", "Setting", "Site", "Spread", "StrengthScores",
+    "QueryKeyView", "RunDifference", "SandboxResult", "Savings", "Setting", "Site", "Spread", "StrengthScores",
     "SweepResult", "TaskVectors", "TokenTypes", "Values", "Witness",
 }  # fmt: skip
 NO_CALLS = {
