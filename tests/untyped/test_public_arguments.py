@@ -30,8 +30,8 @@ MADE_BY_THE_PACKAGE = {
     "LayerMeasure", "LayerScores", "Location", "LoraResult", "Measured", "MeasuredSavings",
     "Measurement", "Method", "MethodCurve", "MethodDifference", "ModelCosts", "OverCheckpoints",
     "Override", "Patched", "Peak", "PerplexityAlignment", "Positions", "Prompts",
-    "QueryKeyView", "RunDifference", "SandboxResult", "Savings", "Setting", "Site", "Spread", "StrengthScores",
-    "SweepResult", "TaskVectors", "TokenTypes", "Values", "Witness",
+    "QueryKeyView", "RunDifference", "SandboxResult", "Savings", "Setting", "Site", "Spread",
+    "StrengthScores", "SweepResult", "TaskVectors", "TokenTypes", "Values", "Witness",
 }  # fmt: skip
 NO_CALLS = {
     "Clamp", "GeneratedText", "Intervention", "Metric", "Part", "Readout", "Segment", "Statistics",
