@@ -17,9 +17,9 @@ def test_the_page_holds_the_summary_and_both_tables(tmp_path):
     page = write_agreement_report(tmp_path / "page.html", agreed).read_text("utf-8")
     assert html.escape(agreed.summary) in page
     for one in agreed.witnesses:
-        assert f"<td>{one.method}</td><td>{html.escape(one.label)}</td>" in page
+        assert f'<th scope="row">{one.method}</th><td>{html.escape(one.label)}</td>' in page
     for one in agreed.differences:
-        assert f"<td>{one.methods[0]}</td><td>{one.methods[1]}</td>" in page
+        assert f'<th scope="row">{one.methods[0]}</th><td>{one.methods[1]}</td>' in page
         assert f"<td>{one.verdict}</td><td>{one.paired}</td>" in page
 
 

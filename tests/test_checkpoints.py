@@ -362,7 +362,7 @@ def test_the_figure_shows_heads_and_numbers(tmp_path):
     only = plots.over_checkpoints(result, "curves", condition="b")
     assert only.layout.yaxis.title.text.startswith("b<br>")
     page = write_checkpoint_report(tmp_path / "page.html", result).read_text("utf-8")
-    assert "<h1>" in page and "Recipe" in page
+    assert "<h1>" in page and "Where the numbers come from" in page
     with pytest.raises(ResultError, match="condition is 'c': expected one of 'a', 'b'"):
         plots.over_checkpoints(result, condition="c")
     with pytest.raises(ResultError, match="of a AblationResult draw to_dataframe"):

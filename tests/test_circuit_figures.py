@@ -96,7 +96,7 @@ def test_the_page_tells_what_each_measure_found(cuts, tmp_path):
         ("x->s", planted.SUMMARY_LAYER), ("y->s_q", planted.RETRIEVE_LAYER)
     }  # fmt: skip
     page = write_circuit_report(tmp_path / "page.html", results).read_text("utf-8")
-    assert "<h2>probe &lt;b&gt;</h2>" in page
+    assert ">probe &lt;b&gt;</h2>" in page and "<b>" not in page
     for lines in words.values():
         assert all(line.replace(">", "&gt;") in page for line in lines)
     figures = draw_circuit(results)
@@ -127,7 +127,7 @@ def test_a_calibrated_score_is_shown_with_and_without(tmp_path):
     words = circuit_words({"cuts": found})
     assert list(words) == list(draw_circuit({"cuts": found})) == ["cuts", "cuts_uncalibrated"]
     page = write_circuit_report(tmp_path / "page.html", {"cuts": found}).read_text("utf-8")
-    assert "<h2>cuts_uncalibrated</h2>" in page
+    assert ">cuts uncalibrated</h2>" in page
 
 
 def test_the_command_writes_every_measure(tmp_path, capsys, monkeypatch):

@@ -92,7 +92,8 @@ def test_the_page_and_the_words_tell_the_order(tmp_path):
     assert [row.split("  ")[0] for row in rows] == ["match", "all heads", "none"]
     assert "> 1,000" in rows[-1]
     text = write_formation_report(tmp_path / "page.html", study).read_text("utf-8")
-    assert first in text and text.count("<tr>") == 1 + len(study.labels)
+    shown = text.split(">What is learnt when</h2>")[1].split("</section>")[0].split("</figure>")[1]
+    assert first in text and shown.count("<tr>") == 1 + len(study.labels)
     assert "A product of three vectors" in text
 
 

@@ -12,6 +12,7 @@ from icl_locate.errors import PromptError, ResultError
 from icl_locate.induction.arms import Arm
 from icl_locate.induction.result import AblationResult
 from icl_locate.plots import frame
+from icl_locate.report.figures import html_figure
 from icl_locate.report.sweep import text_table
 
 RESULT = result_of([[0, 0.1, 0.9, 1.0], [0.5] * 4], noise=0.1)
@@ -103,7 +104,7 @@ def test_shares_of_heads_have_ticks_of_their_own():
 
 def test_no_figure_in_a_page_offers_to_upload():
     """plotly.js 4 does so unless told otherwise."""
-    html = frame.to_html(plots.layer_curves(RESULT), with_script=False)
+    html = html_figure(plots.layer_curves(RESULT), "curves")
     assert '"showSendToCloud": false' in html
 
 

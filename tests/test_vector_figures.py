@@ -75,7 +75,8 @@ def test_the_page_holds_the_table_and_the_recipe(tmp_path):
     path = write_vector_report(tmp_path / "page.html", found)
     text = path.read_text("utf-8")
     assert "A task vector is the state" in text and "best layer, by dev queries" in text
-    assert text.count("<tr>") == 1 + len(found.test_table()) + 1  # the header, and the best layer
+    shown = text.split(">Scores</h2>")[1].split("</section>")[0]
+    assert shown.count("<tr>") == 1 + len(found.test_table()) + 1  # the header, and the best layer
     assert peak_of(injected(vectors.StrengthScores, (0.1, 0.2))) is None
     table = vector_table(injected(vectors.LayerScores, (0, 1)))
     assert "random, at its best layer" in table and "without a vector" in table

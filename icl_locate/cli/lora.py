@@ -128,7 +128,7 @@ def _recipe(config: LoraByLayerConfig, task: Any) -> Any:
 
 def _print_layers(found: Any, swept: Any, condition: str | None) -> None:
     """A row for each tuned layer, and how the order of the layers agrees with the sweep's."""
-    from icl_locate.report.page import align_table
+    from icl_locate.report.tables import align_table
 
     low, high = found.interval()
     rows = [

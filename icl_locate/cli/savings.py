@@ -69,7 +69,7 @@ def run_savings(config: SavingsConfig) -> None:
 
 
 def _estimate(config: SavingsConfig) -> None:
-    from icl_locate.report.page import align_table
+    from icl_locate.report.tables import align_table
     from icl_locate.savings import ModelCosts, estimate_savings
 
     costs = ModelCosts.of(config.model, revision=config.revision)
@@ -137,7 +137,7 @@ def _measure(config: SavingsConfig) -> None:
 
 
 def _table(table: Any, metric: str) -> str:
-    from icl_locate.report.page import align_table
+    from icl_locate.report.tables import align_table
 
     saved = ("prefill_saved", "decode_saved", "peak_saved", "cache_saved")
     rows = [

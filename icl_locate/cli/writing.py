@@ -48,7 +48,12 @@ def write_result(
     from icl_locate import plots
     from icl_locate.masking.importance import layer_importance
     from icl_locate.masking.published import SIA2024_TRANSLATION
-    from icl_locate.report.sweep import importance_table, text_table, uncalibrated_table
+    from icl_locate.report.sweep import (
+        importance_table,
+        text_table,
+        uncalibrated_table,
+        write_importance_report,
+    )
 
     result = with_settings(result, config)
     written = [result.save(output / "result.safetensors")]
@@ -66,6 +71,7 @@ def write_result(
     else:
         found = layer_importance(result, confidence=confidence)
         figures = {"layer_importance": plots.importance_curves(result, found)}
+        written.append(write_importance_report(result, output / "report.html", found))
         table = importance_table(found)
     problem = write_pngs(figures, output, written)
     print(table)

@@ -13,7 +13,15 @@ from icl_locate.agreement import Agreement, MethodCurve, Witness
 from icl_locate.agreement.summary import together
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
-from icl_locate.plots.frame import METRIC_TITLES, PALETTE, add_caption, band, count_axis
+from icl_locate.plots.frame import (
+    PALETTE,
+    about,
+    add_caption,
+    band,
+    count_axis,
+    metric_title,
+    plain,
+)
 from icl_locate.studies.intervals import Spread
 
 _ROW, _HEADING, _AROUND = 104, 54, 190
@@ -57,7 +65,7 @@ def agreement(agreed: Agreement, *, title: str | None = None) -> go.Figure:
     recorded = agreed.provenance
     figure.update_layout(
         template="plotly_white",
-        title=title or f"{recorded.get('task')}, {recorded.get('model')}: do the methods agree?",
+        title=title or f"{about(recorded)}: do the methods agree?",
         showlegend=False,
         height=_AROUND + (_ROW + _HEADING) * n,
         margin={"t": 120},
@@ -141,7 +149,7 @@ def _bars(
         },
         customdata=list(zip(one.layers, one.scores.tolist(), strict=True)),
         hovertemplate=(
-            f"<b>{one.method}</b>, {one.places}: %{{customdata[0]}}<br>"
+            f"<b>{plain(one.method)}</b>, {plain(one.places)}: %{{customdata[0]}}<br>"
             "score %{customdata[1]:.3g}, share %{y:.2f}<extra></extra>"
         ),
     )
@@ -156,7 +164,7 @@ def _line(one: Witness, shares: Float[ndarray, "layer"], colour: str) -> go.Scat
         marker={"size": 5},
         customdata=one.scores.tolist(),
         hovertemplate=(
-            f"<b>{one.method}</b>, {one.places}: %{{x}}<br>"
+            f"<b>{plain(one.method)}</b>, {plain(one.places)}: %{{x}}<br>"
             "score %{customdata:.3g}, share %{y:.2f}<extra></extra>"
         ),
     )
@@ -175,16 +183,16 @@ def _diamond(one: Witness, colour: str, resolved: bool) -> go.Scatter:
             "line": {"width": 1.5 if resolved else 2.5, "color": "white" if resolved else colour},
         },
         cliponaxis=False,
-        hovertemplate=f"{one}<extra></extra>",
+        hovertemplate=f"{plain(one)}<extra></extra>",
     )
 
 
 def _add_heading(figure: go.Figure, row: int, one: Witness) -> None:
     """What the method asks, and what it says, above its row."""
-    metric = METRIC_TITLES.get(one.metric, one.metric.replace("_", " ")).split(" (")[0]
-    said = f"<b>{one.method}: {one.label}</b>, effect {one.worth} {metric}"
+    metric = metric_title(one.metric).replace("_", " ").split(" (")[0]
+    said = f"<b>{plain(one.method)}: {plain(one.label)}</b>, effect {one.worth} {metric}"
     figure.add_annotation(
-        text=f"{said}<br>{one.question}",
+        text=f"{said}<br>{plain(one.question)}",
         xref="paper",
         x=0,
         yref="y domain" if row == 1 else f"y{row} domain",

@@ -17,7 +17,7 @@ from icl_locate.induction.scores import HeadScores
 from icl_locate.masking.location import Location
 from icl_locate.masking.result import SweepResult
 from icl_locate.plots.curves import recipe
-from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption
+from icl_locate.plots.frame import DASHES, PALETTE, add_caption, metric_title, plain
 from icl_locate.studies.heads import HeadTable
 
 _SYMBOLS = {
@@ -82,10 +82,10 @@ def _lay_out(
 ) -> None:
     """Axes, sizes, and where each panel's legend stands."""
     recipes = [result.results[name][0].provenance for name in named]  # type: ignore[attr-defined]
-    task = next((f", {found['task']}" for found in recipes if "task" in found), "")
+    task = next((f", {plain(found['task'])}" for found in recipes if "task" in found), "")
     figure.update_layout(
         template="plotly_white",
-        title=title or f"{recipes[0].get('model')}{task}: over the training",
+        title=title or f"{plain(recipes[0].get('model'))}{task}: over the training",
         height=160 + _ROW * len(named),
         hovermode="closest",
     )
@@ -129,7 +129,7 @@ def _recognition(result: OverCheckpoints, name: str, options: dict[str, Any]) ->
         check_choice("condition", condition, found.conditions, error=ResultError)
     places = result.locate(name, confidence=options["confidence"])
     located = [places[step][sweeps[step].conditions.index(condition)] for step in result.steps]
-    metric = METRIC_TITLES.get(first.metric, first.metric)
+    metric = metric_title(first.metric)
     rows = [found.scores.tolist() for found in located]
     heat = go.Heatmap(
         x=list(map(str, result.steps)),
@@ -144,7 +144,7 @@ def _recognition(result: OverCheckpoints, name: str, options: dict[str, Any]) ->
     meaning = "; ".join(text for verdict, text in _MEANING.items() if verdict in verdicts)
     share = f"{100 * options['confidence']:g} %"
     note = f"{recipe(first)}; {meaning or 'no effect at any step'}; bars: {share} intervals"
-    axis = f"{condition}<br>hidden from layer"
+    axis = f"{plain(condition)}<br>hidden from layer"
     return [heat, *_line(result.steps, located)], axis, note
 
 
@@ -202,7 +202,7 @@ def _numbers(result: OverCheckpoints, name: str, options: dict[str, Any]) -> Pan
     lines = {key: result.stack(key, name).tolist() for key in names}
     alone = len(lines) == 1
     title = next(iter(lines)) if alone and [*lines] != ["value"] else name
-    return _lines(result.steps, lines, legend=not alone), title.replace("_", " "), ""
+    return _lines(result.steps, lines, legend=not alone), plain(title.replace("_", " ")), ""
 
 
 def _lines(
@@ -213,10 +213,10 @@ def _lines(
             x=list(map(str, steps)),
             y=values,
             mode="lines+markers",
-            name=key,
+            name=plain(key),
             showlegend=legend,
             line={"color": PALETTE[i % len(PALETTE)], "dash": DASHES[i % len(DASHES)]},
-            hovertemplate=f"<b>{key}</b>, step %{{x}}: %{{y:.3g}}<extra></extra>",
+            hovertemplate=f"<b>{plain(key)}</b>, step %{{x}}: %{{y:.3g}}<extra></extra>",
         )
         for i, (key, values) in enumerate(lines.items())
     ]

@@ -12,11 +12,13 @@ from icl_locate.errors import ResultError
 from icl_locate.plots.curves import recipe
 from icl_locate.plots.frame import (
     DASHES,
-    METRIC_TITLES,
     PALETTE,
+    about,
     add_caption,
     band,
     count_axis,
+    metric_title,
+    plain,
 )
 from icl_locate.plots.maps import head_map
 
@@ -61,12 +63,12 @@ def measure_curves(result: LayerMeasure, *, confidence: float = 0.95) -> go.Figu
             y=means[i],
             customdata=list(zip(low[i], high[i], strict=True)),
             mode="lines+markers",
-            name=arm,
+            name=plain(arm),
             legendgroup=arm,
             line={"color": colour, "dash": dash, "width": 2},
             marker={"size": 6},
             hovertemplate=(
-                f"<b>{arm}</b>, layer %{{x}}<br>"
+                f"<b>{plain(arm)}</b>, layer %{{x}}<br>"
                 "%{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra></extra>"
             ),
         )
@@ -91,7 +93,7 @@ def measure_map(result: HeadMeasure, arm: str | None = None) -> go.Figure:
     place = result.arms.index(check_choice("arm", name, result.arms, error=ResultError))
     figure = head_map(
         result.scores[place].mean(dim=-1),
-        title=f"{_of(result)}: {name}<br><sup>{TITLES.get(result.metric, result.metric)}</sup>",
+        title=f"{_of(result)}: {plain(name)}<br><sup>{_measure_of(result)}</sup>",
     )
     add_caption(figure, recipe(result))
     return figure
@@ -149,7 +151,7 @@ def cut_bars(result: Disconnections, *, confidence: float = 0.95) -> go.Figure:
         legend={"orientation": "h", "x": 1, "xanchor": "right", "y": 1.16, "yanchor": "bottom"},
         margin={"t": 130},
     )
-    title = METRIC_TITLES.get(result.metric, result.metric)
+    title = metric_title(result.metric)
     figure.update_yaxes(title=None)
     figure.update_yaxes(title=title, col=1)
     figure.update_xaxes(type="category", title="layers")
@@ -167,7 +169,7 @@ def query_key_plane(view: QueryKeyView) -> go.Figure:
             x=[x for x, _ in points],
             y=[y for _, y in points],
             mode="markers",
-            name=f"label {name}{', the right one' if name == view.asked else ''}",
+            name=f"label {plain(name)}{', the right one' if name == view.asked else ''}",
             marker={"color": PALETTE[i % len(PALETTE)], "size": 9, "symbol": i},
         )
     away = view.query - view.zero
@@ -201,8 +203,12 @@ def _explain(edge: str) -> str:
     return f"{arrow}<br><sup>{WORDS[edge]}</sup>"
 
 
+def _measure_of(result: Any) -> str:
+    return TITLES.get(result.metric) or plain(result.metric.replace("_", " "))
+
+
 def _of(result: Any) -> str:
-    return f"{result.provenance.get('task')}, {result.provenance.get('model')}"
+    return about(result.provenance)
 
 
 def _add_chance(figure: go.Figure, result: LayerMeasure) -> None:
@@ -223,8 +229,8 @@ def _finish(figure: go.Figure, result: Any, said: str) -> None:
     name = result.metric
     figure.update_layout(
         template="plotly_white",
-        title=f"{_of(result)}: {name.replace('_', ' ')}",
-        yaxis={"title": TITLES.get(name, name.replace("_", " ")), "zeroline": False},
+        title=f"{_of(result)}: {plain(name.replace('_', ' '))}",
+        yaxis={"title": _measure_of(result), "zeroline": False},
         height=560,
     )
     add_caption(figure, f"{recipe(result)}<br>{said}")

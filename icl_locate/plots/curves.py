@@ -1,6 +1,5 @@
 """The curves of a sweep: score over start layers."""
 
-import textwrap
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -12,7 +11,17 @@ from icl_locate.masking.location import Location, locate
 from icl_locate.masking.published import ReferenceCurve
 from icl_locate.masking.result import SweepResult
 from icl_locate.plots.calibration import raw_curve
-from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption, band, count_axis
+from icl_locate.plots.frame import (
+    DASHES,
+    PALETTE,
+    about,
+    add_caption,
+    band,
+    count_axis,
+    metric_title,
+    plain,
+)
+from icl_locate.plots.markers import dips, marker, reaches, upper_end
 from icl_locate.studies.result import Measured
 
 
@@ -55,17 +64,17 @@ def layer_curves(
     heights = _heights(locations)
     for i, y in heights.items():
         found, colour = locations[i], PALETTE[i % len(PALETTE)]
-        figure.add_traces([*_upper(found, colour, y), _marker(found, colour, y)])
-        figure.add_traces(_dips(found, colour))
+        figure.add_traces([*upper_end(found, colour, y), marker(found, colour, y)])
+        figure.add_traces(dips(found, colour))
     names = [location.condition for location in locations]
     figure.add_traces([_reference(curve, names, result.n_layers) for curve in reference])
-    metric = METRIC_TITLES.get(result.metric, result.metric)
+    metric = metric_title(result.metric)
     provenance = result.provenance
     axis = count_axis("layer from which the context is hidden (last: never)", result.n_layers)
     room = 0.06 * result.n_layers  # for markers, but for no tick: there is no layer
     figure.update_layout(
         template="plotly_white",
-        title=title or f"{provenance.get('task')}, {provenance.get('model')}",
+        title=title or f"{about(provenance)}",
         xaxis={**axis, "range": [-room, result.n_layers + room]},
         yaxis={"title": metric, "zeroline": False},
         legend={"title": _legend_title(locations)},
@@ -83,7 +92,7 @@ def caption(result: SweepResult, locations: Sequence[Location]) -> str:
         refuse("locations", locations, "what locate found", ResultError)
     how = locations[0]
     raw = "; thin dotted lines: without calibration" if result.is_calibrated else ""
-    dotted = " (dotted: upper end with no shape assumed)" if any(map(_reaches, locations)) else ""
+    dotted = " (dotted: upper end with no shape assumed)" if any(map(reaches, locations)) else ""
     return (
         f"{recipe(result)}<br>"
         f"bands and bars: {100 * how.confidence:g} % intervals over items and seeds{dotted}; "
@@ -130,7 +139,7 @@ def _curve(result: SweepResult, location: Location, colour: str, dash: str) -> g
         line={"color": colour, "dash": dash, "width": 2},
         marker={"size": 5},
         hovertemplate=(
-            f"<b>{location.condition}</b> hidden from layer %{{x}} on<br>"
+            f"<b>{plain(location.condition)}</b> hidden from layer %{{x}} on<br>"
             "score %{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<br>"
             "recovery %{customdata[2]}<extra></extra>"
         ),
@@ -157,7 +166,7 @@ def _remark(location: Location, layer: int, enough: bool) -> str:
 
 
 def _legend(location: Location) -> str:
-    return f"{location.condition}<br>{location.label}"
+    return f"{plain(location.condition)}<br>{location.label}"
 
 
 def _legend_title(locations: Sequence[Location]) -> str:
@@ -202,92 +211,3 @@ def _heights(locations: Sequence[Location]) -> dict[int, float]:
             y = min(found[k] for k in near if found[k] > y - 0.99 * step) + step
         found[i], spans[i] = y, (low, high)
     return found
-
-
-def _reaches(location: Location) -> bool:
-    """Whether the upper end with no shape assumed lies above the interval's."""
-    upper, interval = location.upper_any, location.interval
-    return upper is not None and interval is not None and upper > interval[1]
-
-
-def _upper(location: Location, colour: str, height: float) -> list[go.Scatter]:
-    """From the interval's upper end to the one with no shape assumed, where that is above it."""
-    if location.interval is None or not _reaches(location):
-        return []
-    return [
-        go.Scatter(
-            x=[location.interval[1], location.upper_any],
-            y=[height, height],
-            mode="lines",
-            line={"color": colour, "width": 1.5, "dash": "dot"},
-            hoverinfo="skip",
-            legendgroup=location.condition,
-            showlegend=False,
-        )
-    ]
-
-
-def _dips(location: Location, colour: str) -> list[go.Scatter]:
-    """The layers at which a curve falls beyond noise."""
-    if not location.dips:
-        return []
-    scores = dict(zip(location.layers, location.scores.tolist(), strict=True))
-    return [
-        go.Scatter(
-            x=list(location.dips),
-            y=[scores[layer] for layer in location.dips],
-            mode="markers",
-            marker={
-                "symbol": "triangle-down",
-                "size": 11,
-                "color": colour,
-                "line": {"width": 1, "color": "white"},
-            },
-            legendgroup=location.condition,
-            showlegend=False,
-            hovertemplate=(
-                f"<b>{location.condition}</b>, layer %{{x}}: %{{y:.3g}}<br>"
-                "falls beyond noise, below an earlier layer<extra></extra>"
-            ),
-        )
-    ]
-
-
-_SYMBOLS = {"recognised": "diamond", "never recovered": "square", "not resolved": "diamond-open"}
-
-
-def _marker(location: Location, colour: str, height: float) -> go.Scatter:
-    layer = location.layer or 0
-    low, high = location.interval or (layer, layer)
-    is_open = location.verdict == "not resolved"
-    return go.Scatter(
-        x=[layer],
-        y=[height],
-        mode="markers",
-        marker={
-            "symbol": _SYMBOLS[location.verdict],
-            "size": 13,
-            "color": colour,
-            "line": {"width": 2.5 if is_open else 1.5, "color": colour if is_open else "white"},
-        },
-        error_x={
-            "type": "data",
-            "symmetric": False,
-            "array": [high - layer],
-            "arrayminus": [layer - low],
-            "color": colour,
-            "thickness": 1.5,
-        },
-        legendgroup=location.condition,
-        showlegend=False,
-        hovertemplate=f"{_hover(location)}<extra></extra>",
-    )
-
-
-def _hover(location: Location) -> str:
-    """A location in lines that fit a box."""
-    lines = [f"<b>{location.condition}</b> hidden", location.label]
-    if location.upper_any is not None:
-        lines.append(f"with no shape assumed: by layer {location.upper_any}")
-    lines += [f"effect {location.worth}", *location.notes]
-    return "<br>".join(part for line in lines for part in textwrap.wrap(line, 60))

@@ -11,7 +11,7 @@ from icl_locate.checks.arguments import refuse
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.masking.comparison import Difference
-from icl_locate.plots.frame import METRIC_TITLES, PALETTE, add_caption, band, count_axis
+from icl_locate.plots.frame import PALETTE, add_caption, band, count_axis, metric_title, plain
 
 _ROW, _HEADING, _AROUND = 150, 60, 240
 _LAYERS = "earlier ← layers → later"
@@ -58,7 +58,7 @@ def layer_differences(differences: Sequence[Difference], *, title: str | None = 
         figure.update_xaxes(col=col, row=n, **count_axis(says, steps))
     figure.update_xaxes(col=1, range=[-far - 0.5, far + 0.5], **_ZERO)
     figure.update_xaxes(col=2, range=[-0.3, most + 0.3])
-    metric = METRIC_TITLES.get(differences[0].metric, differences[0].metric).split(" (")[0]
+    metric = metric_title(differences[0].metric).split(" (")[0]
     label = {"text": "<br>".join(textwrap.wrap(f"{metric}: difference", 18)), "font": {"size": 11}}
     figure.update_yaxes(col=1, visible=False, range=[-1, 1])
     figure.update_yaxes(col=2, title=label, nticks=5, range=_heights(differences), **_ZERO)
@@ -89,7 +89,7 @@ def _add_heading(figure: go.Figure, row: int, found: Difference) -> None:
     names = " against ".join(found.names)
     said = str(found).removeprefix(f"{names}: ")
     figure.add_annotation(
-        text=f"<b>{names}</b><br>{said}",
+        text=f"<b>{plain(names)}</b><br>{plain(said)}",
         xref="paper",
         x=0,
         yref="y domain" if row == 1 else f"y{2 * row - 1} domain",
@@ -122,7 +122,7 @@ def _draw_layers(figure: go.Figure, row: int, found: Difference) -> None:
                 "color": colour,
                 "thickness": 2,
             },
-            hovertemplate=f"{found}<extra></extra>",
+            hovertemplate=f"{plain(found)}<extra></extra>",
             **place,
         )
     else:
@@ -144,7 +144,7 @@ def _draw_scores(figure: go.Figure, row: int, found: Difference) -> None:
             line={"color": colour, "width": 2},
             marker={"size": 4},
             hovertemplate=(
-                f"<b>{' minus '.join(found.names)}</b>, layer %{{x}}<br>"
+                f"<b>{plain(' minus '.join(found.names))}</b>, layer %{{x}}<br>"
                 "%{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra></extra>"
             ),
             **place,
@@ -159,7 +159,7 @@ def _draw_scores(figure: go.Figure, row: int, found: Difference) -> None:
                 mode="markers",
                 marker={"color": "black", **marker},
                 cliponaxis=False,
-                hovertemplate=f"<b>{name}</b><br>{location}<extra></extra>",
+                hovertemplate=f"<b>{plain(name)}</b><br>{plain(location)}<extra></extra>",
                 **place,
             )
 
@@ -183,7 +183,7 @@ def _title(found: Difference) -> str:
 
 
 def _both(found: Difference, key: str) -> str:
-    return " and ".join(dict.fromkeys(str(recipe.get(key)) for recipe in found.recipes))
+    return " and ".join(dict.fromkeys(plain(recipe.get(key)) for recipe in found.recipes))
 
 
 def _caption(differences: Sequence[Difference]) -> str:

@@ -13,7 +13,16 @@ from icl_locate.masking.importance import LayerImportance, layer_importance
 from icl_locate.masking.location import locate
 from icl_locate.masking.result import SweepResult
 from icl_locate.plots.curves import recipe
-from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption, band, count_axis
+from icl_locate.plots.frame import (
+    DASHES,
+    PALETTE,
+    about,
+    add_caption,
+    band,
+    count_axis,
+    metric_title,
+    plain,
+)
 
 
 @checked(ResultError)
@@ -36,21 +45,21 @@ def importance_curves(
             y=found.loss.tolist(),
             customdata=list(zip(low, high, strict=True)),
             mode="lines+markers",
-            name=f"{found.condition} (ceiling {found.ceiling:.3g})",
+            name=f"{plain(found.condition)} (ceiling {found.ceiling:.3g})",
             legendgroup=found.condition,
             line={"color": colour, "dash": dash},
             hovertemplate=(
-                f"<b>{found.condition}</b>, layer %{{x}}<br>"
+                f"<b>{plain(found.condition)}</b>, layer %{{x}}<br>"
                 "loss %{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra></extra>"
             ),
         )
     figure.add_hline(y=0, line={"width": 1, "color": "#888888"})
     scope = str(result.provenance.get("scope"))
     where = "layer masked alone" if scope == "only" else f"first of {scope[7:]} masked layers"
-    metric = METRIC_TITLES.get(result.metric, result.metric)
+    metric = metric_title(result.metric)
     figure.update_layout(
         template="plotly_white",
-        title=f"{result.provenance.get('task')}, {result.provenance.get('model')}",
+        title=about(result.provenance),
         xaxis=count_axis(where, result.n_layers),
         yaxis={"title": f"{metric} lost", "zeroline": False},
         legend={"title": "masked"},
@@ -95,10 +104,10 @@ def shots_curves(results: Mapping[int, SweepResult], condition: str | None = Non
             line={"color": colour, "dash": dash},
             hovertemplate=f"<b>{n_shots} shots</b>, layer %{{x}}: %{{y:.3g}}<extra></extra>",
         )
-    metric = METRIC_TITLES.get(first.metric, first.metric)
+    metric = metric_title(first.metric)
     figure.update_layout(
         template="plotly_white",
-        title=f"{first.provenance.get('task')}, {first.provenance.get('model')}: {condition}",
+        title=f"{about(first.provenance)}: {plain(condition)}",
         xaxis=count_axis("layer from which the context is hidden (last: never)", first.n_layers),
         yaxis={"title": metric, "zeroline": False},
         legend={"title": "shots, and the verdict [95 % interval]"},
@@ -121,7 +130,7 @@ def failure_curves(
         rows=len(result.conditions),
         cols=1,
         shared_xaxes=True,
-        subplot_titles=[f"{condition} hidden" for condition in result.conditions],
+        subplot_titles=[f"{plain(condition)} hidden" for condition in result.conditions],
         vertical_spacing=0.25 / max(len(result.conditions), 2),
     )
     for row in range(len(result.conditions)):
@@ -144,7 +153,7 @@ def failure_curves(
     )
     figure.update_layout(
         template="plotly_white",
-        title=f"{result.provenance.get('task')}, {result.provenance.get('model')}: failures",
+        title=f"{about(result.provenance)}: failures",
         legend={"title": "answers that are"},
         height=160 + 190 * len(result.conditions),
     )

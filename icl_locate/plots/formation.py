@@ -12,7 +12,7 @@ from icl_locate.checks.signatures import checked, number, one_of, whole
 from icl_locate.errors import ResultError
 from icl_locate.formation import FormationRun, FormationStudy
 from icl_locate.formation.result import THRESHOLD
-from icl_locate.plots.frame import DASHES, PALETTE, PERCENT, add_caption
+from icl_locate.plots.frame import DASHES, PALETTE, PERCENT, add_caption, plain
 from icl_locate.studies.ranks import spearman
 
 _SEEN = "sequences seen"
@@ -80,7 +80,7 @@ def formation_times(study: FormationStudy, *, threshold: float = THRESHOLD) -> g
         drawn += places
         figure.add_scatter(
             x=places,
-            y=[label] * len(times),
+            y=[plain(label)] * len(times),
             mode="markers+text" if len(times) == 1 else "markers",
             text=[f"> {end:,}" if time is None else f"{time:,}" for time in times],
             textposition="top center",
@@ -94,7 +94,7 @@ def formation_times(study: FormationStudy, *, threshold: float = THRESHOLD) -> g
                 f"seed {seed}: {_say_time(time, end)}"
                 for seed, time in zip(study.seeds, times, strict=True)
             ],
-            hovertemplate=f"<b>{label}</b><br>%{{customdata}}<extra></extra>",
+            hovertemplate=f"<b>{plain(label)}</b><br>%{{customdata}}<extra></extra>",
             showlegend=False,
         )
     figure.update_layout(
@@ -243,12 +243,12 @@ def _curve(
         x=run.sequences[begun].tolist(),
         y=values[begun].tolist(),
         mode="lines",
-        name=label,
+        name=plain(label),
         legendgroup=label,
         showlegend=in_legend,
         line=line,
         hovertemplate=(
-            f"<b>{label}</b>, seed {run.provenance.get('seed')}<br>"
+            f"<b>{plain(label)}</b>, seed {run.provenance.get('seed')}<br>"
             "%{x:,} sequences: %{y:.3f}<extra></extra>"
         ),
     )
@@ -268,7 +268,7 @@ def _mark(reached: int, threshold: float, label: str, colour: str) -> go.Scatter
             "line": {"width": 1.5, "color": "white"},
         },
         hovertemplate=(
-            f"<b>{label}</b><br>below {threshold:.3g} nats after {reached:,} sequences"
+            f"<b>{plain(label)}</b><br>below {threshold:.3g} nats after {reached:,} sequences"
             "<extra></extra>"
         ),
     )

@@ -5,7 +5,7 @@ import plotly.graph_objects as go
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.gates import GatesResult
-from icl_locate.plots.frame import METRIC_TITLES, PALETTE, add_caption, count_axis
+from icl_locate.plots.frame import PALETTE, about, add_caption, count_axis, metric_title
 from icl_locate.plots.maps import head_map
 
 
@@ -36,9 +36,9 @@ def pruning_curve(result: GatesResult) -> go.Figure:
     recipe = result.provenance
     figure.update_layout(
         template="plotly_white",
-        title=f"{recipe.get('task')}, {recipe.get('model')}: {result.objective}",
+        title=f"{about(recipe)}: {result.objective}",
         xaxis=count_axis("heads closed", len(result.curve) - 1),
-        yaxis={"title": METRIC_TITLES.get(result.metric, result.metric), "zeroline": False},
+        yaxis={"title": metric_title(result.metric), "zeroline": False},
     )
     add_caption(
         figure,

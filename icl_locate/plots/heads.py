@@ -12,12 +12,14 @@ from icl_locate.induction.arms import Comparison
 from icl_locate.induction.result import AblationResult
 from icl_locate.plots.frame import (
     DASHES,
-    METRIC_TITLES,
     PALETTE,
     PERCENT,
+    about,
     add_caption,
     band,
     count_axis,
+    metric_title,
+    plain,
 )
 
 _COLOURS = {"full": "#888888", "induction": PALETTE[1], "random": PALETTE[0]}
@@ -48,7 +50,7 @@ def ablation_bars(
         ResultError: if the result has no such number of shots.
     """
     chosen = _of_shots(result, comparisons, n_shots)
-    labels = [f"{_title(c.intervention)}<br>{c.share} of heads" for c in chosen]
+    labels = [f"{plain(_title(c.intervention))}<br>{plain(c.share)} of heads" for c in chosen]
     figure = go.Figure()
     for kind in ("full", "induction", "random"):
         values = [getattr(c, kind) for c in chosen]
@@ -112,11 +114,12 @@ def fraction_curves(
                 y=[v[0] for v in values],
                 customdata=list(zip(low, high, strict=True)),
                 mode="lines+markers",
-                name=f"{_title(name)}, {kind} heads",
+                name=f"{plain(_title(name))}, {kind} heads",
                 line={"color": colour, "dash": dash},
                 marker={"symbol": "circle" if kind == "induction" else "circle-open"},
                 hovertemplate=(
-                    f"<b>{_title(name)}, {kind} heads</b><br>%{{x:.1%}} of heads: %{{y:.3g}} "
+                    f"<b>{plain(_title(name))}, {kind} heads</b><br>"
+                    "%{x:.1%} of heads: %{y:.3g} "
                     "[%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra></extra>"
                 ),
             )
@@ -156,7 +159,7 @@ def head_set_curves(*curves: HeadSetCurve) -> go.Figure:
     figure.update_layout(
         template="plotly_white",
         xaxis=count_axis("heads", max(max(curve.sizes) for curve in curves)),
-        yaxis={"title": METRIC_TITLES.get(first.metric, first.metric), "zeroline": False},
+        yaxis={"title": metric_title(first.metric), "zeroline": False},
         legend={"title": "the context is"},
     )
     return figure
@@ -198,8 +201,8 @@ def _finish(
     n_controls = len({arm.control for arm in result.arms if arm.kind == "random"})
     figure.update_layout(
         template="plotly_white",
-        title=f"{provenance.get('task')}, {provenance.get('model')}",
-        yaxis={"title": METRIC_TITLES.get(result.metric, result.metric), "zeroline": False},
+        title=about(provenance),
+        yaxis={"title": metric_title(result.metric), "zeroline": False},
         legend={"title": ""},
         height=560,
     )

@@ -6,7 +6,15 @@ from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.lora import LoraResult
 from icl_locate.masking.result import SweepResult
-from icl_locate.plots.frame import METRIC_TITLES, PALETTE, add_caption, band, count_axis
+from icl_locate.plots.frame import (
+    PALETTE,
+    about,
+    add_caption,
+    band,
+    count_axis,
+    metric_title,
+    plain,
+)
 
 
 @checked(ResultError)
@@ -43,7 +51,7 @@ def lora_curves(
             showlegend=False,
         )
     figure.add_hline(y=tuned.untuned, line={"dash": "dot", "width": 1}, annotation_text="untuned")
-    title = f"{tuned.provenance.get('task')}, {tuned.provenance.get('model')}: LoRA by layer"
+    title = f"{about(tuned.provenance)}: LoRA by layer"
     if result is not None:
         name = condition or result.conditions[0]
         rho, less, more = tuned.rank_correlation(result, name)
@@ -52,7 +60,7 @@ def lora_curves(
             x=list(result.layers),
             y=result.scores[result.conditions.index(name)].mean(dim=-1).tolist(),
             mode="lines+markers",
-            name=f"{name} hidden from this layer on",
+            name=f"{plain(name)} hidden from this layer on",
             line={"color": PALETTE[0], "dash": "dash"},
         )
     figure.update_layout(
@@ -61,7 +69,7 @@ def lora_curves(
         xaxis=count_axis("layer", result.n_layers if result is not None else max(layers)),
         legend={"orientation": "h", "y": 1.0, "yanchor": "bottom"},
         margin={"t": 130},
-        yaxis={"title": METRIC_TITLES.get(tuned.metric, tuned.metric), "zeroline": False},
+        yaxis={"title": metric_title(tuned.metric), "zeroline": False},
     )
     add_caption(
         figure,

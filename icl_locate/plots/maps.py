@@ -10,7 +10,7 @@ from icl_locate.checks.signatures import checked, number
 from icl_locate.errors import ResultError
 from icl_locate.induction.scores import HeadScores
 from icl_locate.plots.curves import recipe
-from icl_locate.plots.frame import METRIC_TITLES, add_caption, count_axis
+from icl_locate.plots.frame import about, add_caption, count_axis, metric_title
 from icl_locate.studies.heads import HeadTable
 
 
@@ -83,9 +83,9 @@ def _values(scores: HeadScores | HeadTable | Tensor) -> Float[Tensor, "layer hea
 
 def _measured(table: HeadTable) -> str:
     """What a study of heads measured, and in what."""
-    metric = METRIC_TITLES.get(table.metric, table.metric)
+    metric = metric_title(table.metric)
     recipe = table.provenance
-    return f"{recipe.get('task')}, {recipe.get('model')}: each head's worth<br><sup>{metric}</sup>"
+    return f"{about(recipe)}: each head's worth<br><sup>{metric}</sup>"
 
 
 def _hover(scores: HeadScores | HeadTable | Tensor, title: str) -> list[list[str]]:

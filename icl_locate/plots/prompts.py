@@ -9,6 +9,7 @@ from icl_locate.checks.arguments import check_count
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import PromptError
 from icl_locate.models.bridge import Model
+from icl_locate.plots.frame import plain
 from icl_locate.prompts.encoding import spell
 from icl_locate.prompts.tokens import Prompts, check_tokenizer
 
@@ -46,7 +47,7 @@ def prompt_segments(model: Model, prompts: Prompts, index: int = 0) -> go.Figure
         figure.add_annotation(
             x=x + len(piece) / 2,
             y=-y,
-            text=_escape(piece),
+            text=plain(piece),
             showarrow=False,
             font={"family": "monospace", "size": 12, "color": "#000000"},
             bgcolor=SEGMENT_COLOURS[Segment(row[1])],
@@ -72,7 +73,7 @@ def _token_markers(
     places: Sequence[tuple[int, int]],
 ) -> go.Scatter:
     hover = [
-        f"{_escape(pieces[i])} (token {rows[i][0]}, position {i})<br>{segment.name}"
+        f"{plain(pieces[i])} (token {rows[i][0]}, position {i})<br>{segment.name}"
         + (f", {Part(rows[i][2]).name.lower()}" if rows[i][2] else "")
         + (f", example {rows[i][3]}" if rows[i][3] else "")
         for i in chosen
@@ -104,7 +105,3 @@ def _flow(pieces: Sequence[str]) -> list[tuple[int, int]]:
 
 def _printable(piece: str) -> str:
     return piece.replace("\n", "⏎").replace("\t", "⇥").strip(" ") or "␣"
-
-
-def _escape(text: str) -> str:
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -7,12 +7,13 @@ from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.plots.frame import (
     DASHES,
-    METRIC_TITLES,
     PALETTE,
     PERCENT,
+    about,
     add_caption,
     band,
     count_axis,
+    metric_title,
 )
 from icl_locate.savings import MeasuredSavings
 
@@ -33,7 +34,7 @@ def savings_curves(measured: MeasuredSavings) -> go.Figure:
         y=measured.scores.tolist(),
         customdata=list(zip(low, high, strict=True)),
         mode="lines+markers",
-        name=METRIC_TITLES.get(measured.metric, measured.metric),
+        name=metric_title(measured.metric),
         line={"color": PALETTE[0]},
         hovertemplate=(
             "dropped from layer %{x} on<br>score %{y:.3g} [%{customdata[0]:.3g}, "
@@ -55,7 +56,7 @@ def savings_curves(measured: MeasuredSavings) -> go.Figure:
             col=1,
         )
     recipe = measured.provenance
-    figure.update_yaxes(title=METRIC_TITLES.get(measured.metric, measured.metric), row=1)
+    figure.update_yaxes(title=metric_title(measured.metric), row=1)
     figure.update_yaxes(
         title="of ordinary generation", tickformat=PERCENT, rangemode="tozero", row=2
     )
@@ -63,7 +64,7 @@ def savings_curves(measured: MeasuredSavings) -> go.Figure:
     figure.update_xaxes(title="layer from which the context is dropped (last: never)", row=2)
     figure.update_layout(
         template="plotly_white",
-        title=f"{recipe.get('task')}, {recipe.get('model')}: score and cost",
+        title=f"{about(recipe)}: score and cost",
         height=680,
     )
     add_caption(

@@ -10,7 +10,16 @@ from icl_locate.checks.arguments import refuse
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.plots.curves import recipe
-from icl_locate.plots.frame import DASHES, METRIC_TITLES, PALETTE, add_caption, band, count_axis
+from icl_locate.plots.frame import (
+    DASHES,
+    PALETTE,
+    about,
+    add_caption,
+    band,
+    count_axis,
+    metric_title,
+    plain,
+)
 from icl_locate.studies.beside import Beside
 from icl_locate.studies.intervals import Spread
 from icl_locate.vectors import (
@@ -112,8 +121,8 @@ def overrides(result: Override, *, confidence: float = 0.95) -> go.Figure:
         ResultError: a metric that is not known here.
     """
     layers, figure = list(result.layers), go.Figure()
-    names = [f"the examples' task: {result.provenance.get('task')}"]
-    names.append(f"the vector's task: {result.provenance.get('other')}")
+    names = [f"the examples' task: {plain(result.provenance.get('task'))}"]
+    names.append(f"the vector's task: {plain(result.provenance.get('other'))}")
     arms = dict(zip(names, _arms(result).values(), strict=True))
     _add_curves(figure, layers, arms, confidence, "layer", {})
     wins = result.to_dataframe(confidence)["wins"]
@@ -165,22 +174,22 @@ def _add_curves(
         labels: second lines of the legend, by the arm's place.
     """
     for i, (name, spread) in enumerate(arms.items()):
-        colour, dash, plain = _look(name, list(arms))
-        symbol = "circle" if i == 0 else "circle-open" if plain else "x-thin-open"
+        colour, dash, is_arm = _look(name, list(arms))
+        symbol = "circle" if i == 0 else "circle-open" if is_arm else "x-thin-open"
         low, high = spread.interval(confidence).tolist()
-        if plain and np.isfinite([low, high]).all():
+        if is_arm and np.isfinite([low, high]).all():
             figure.add_trace(band(places, low, high, colour, name))
         figure.add_scatter(
             x=list(places),
             y=spread.mean.tolist(),
             customdata=list(zip(low, high, strict=True)),
             mode="lines+markers",
-            name=f"{name}<br>{labels[i]}" if i in labels else name,
+            name=f"{plain(name)}<br>{labels[i]}" if i in labels else plain(name),
             legendgroup=name,
-            line={"color": colour, "dash": dash, "width": 2 if plain else 1},
+            line={"color": colour, "dash": dash, "width": 2 if is_arm else 1},
             marker={"size": 6, "symbol": symbol},
             hovertemplate=(
-                f"<b>{name}</b>, {axis} %{{x}}<br>"
+                f"<b>{plain(name)}</b>, {axis} %{{x}}<br>"
                 "%{y:.3g} [%{customdata[0]:.3g}, %{customdata[1]:.3g}]<extra></extra>"
             ),
         )
@@ -194,9 +203,9 @@ def _look(name: str, names: Sequence[str]) -> tuple[str, str, bool]:
     base, _, control = name.partition(": ")
     if base not in names:  # a colon of its own
         base, control = name, ""
-    plain = [one for one in names if one.partition(": ")[0] not in names or ": " not in one]
-    at = plain.index(base)
-    ends = list(dict.fromkeys(one.partition(": ")[2] for one in names if one not in plain))
+    arms = [one for one in names if one.partition(": ")[0] not in names or ": " not in one]
+    at = arms.index(base)
+    ends = list(dict.fromkeys(one.partition(": ")[2] for one in names if one not in arms))
     dash = ends.index(control) + 1 if control else 0 if ends else at
     return PALETTE[at % len(PALETTE)], DASHES[dash % len(DASHES)], not control
 
@@ -256,8 +265,8 @@ def _finish(figure: go.Figure, result: Any, said: str) -> None:
     recorded = result.provenance
     figure.update_layout(
         template="plotly_white",
-        title=f"{recorded.get('task')}, {recorded.get('model')}: {_WHAT[type(result)]}",
-        yaxis={"title": METRIC_TITLES.get(result.metric, result.metric), "zeroline": False},
+        title=f"{about(recorded)}: {_WHAT[type(result)]}",
+        yaxis={"title": metric_title(result.metric), "zeroline": False},
         height=560,
     )
     add_caption(figure, f"{recipe(result)}<br>{said}")

@@ -9,9 +9,10 @@ from icl_locate.errors import ResultError
 from icl_locate.induction.scores import INDUCTION, HeadScores
 from icl_locate.masking.result import SweepResult
 from icl_locate.plots.checkpoints import over_checkpoints
-from icl_locate.plots.frame import to_html
-from icl_locate.report.page import align_table, html_table, write_page
+from icl_locate.report.figures import html_figure
+from icl_locate.report.page import Section, write_page
 from icl_locate.report.sweep import location_rows
+from icl_locate.report.tables import align_table, html_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,14 +30,37 @@ def write_checkpoint_report(
     Args:
         confidence: of the recognition layers' intervals.
     """
-    parts = [to_html(over_checkpoints(result, confidence=confidence), with_script=True)]
-    parts += [html_table(headers, rows) for headers, *rows in _tables(result, confidence)]
+    figure = html_figure(
+        over_checkpoints(result, confidence=confidence),
+        "Each measure over the training's steps, a panel each. The tables below have the numbers.",
+    )
+    tables = "".join(html_table(headers, rows) for headers, *rows in _tables(result, confidence))
+    sections = [Section("Over the training", figure), Section("By step", tables)]
     first: dict[str, Any] = {
         name: dict(getattr(found[0], "provenance", {})) for name, found in result.results.items()
     }
     recipe = {"checkpoints": dict(zip(result.steps, result.labels, strict=True)), **first}
     model = next((found["model"] for found in first.values() if "model" in found), "a model")
-    return write_page(path, f"Over the training: {model}", "\n".join(parts), recipe)
+    said = _finding(result, confidence)
+    return write_page(path, f"Over the training: {model}", sections, recipe, finding=said)
+
+
+def _finding(result: OverCheckpoints, confidence: float) -> list[str]:
+    """How what was measured stands at the first step and at the last."""
+    first, last = result.steps[0], result.steps[-1]
+    said = [f"{len(result.steps)} checkpoints were measured, from step {first} to step {last}."]
+    for name, (kind, *_) in result.results.items():
+        if isinstance(kind, SweepResult):
+            located = result.locate(name, confidence=confidence)
+            pairs = zip(located[first], located[last], strict=True)
+            said += [
+                f"“{a.condition}” hidden: {a.label} at step {first}; {b.label} at step {last}."
+                for a, b in pairs
+            ]
+        if isinstance(kind, HeadScores):
+            *_, row = _head_rows(result, name)
+            said.append(f"At step {last} the best induction head is {row[1]}, with {row[2]}.")
+    return said
 
 
 @checked(ResultError)

@@ -12,8 +12,10 @@ from icl_locate.checks.signatures import anything, checked
 from icl_locate.circuit import Disconnections, HeadMeasure, LayerMeasure
 from icl_locate.errors import ResultError
 from icl_locate.plots.circuit import cut_bars, measure_curves, measure_map
-from icl_locate.plots.frame import to_html
-from icl_locate.report.page import write_page
+from icl_locate.report.figures import html_figure
+from icl_locate.report.page import Section, write_page
+from icl_locate.report.recipe import CIRCUIT
+from icl_locate.report.tables import html_list, paragraphs
 
 Result = LayerMeasure | HeadMeasure | Disconnections
 Results = Mapping[str, Result]
@@ -59,15 +61,20 @@ def write_circuit_report(path: str | Path, results: Results, *, confidence: floa
     """
     figures = draw_circuit(results, confidence=confidence)
     words, shown = circuit_words(results), _check(results)
-    sections = [
-        f"<h2>{html.escape(name)}</h2><p>{html.escape(_asks(shown[name]))}</p>"
-        f"{_listed(words[name])}{to_html(figure, with_script=i == 0)}"
-        for i, (name, figure) in enumerate(figures.items())
+    sections = [Section("How to read it", paragraphs([_WHAT]))]
+    sections += [
+        Section(
+            name.replace("_", " "),
+            f"<p>{html.escape(_asks(shown[name]))}</p>{html_list(words[name])}"
+            f"{html_figure(figure, _asks(shown[name]))}",
+        )
+        for name, figure in figures.items()
     ]
     recipe = {name: dict(result.provenance) for name, result in results.items()}
     first = next(iter(results.values())).provenance
     title = f"The inference circuit: {first.get('task')} in {first.get('model')}"
-    return write_page(path, title, f"<p>{html.escape(_WHAT)}</p>{''.join(sections)}", recipe)
+    said = [f"{name.replace('_', ' ')}: {lines[0]}." for name, lines in words.items()]
+    return write_page(path, title, sections, recipe, finding=said, papers=(CIRCUIT,))
 
 
 @checked(ResultError, results=anything)
@@ -88,10 +95,6 @@ def circuit_words(results: Results) -> dict[str, list[str]]:
         ResultError: as `write_circuit_report` does.
     """
     return {name: _tell(one) for name, one in _check(results).items()}
-
-
-def _listed(lines: list[str]) -> str:
-    return f"<ul>{''.join(f'<li>{html.escape(line)}</li>' for line in lines)}</ul>"
 
 
 def _check(results: Any) -> Results:

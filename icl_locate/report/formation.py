@@ -1,6 +1,5 @@
 """What forms under which clamps, as one self-contained HTML page, as a table and in words."""
 
-import html
 from pathlib import Path
 from statistics import median
 
@@ -15,8 +14,10 @@ from icl_locate.plots.formation import (
     product_of_vectors,
     strength_against_only_head,
 )
-from icl_locate.plots.frame import to_html
-from icl_locate.report.page import align_table, html_table, write_page
+from icl_locate.report.figures import html_figure
+from icl_locate.report.page import Section, write_page
+from icl_locate.report.recipe import FORMATION
+from icl_locate.report.tables import align_table, html_table, paragraphs
 from icl_locate.studies.ranks import spearman
 
 _WHAT = """A model of two layers that only attend sees two items with their labels, and one of the
@@ -37,21 +38,25 @@ def write_formation_report(
         threshold: of the loss, in nats, to which times are taken.
     """
     headers, *rows = _rows(study, threshold)
+    curves = formation_curves(study, threshold=threshold)
+    losses = html_figure(curves, "Loss and accuracy over the sequences seen, by what is given.")
+    alone = "What each head is worth alone, over its induction strength."
     figures = [
-        formation_times(study, threshold=threshold),
-        *map(strength_against_only_head, _whole(study)),
-        head_formation(_shown(study)),
+        (formation_times(study, threshold=threshold), "Times to the loss, by what is given."),
+        *((strength_against_only_head(run), alone) for run in _whole(study)),
+        (head_formation(_shown(study)), "What every head attends to, over training."),
     ]
-    drawn = "\n".join(to_html(figure, with_script=False) for figure in figures)
-    said = "".join(f"<p>{html.escape(line)}</p>" for line in formation_words(study, threshold))
-    body = f"""<p>{_WHAT}</p>
-{said}
-{to_html(formation_curves(study, threshold=threshold), with_script=True)}
-{html_table(headers, rows)}
-{drawn}
-<p>{_TOY}</p>
-{to_html(product_of_vectors(), with_script=False)}"""
-    return write_page(path, "When induction heads form", body, study.provenance)
+    heads = "".join(html_figure(figure, says) for figure, says in figures)
+    toy = html_figure(product_of_vectors(), "The loss of a product of three vectors over steps.")
+    sections = [
+        Section("How to read it", paragraphs([_WHAT])),
+        Section("What is learnt when", losses + html_table(headers, rows)),
+        Section("Heads", heads),
+        Section("Why late, and at once", paragraphs([_TOY]) + toy),
+    ]
+    said = formation_words(study, threshold)
+    title = "When induction heads form"
+    return write_page(path, title, sections, study.provenance, finding=said, papers=(FORMATION,))
 
 
 @checked(ResultError)

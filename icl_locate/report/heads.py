@@ -10,8 +10,10 @@ from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
 from icl_locate.induction import AblationResult, Comparison, HeadEffects, HeadScores
 from icl_locate.induction.scores import INDUCTION
-from icl_locate.plots.frame import to_html
-from icl_locate.report.page import align_table, html_table, write_page
+from icl_locate.report.figures import html_figure
+from icl_locate.report.page import Section, write_page
+from icl_locate.report.recipe import INDUCTION as PAPER
+from icl_locate.report.tables import align_table, html_table, paragraphs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,30 +40,52 @@ def write_head_report(
 ) -> Path:
     """Write one HTML page that needs nothing else: head map, scores beside effects, ablations."""
     chosen = max((arm.heads for arm in result.arms if arm.kind == "induction"), key=len)
-    figures = [
+    drawn = html_figure(
         plots.head_map(scores, marked=chosen),
+        "A map of the induction score of every head, layer by head; framed are those taken out.",
+    )
+    bars = html_figure(
         plots.ablation_bars(result, comparisons),
+        "Bars of the score of the whole model, without induction heads, and without random heads.",
+    )
+    curves = html_figure(
         plots.fraction_curves(result, comparisons),
-    ]
-    first, *others = [to_html(figure, with_script=i == 0) for i, figure in enumerate(figures)]
+        "Curves of the score over the share of heads taken out.",
+    )
     title = f"Induction heads: {result.provenance.get('task')} in {result.provenance.get('model')}"
     table = scores.to_dataframe(effects).head(32)
     how = "not measured" if effects is None else effects.method
-    body = f"""<p>A head's induction score is the attention that it pays, on repeated random tokens,
+    what = f"""A head's induction score is the attention that it pays, on repeated random tokens,
 to what followed the same token before, less what it pays to the same places where nothing repeats;
 the least over all lengths. Framed: the heads that were taken out. A score is no effect: the table
-shows both. {scored_on(scores)}</p>
-<p><b>{found_heads(scores)}</b></p>
-{first}
-<h2>Scores and causal effects</h2>
-<p>Lost without it: the log-probability of the targets (nats) that is lost when this head alone is
-ablated ({how}), with its 95 % interval.</p>
-{html_table(_HEAD_HEADERS, head_rows(table))}
-<h2>Without the heads</h2>
-{"".join(others)}
-{html_table(_HEADERS, comparison_rows(comparisons))}
-{_html_uncalibrated(result)}"""
-    return write_page(path, title, body, result.provenance)
+shows both. {scored_on(scores)}"""
+    lost = f"""Lost without it: the log-probability of the targets (nats) that is lost when this
+head alone is ablated ({how}), with its 95 % interval."""
+    sections = [
+        Section("How to read it", paragraphs([what])),
+        Section("Every head", drawn),
+        Section(
+            "Scores and causal effects",
+            paragraphs([lost]) + html_table(_HEAD_HEADERS, head_rows(table)),
+        ),
+        Section(
+            "Without the heads", bars + curves + html_table(_HEADERS, comparison_rows(comparisons))
+        ),
+        Section("Without calibration (95 % intervals)", _html_uncalibrated(result)),
+    ]
+    said = [found_heads(scores), *map(_tell, comparisons)]
+    return write_page(path, title, sections, result.provenance, finding=said, papers=(PAPER,))
+
+
+def _tell(found: Comparison) -> str:
+    """What taking induction heads out costs more than taking out others, as a sentence."""
+    sure = "" if math.isnan(found.p_value) else f" (p = {found.p_value:.2g})"
+    return (
+        f"With {found.share} of the heads put to {found.intervention.replace('_', ' ')}, "
+        f"{found.n_shots} shots: without induction heads {_with_interval(found.induction)}, "
+        f"without random heads {_with_interval(found.random)}, whole "
+        f"{_with_interval(found.full)}{sure}."
+    )
 
 
 def _html_uncalibrated(result: AblationResult) -> str:
@@ -69,8 +93,7 @@ def _html_uncalibrated(result: AblationResult) -> str:
     if not result.is_calibrated:
         return ""
     rows = comparison_rows(result.uncalibrated().compare())
-    heading = "Without the heads, without calibration (95 % intervals)"
-    return f"<h2>{heading}</h2>\n{html_table(_HEADERS, rows)}"
+    return html_table(_HEADERS, rows, caption="Without the heads, without calibration")
 
 
 def found_heads(scores: HeadScores) -> str:

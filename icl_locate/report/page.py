@@ -1,66 +1,138 @@
-"""What every page has: a frame with its recipe, tables, and figures as pictures."""
+"""What every page has: a frame that opens from disk, a finding first, its recipe last."""
 
+import base64
+import hashlib
 import html
-import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
 
+from icl_locate import __version__
 from icl_locate.records.files import replace_file
+from icl_locate.report.figures import FIGURE
+from icl_locate.report.recipe import METHOD, Paper, html_citation, html_recipe
+from icl_locate.report.tables import html_list
 
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; width: 100%; font-size: 15px }
-th, td { border-bottom: 1px solid #ddd; padding: .35rem .6rem; text-align: right }
-th:first-child, td:first-child { text-align: left }
-td + td { white-space: nowrap }
-pre { background: #f6f6f6; padding: 1rem; overflow: auto; font-size: 13px }
-"""
+_SCRIPTS = ("figures.js", "difference.js", "reader.js", "answers.js", "page.js")
 
 
-def write_page(path: str | Path, title: str, body: str, provenance: Mapping[str, Any]) -> Path:
-    """Write a self-contained HTML page, with the recipe of its numbers at its end."""
-    recipe = json.dumps(dict(provenance), indent=1, ensure_ascii=False)
+@dataclass(frozen=True)
+class Section:
+    """A part of a page.
+
+    Attributes:
+        heading: a plain text.
+        body: HTML, in which every text from outside is escaped.
+        name: what links to it say; of letters, once a page. ``None`` numbers it.
+    """
+
+    heading: str
+    body: str
+    name: str | None = None
+
+
+def write_page(
+    path: str | Path,
+    title: str,
+    sections: Sequence[Section],
+    provenance: Mapping[str, Any],
+    *,
+    finding: Sequence[str],
+    papers: Sequence[Paper] = (METHOD,),
+) -> Path:
+    """Write a page that needs nothing else: it loads nothing, and runs no script but its own.
+
+    A policy in the page itself names the scripts that may run by their digests, and forbids all
+    that comes from elsewhere; so a text that was not escaped would still do nothing.
+
+    Args:
+        sections: what stands between the finding and the recipe; empty ones are left out.
+        provenance: where the numbers come from.
+        finding: plain sentences, the one that matters most first.
+        papers: to cite.
+    """
+    shown = [
+        *(section for section in sections if section.body),
+        Section("Where the numbers come from", html_recipe(provenance), "recipe"),
+        Section("How to cite", html_citation(papers), "cite"),
+    ]
+    named = {section.name or f"part-{i}": section for i, section in enumerate(shown, start=1)}
+    body = "\n".join(_html_section(name, section) for name, section in named.items())
+    scripts = [*([_plotly()] if FIGURE in body else []), _script()]
+    links = "".join(
+        f'<li><a href="#{name}">{html.escape(section.heading)}</a></li>'
+        for name, section in named.items()
+    )
+    lead, *more = finding
     page = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>
-<style>{_STYLE}</style></head><body>
-<h1>{html.escape(title)}</h1>
+<html lang="en"><head><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">
+<meta name="generator" content="icl_locate {__version__}">
+<title>{html.escape(title)}</title>
+<style>{_asset("page.css")}</style></head><body>
+<a class="skip" href="#finding">Skip to the finding</a>
+<header><h1>{html.escape(title)}</h1>
+<nav aria-label="On this page"><ul>{links}</ul></nav></header>
+<main>
+<section id="finding" aria-labelledby="finding-heading">
+<h2 id="finding-heading">What was found</h2>
+<p class="lead">{html.escape(lead)}</p>
+{html_list(more)}
+</section>
+<noscript><p>Figures and answers are drawn by a script, which this browser does not run: the tables
+hold the figures' numbers.</p></noscript>
 {body}
-<h2>Recipe</h2><pre>{html.escape(recipe)}</pre>
+</main>
+{_html_scripts(scripts)}
 </body></html>
 """
     return replace_file(path, [page.encode(errors="backslashreplace")])
 
 
-def align_table(headers: Sequence[str], body: Sequence[Sequence[str]]) -> str:
-    """A table for a terminal: the first column to the left, the others to the right.
-
-    A header may have several lines.
-    """
-    parts = [header.split("\n") for header in headers]
-    height = max(map(len, parts))
-    above = list(zip(*[[""] * (height - len(part)) + part for part in parts], strict=True))
-    rows = [*above, *body]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(headers))]
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([*lines[:height], "  ".join("-" * width for width in widths), *lines[height:]])
+def _html_section(name: str, section: Section) -> str:
+    return f"""<section id="{name}" aria-labelledby="{name}-heading">
+<h2 id="{name}-heading">{html.escape(section.heading)}</h2>
+{section.body}
+</section>"""
 
 
-def html_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table as HTML."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in headers)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
+def _html_scripts(scripts: Sequence[str]) -> str:
+    """Our own as a module, behind what it uses."""
+    *before, own = scripts
+    parts = [f"<script>{script}</script>" for script in before]
+    return "\n".join([*parts, f'<script type="module">{own}</script>'])
+
+
+def _policy(scripts: Sequence[str]) -> str:
+    """What a browser may do for the page."""
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts]
+    allowed = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
+    return (
+        f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
+        "img-src data: blob:; base-uri 'none'; form-action 'none'"
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+@cache
+def _asset(name: str) -> str:
+    return (files("icl_locate.report") / "assets" / name).read_text("utf-8")
+
+
+def _script() -> str:
+    return "\n".join(map(_asset, _SCRIPTS))
+
+
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs())
 
 
 def write_png(figure: go.Figure, path: Path, *, width: int = 1000, height: int = 600) -> str | None:

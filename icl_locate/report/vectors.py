@@ -6,9 +6,11 @@ from typing import Any
 
 from icl_locate.checks.signatures import checked
 from icl_locate.errors import ResultError
-from icl_locate.plots.frame import to_html
 from icl_locate.plots.vectors import strength_curves, transfer_curves
-from icl_locate.report.page import align_table, html_table, write_page
+from icl_locate.report.figures import html_figure
+from icl_locate.report.page import Section, write_page
+from icl_locate.report.recipe import FUNCTION_VECTORS, IN_CONTEXT_VECTORS, TASK_VECTORS
+from icl_locate.report.tables import align_table, html_table, paragraphs
 from icl_locate.vectors import LayerScores, Peak, StrengthScores, TaskVectors, locate_peak
 
 Scores = TaskVectors | LayerScores | StrengthScores
@@ -22,6 +24,12 @@ token of prompts with examples, on average. Here it is added once, at the last t
 layer.""",
     StrengthScores: """In-context vectors are the directions from sources to targets, at every
 layer. Here they turn the states of every token that way, by a strength.""",
+}
+
+_PAPERS = {
+    TaskVectors: TASK_VECTORS,
+    LayerScores: FUNCTION_VECTORS,
+    StrengthScores: IN_CONTEXT_VECTORS,
 }
 
 
@@ -41,11 +49,19 @@ def write_vector_report(
     what = next(text for kind, text in _WHAT.items() if isinstance(result, kind))
     recipe = result.provenance
     headers, *rows = _rows(result, peak)
-    body = f"""<p>{what}</p>
-{to_html(figure, with_script=True)}
-{html_table(headers, rows)}"""
+    drawn = html_figure(
+        figure, "What vectors do by layer or strength, beside controls and levels without them."
+    )
+    sections = [
+        Section("How to read it", paragraphs([what])),
+        Section("Curves", drawn),
+        Section("Scores", html_table(headers, rows)),
+    ]
+    said = [] if peak is None else [f"Over the layers: {peak.label}."]
+    said += [f"{name}: {value}." for name, value in rows if name != "over layers"]
     title = f"Vectors: {recipe.get('task')} in {recipe.get('model')}"
-    return write_page(path, title, body, recipe)
+    papers = [paper for kind, paper in _PAPERS.items() if isinstance(result, kind)]
+    return write_page(path, title, sections, recipe, finding=said, papers=papers)
 
 
 @checked(ResultError)
