@@ -294,6 +294,6 @@ def test_demo_runs(tmp_path, capsys):
     assert "all but self" in printed
     page = (tmp_path / "report.html").read_text()
     assert not re.search(r"<(script|link|img)[^>]+(src|href)=", page), "the page needs nothing else"
-    assert "Recipe" in page and "One answer over the layers" in page
-    figures = page.split("Plotly.newPlot(  ")[1:]
+    assert "Where the numbers come from" in page and "Every answer" in page
+    figures = page.split('<figure class="plot')[1:]
     assert figures and all('"showSendToCloud": false' in figure for figure in figures)

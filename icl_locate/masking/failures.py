@@ -36,8 +36,7 @@ def failure_rates(
         ResultError: if the result holds no texts (its metric is a log-probability), the language
             is unknown, or the detector is not installed.
     """
-    known = result.provenance.get("gives_text", gives_text(result.metric, result.custom_metric))
-    if not known:
+    if not has_answers(result):
         raise ResultError(
             "the result holds no answers: failures are counted on generated text, so sweep with "
             f"another metric than {result.metric}"
@@ -61,6 +60,12 @@ def failure_rates(
         )
         for name, fails in failures.items()
     }
+
+
+def has_answers(result: SweepResult) -> bool:
+    """Whether a result holds answers: with a metric that is read off probabilities it does not."""
+    known = result.provenance.get("gives_text", gives_text(result.metric, result.custom_metric))
+    return bool(known and result.texts)
 
 
 def is_empty(answer: str, source: str) -> bool:  # noqa: ARG001

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from icl_locate import plots
-from icl_locate.masking.failures import failure_rates
+from icl_locate.masking.failures import failure_rates, has_answers
 from icl_locate.masking.location import Location
 from icl_locate.masking.result import SweepResult
 from icl_locate.report.figures import html_figure
@@ -26,7 +26,7 @@ _MOST_LABELS = 20
 
 def html_failures(result: SweepResult) -> str:
     """The share of answers that are empty, copied, in the wrong language, or no label."""
-    if not result.texts:
+    if not has_answers(result):
         return "<p>The model wrote no answers here: the metric is read off probabilities.</p>"
     language, why = _language(result)
     labels = _labels(result)

@@ -5,6 +5,7 @@ import gzip
 import json
 from typing import Any
 
+from icl_locate.masking.failures import has_answers
 from icl_locate.masking.result import SweepResult
 
 _DIGITS = 6
@@ -20,8 +21,9 @@ def html_answers(result: SweepResult) -> str:
     """A place where the page's script shows every answer (or score) to read and to filter."""
     block = base64.b64encode(pack(result)).decode()
     n = f"{result.item_scores.numel():,}"
-    what = "answers" if result.texts else "scores of single queries"
-    none = "" if result.texts else _NO_TEXTS
+    written = has_answers(result)
+    what = "answers" if written else "scores of single queries"
+    none = "" if written else _NO_TEXTS
     return f"""<p>All {n} {what}, to be filtered, sorted and read.{none}
 <span class="paper">They stand in this file, to be read on a screen.</span></p>
 <div class="viewer screen"><p class="status" role="status" aria-live="polite">…</p></div>
@@ -40,7 +42,7 @@ def pack(result: SweepResult) -> bytes:
     places: dict[str, int] = {}
     texts = [
         places.setdefault(text, len(places))
-        for by_layer in result.texts
+        for by_layer in (result.texts if has_answers(result) else ())
         for by_seed in by_layer
         for items in by_seed
         for text in items
