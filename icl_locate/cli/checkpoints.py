@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from icl_locate.cli import options
 from icl_locate.cli.loading import load_scored_task
@@ -47,6 +47,9 @@ class CheckpointsConfig(
     """Some of a directory's steps. Default: all. With --revisions: the step of each. Default: as
     their names tell."""
 
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
+    """Not taken here: a checkpoint is on one device."""
+
     n_queries: int = 32
 
     conditions: tuple[str, ...] = ("examples",)
@@ -58,6 +61,8 @@ class CheckpointsConfig(
 
         if self.revision is not None:
             raise IclLocateError(f"--revision is {self.revision!r}: expected --revisions, several")
+        if self.device_map is not None:
+            raise IclLocateError(f"--device-map is {self.device_map!r}: expected --device")
         for condition in self.conditions:
             get_condition(condition)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_locate.cli.earlier import check_earlier
-from icl_locate.cli.options import Model, Task
+from icl_locate.cli.options import Batched, Model, Task
 from icl_locate.cli.start import choose_metric, say
 
 
@@ -16,7 +16,7 @@ def load_scored_task(config: Task) -> tuple[Any, Any]:
     return task, choose_metric(config, task)
 
 
-def load_chosen_model(config: Model, *results: Path) -> Any:
+def load_chosen_model(config: Batched, *results: Path) -> Any:
     """The model that a command's options name.
 
     Args:
@@ -26,7 +26,11 @@ def load_chosen_model(config: Model, *results: Path) -> Any:
 
     say(config, f"loading the model {config.model}")
     model = icl.load_model(
-        config.model, device=config.device, dtype=config.dtype, revision=config.revision
+        config.model,
+        device=config.device,
+        device_map=config.device_map,
+        dtype=config.dtype,
+        revision=config.revision,
     )
     check_earlier(config, *results, model=model)
     return model

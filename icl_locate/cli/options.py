@@ -76,6 +76,9 @@ class Model:
 class Batched(Model):
     """A model that runs several prompts at once."""
 
+    device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = None
+    """How a model that takes several GPUs is spread over them. Default: it is on one device."""
+
     batch_size: int = 32
     """Prompts that run at once."""
 

@@ -58,6 +58,10 @@ class TriangulateConfig(
             raise IclLocateError(f"--n-heads is {self.n_heads}: expected 1 or more")
         if self.n_heads is not None and self.methods and "function_vector" not in self.methods:
             raise IclLocateError("--n-heads is for function_vector, which does not run: name it")
+        if self.device_map is not None and "lora" in self.methods:
+            raise IclLocateError(
+                f"--device-map is {self.device_map!r}, but lora trains on one device: leave one out"
+            )
         if self.preset is not None and "lora" not in self.methods:
             raise IclLocateError("--preset is for lora, which does not run: name it in --methods")
 

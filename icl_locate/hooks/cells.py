@@ -81,9 +81,10 @@ class CellTracker:
         else:
             restarts = tokens.shape[1] >= max(self._prompts.segments.shape[1], 2)
             start = 0 if restarts else self._tokens.shape[1]
-        if not start or len(tokens) != len(self._tokens):
-            self._tokens = tokens
+        seen = tokens.to(self._tokens.device)
+        if not start or len(seen) != len(self._tokens):
+            self._tokens = seen
         else:
-            self._tokens = torch.cat([self._tokens[:, :start], tokens], dim=1)
+            self._tokens = torch.cat([self._tokens[:, :start], seen], dim=1)
         self._shape = ()
         return tokens

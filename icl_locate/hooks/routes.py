@@ -55,7 +55,7 @@ class ScoresEdit(_Edit):
     ) -> Float[Tensor, "batch head query_pos key_pos"]:
         """Fill the hidden cells with the dtype's lowest number."""
         batch, _, n_queries, n_keys = scores.shape
-        cells = self.tracker.cells(self.layer, batch, n_queries, n_keys)
+        cells = self.tracker.cells(self.layer, batch, n_queries, n_keys).to(scores.device)
         lowest = torch.finfo(scores.dtype).min
         edited = scores.masked_fill(cells, lowest)
         self._empty = cells.any(dim=-1) & (edited.amax(dim=-1) <= lowest / 2)
@@ -93,7 +93,7 @@ class MaskEdit(_Edit):
                 f"but {getattr(mask, 'shape', mask)!r}: this architecture cannot be masked"
             )
         n_keys = mask.shape[-1]
-        cells = self.tracker.cells(self.layer, batch, n_queries, n_keys)
+        cells = self.tracker.cells(self.layer, batch, n_queries, n_keys).to(mask.device)
         mask = mask.expand(batch, max(mask.shape[1], cells.shape[1]), n_queries, n_keys)
         visible = mask if mask.dtype == torch.bool else mask > torch.finfo(mask.dtype).min / 2
         visible = visible & ~cells & built_in_mask(attention, n_queries, n_keys, mask.device)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from icl_locate.checks.signatures import checked
 from icl_locate.engine.forward import require_numbers
-from icl_locate.engine.shared.replay import BlockCall, replaced_blocks, with_first
+from icl_locate.engine.shared.replay import BlockCall, first, replaced_blocks, with_first
 from icl_locate.engine.shared.scoring import read_out
 from icl_locate.errors import PromptError
 from icl_locate.hooks import watch_attention
@@ -79,10 +79,10 @@ def _run(
 
     def keep_values(layer: int, value: Tensor) -> None:
         by_position = value if value.shape[1] == tokens.shape[1] else value.transpose(1, 2)
-        values[layer] = by_position[:, -length:]
+        values[layer] = by_position[:, -length:].to(tokens.device)
 
     def keep_attended(layer: int, pattern: Tensor) -> None:
-        attended[layer] = pattern[:, :, -length:, -length:].argmax(dim=-1)
+        attended[layer] = pattern[:, :, -length:, -length:].argmax(dim=-1).to(tokens.device)
 
     def keep_output(call: BlockCall) -> Any:
         output = call.run()
@@ -119,6 +119,7 @@ def _shares(
     project: Any = model.blocks[layer].attn.o
     flat = written.flatten(1)[:, None]
     residual = project(flat) - project(torch.zeros_like(flat[:1]))
+    residual = residual.to(first(output).device)  # where the model goes on behind its last block
     shares = torch.cat(
         [
             _share_of_attended(model, with_first(output, some), tokens[at, -length:], where)
@@ -140,7 +141,8 @@ def _share_of_attended(
     words: Int[Tensor, "row word"],
     attended: Int[Tensor, "row"],
 ) -> Float[Tensor, "row"]:
-    probabilities = read_out(model, output)[:, 0].float().softmax(dim=-1).gather(1, words)
+    logits = read_out(model, output)[:, 0].float().to(words.device)
+    probabilities = logits.softmax(dim=-1).gather(1, words)
     shares = 1 / (words[:, :, None] == words[:, None, :]).sum(dim=-1)  # each token counts once
     mean = (probabilities * shares).sum(dim=1, keepdim=True) / shares.sum(dim=1, keepdim=True)
     raised = (probabilities - mean).relu()

@@ -1,6 +1,6 @@
 """Models: the embedded one, a Hub name, a local directory, or a bridge that is already there."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -17,12 +17,14 @@ from icl_locate.models.bridge import Model
 from icl_locate.models.names import EMBEDDED as EMBEDDED
 from icl_locate.models.names import commit_of, find_model
 from icl_locate.models.names import embedded_directory as embedded_directory
+from icl_locate.models.spread import check_device_map, spreading_error
 from icl_locate.models.trust import NO_CODE, check_weights, says_code
 
 
 @checked(
     ModelError,
     model=anything,
+    device_map=anything,
     checkpoint_index=lambda name, value, error: (
         None if value is None else check_count(name, value, least=-(10**9), error=error)
     ),
@@ -31,6 +33,7 @@ def load_model(
     model: str | Path | Model | None = None,
     *,
     device: str | torch.device | None = None,
+    device_map: str | Mapping[str, str | int | torch.device] | None = None,
     dtype: torch.dtype | str = torch.float32,
     revision: str | None = None,
     checkpoint_index: int | None = None,
@@ -43,6 +46,10 @@ def load_model(
             Hugging Face Hub; a local directory; or a TransformerBridge, which is returned as it is,
             in evaluation mode. Weights are safetensors; a model's own code is never run.
         device: where to put it; ``None`` means a GPU if there is one.
+        device_map: for a model that takes several GPUs, in ``device``'s place: "auto" or "balanced"
+            (accelerate spreads it), or a mapping of modules' names to devices. Every intervention
+            and readout runs on such a model by the hooks engine; the shared engine, dropped
+            context, and weights offloaded to a disk are refused.
         dtype: of the weights, as a torch dtype or its name.
         revision: of a model on the Hub: a branch, a tag such as "step1000", or a commit, of
             weights, configuration and tokenizer alike. The commit stands in every recipe.
@@ -56,7 +63,7 @@ def load_model(
     """
     labels = {"checkpoint_index": checkpoint_index, "checkpoint_value": checkpoint_value}
     if isinstance(model, TransformerBridge):
-        _refuse_revision("there already", revision=revision, **labels)
+        _refuse_revision("there already", revision=revision, device_map=device_map, **labels)
         model.eval()
         return cast(Model, model)
     if model is not None and not isinstance(model, (str, Path)):
@@ -65,14 +72,20 @@ def load_model(
     if {*labels.values()} != {None}:
         revision = checkpoint_revision(name, revision=revision, **labels)
     found = find_model(name, revision)
-    place, floats = resolve_device(device), resolve_dtype(dtype)
+    floats, where = resolve_dtype(dtype), dict[str, Any]()
+    if device_map is None:
+        where["device"] = resolve_device(device)
+    else:
+        where["device_map"] = check_device_map(device_map, device)
     check_weights(found, revision)
     try:
         with quiet_loading() if Path(found).is_dir() else nullcontext():
             bridge = TransformerBridge.boot_transformers(
-                found, device=place, dtype=floats, revision=revision, **NO_CODE
+                found, dtype=floats, revision=revision, **where, **NO_CODE
             )
     except Exception as error:  # a damaged directory makes its readers raise anything
+        if device_map is not None and not says_code(error):
+            raise spreading_error(name, device_map, error) from error
         raise loading_error(name, error) from error
     keep_commit(bridge.original_model, found, revision)
     bridge.eval()

@@ -18,6 +18,7 @@ def paid_to(
     Args:
         rows, columns: the same cells of every sequence, or each sequence's own.
     """
+    rows, columns = rows.to(pattern.device), columns.to(pattern.device)  # of its layer
     if rows.ndim == 1:
         return pattern[..., rows, columns]
     batch = torch.arange(len(pattern), device=pattern.device)[:, None]

@@ -88,6 +88,7 @@ def _git(home: Path, *words: str) -> str:
             check=True,
             timeout=_SECONDS,
             stdin=subprocess.DEVNULL,
+            env={name: it for name, it in os.environ.items() if not name.startswith("GIT_")},
         )
     except (OSError, ValueError, subprocess.SubprocessError):
         return ""

@@ -109,3 +109,18 @@ def test_prompts_need_a_model_with_a_tokenizer(model):
 def test_prompts_of_a_hugging_face_model(hugging_face):
     with pytest.raises(ModelError, match="^model is a LlamaForCausalLM.*load_model"):
         icl.build_prompts(hugging_face, [icl.Example("a", "b")])
+
+
+@pytest.mark.parametrize(
+    ("device_map", "message"),
+    [
+        (3, "device_map is 3: expected one of 'auto', 'balanced'"),
+        ({3: "cpu"}, "device_map has the key 3: expected one of 'auto'"),
+        ({"": None}, "device_map has None for '': expected one of 'auto'"),
+        ({"": 1.0}, "device_map has 1.0 for '': expected one of 'auto'"),
+    ],
+)
+def test_a_device_map_of_other_types(device_map, message):
+    with pytest.raises(ModelError) as caught:
+        icl.load_model(device_map=device_map)
+    assert str(caught.value).startswith(message)
