@@ -72,24 +72,27 @@ def load_model(
     if {*labels.values()} != {None}:
         revision = checkpoint_revision(name, revision=revision, **labels)
     found = find_model(name, revision)
-    floats, where = resolve_dtype(dtype), dict[str, Any]()
+    how: dict[str, Any] = {"dtype": resolve_dtype(dtype), "revision": revision}
     if device_map is None:
-        where["device"] = resolve_device(device)
+        how["device"] = resolve_device(device)
     else:
-        where["device_map"] = check_device_map(device_map, device)
+        how["device_map"] = check_device_map(device_map, device)
     check_weights(found, revision)
-    try:
-        with quiet_loading() if Path(found).is_dir() else nullcontext():
-            bridge = TransformerBridge.boot_transformers(
-                found, dtype=floats, revision=revision, **where, **NO_CODE
-            )
-    except Exception as error:  # a damaged directory makes its readers raise anything
-        if device_map is not None and not says_code(error):
-            raise spreading_error(name, device_map, error) from error
-        raise loading_error(name, error) from error
+    bridge = _boot(name, found, how)
     keep_commit(bridge.original_model, found, revision)
     bridge.eval()
     return cast(Model, bridge)
+
+
+def _boot(name: str, found: str, how: dict[str, Any]) -> Any:
+    """The bridge of a model that was found, or what to tell its user."""
+    try:
+        with quiet_loading() if Path(found).is_dir() else nullcontext():
+            return TransformerBridge.boot_transformers(found, **how, **NO_CODE)
+    except Exception as error:  # a damaged directory makes its readers raise anything
+        if "device_map" in how and not says_code(error):
+            raise spreading_error(name, how["device_map"], error) from error
+        raise loading_error(name, error) from error
 
 
 def keep_commit(model: Any, name: str, revision: str | None) -> None:

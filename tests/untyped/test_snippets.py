@@ -21,6 +21,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 import icl_locate as icl
 from icl_locate.cli import main
 from icl_locate.cli.command import _parse as parse
+from icl_locate.cli.runs import RUNS
 from icl_locate.tasks import pseudo
 
 ROOT = Path(__file__).parents[2]
@@ -123,6 +124,7 @@ GIVEN = {
         prompts = icl.build_prompts(model, task.test[:2], examples=task.train, n_shots=2)
         mask = icl.ContextMask("examples", icl.from_layer(1))
     """,
+    "runs": "",
     "savings": "",
     "states": "",
 }
@@ -172,10 +174,19 @@ def test_commands_are_commands(page, tmp_path, monkeypatch):
         for name in re.findall(r"\A# (\w+)\.py\n", text):
             (tmp_path / f"{name}.py").write_text(text, encoding="utf-8")
     for command in shell_commands(page):
+        if "--config" in command:
+            path = tmp_path / command[command.index("--config") + 1]
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(blocks(page, "toml")[0], encoding="utf-8")
         config = parse(command)
-        config.check()
+        if not is_of_runs(config):
+            config.check()
     for path in tmp_path.glob("*.py"):
         sys.modules.pop(path.stem, None)
+
+
+def is_of_runs(config):
+    return type(config) in RUNS
 
 
 def test_python_as_printed(newcomer, monkeypatch):
