@@ -55,8 +55,10 @@ def _lines(name: str, found: Any) -> list[str]:
     n_tensors = f"{len(found.tensors)} of {found.found.n_tensors} tensors differ"
     lines.append(f"  numbers: {n_tensors if found.tensors else 'the same'}")
     for one in found.found.tensors:
-        size = f"{one.n_different} of {one.n_places} differ, by at most {one.largest}"
-        lines.append(f"    {one.name}: {' | '.join(one.shapes) if one.largest is None else size}")
+        said = " | ".join(one.shapes)
+        if one.largest is not None:
+            said = f"{one.n_different} of {one.n_places} differ, by at most {one.largest:.3g}"
+        lines.append(f"    {one.name}: {said}")
     if found.found.n_texts:
         n_texts = f"{len(found.texts)} of {found.found.n_texts} differ"
         lines.append(f"  texts: {n_texts if found.texts else 'the same'}")
