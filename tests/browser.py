@@ -50,6 +50,7 @@ class Opened:
         for top in range(0, height, 400):
             self.page.evaluate(f"scrollTo(0, {top})")
             self.page.wait_for_timeout(30)
+        self.page.wait_for_timeout(300)
 
     def answers(self) -> Page:
         """Go to the answers, and wait until they are there."""

@@ -11,6 +11,8 @@ import torch
 from browser import find_browser, open_page, running
 
 import icl_locate as icl
+from icl_locate.report import write_run_report
+from icl_locate.report.kinds import kind_of, read_run
 
 pytestmark = pytest.mark.skipif(find_browser() is None, reason="no Chromium or Chrome is installed")
 
@@ -390,3 +392,29 @@ def test_scores_stand_where_there_are_no_answers(browser, tmp_path):
     there.locator("#answers tr[data-at='0']").click()
     assert there.locator("dialog td").count() == 5
     opened.check()
+
+
+def pages_of_all_kinds(home):
+    """The page of every kind of result that a file can hold, and of several runs."""
+    values = {**saved_kinds.VALUES, "formation": saved_kinds.formation_study()}
+    for name, value in values.items():
+        found = read_run(value.save(home / name.replace(" ", "_")))
+        yield kind_of(found).write(home / f"{name}.html", found, 0.95)
+    values["scores"].save(home / "induction" / "heads")
+    values["ablation"].save(home / "induction" / "ablation")
+    found = read_run(home / "induction")
+    yield kind_of(found).write(home / "induction.html", found, 0.95)
+    yield write_run_report(home / "runs.html", {"one": swept(), "two": swept(seed=1)})
+
+
+def test_every_kind_of_page_opens_on_a_phone(browser, tmp_path):
+    for path in pages_of_all_kinds(tmp_path):
+        opened = open_page(browser, path, **PHONE)
+        opened.scroll()
+        there = opened.page
+        assert there.evaluate("document.documentElement.scrollWidth") == 390, path.name
+        assert there.locator("#finding .lead").text_content(), path.name
+        n_figures = there.locator("figure.plot").count()
+        assert there.locator("figure.plot .canvas svg.main-svg").count() >= n_figures, path.name
+        opened.check()
+        there.close()

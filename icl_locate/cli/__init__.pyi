@@ -7,6 +7,7 @@ from .formation import FormationConfig as FormationConfig
 from .gates import GatesConfig as GatesConfig
 from .induction import InductionConfig as InductionConfig
 from .lora import LoraByLayerConfig as LoraByLayerConfig
+from .report import ReportConfig as ReportConfig
 from .savings import SavingsConfig as SavingsConfig
 from .sweep import SweepConfig as SweepConfig
 from .triangulate import TriangulateConfig as TriangulateConfig

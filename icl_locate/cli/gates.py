@@ -19,8 +19,8 @@ class GatesConfig(
     """Learn a gate for each head of a frozen model: which heads can go, and which are needed?
 
     Writes into the output directory: gates.safetensors, gates.csv with gates.recipe.json,
-    gate_map.png, pruning_curve.png, and checkpoint.safetensors, from which an interrupted run goes
-    on.
+    gates.html, gate_map.png, pruning_curve.png, and checkpoint.safetensors, from which an
+    interrupted run goes on.
     """
 
     command: ClassVar[str] = "gates"
@@ -70,10 +70,11 @@ def run_gates(config: GatesConfig) -> None:
     from icl_locate import plots
     from icl_locate.gates import train_gates
     from icl_locate.records.checkpoint import saved_path
+    from icl_locate.report.gates import write_gates_report
 
     how = _recipe(config)
     result, checkpoint = config.output / "gates.safetensors", config.output / "checkpoint"
-    check_output(config.output, (result.name, "gates.csv", "gates.recipe.json"))
+    check_output(config.output, (result.name, "gates.csv", "gates.recipe.json", "gates.html"))
     check_earlier(config, result)
     task, metric = load_scored_task(config)
     if not config.quiet:
@@ -101,6 +102,7 @@ def run_gates(config: GatesConfig) -> None:
     found = with_settings(found, config)
     written = [found.save(result)]
     written += write_table(found.to_dataframe(), config.output / "gates.csv", found.provenance)
+    written.append(write_gates_report(config.output / "gates.html", found))
     figures = {"gate_map": plots.gate_map(found), "pruning_curve": plots.pruning_curve(found)}
     problem = write_pngs(figures, config.output, written)
     _print_heads(found)

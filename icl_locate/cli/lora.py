@@ -18,8 +18,8 @@ class LoraByLayerConfig(options.Quiet, options.Output, options.Model, options.An
     """Tune one layer at a time to a task by LoRA, and score each tuned model.
 
     Writes into the output directory: an adapter for each layer and seed as peft writes them,
-    lora.safetensors, lora.csv with lora.recipe.json, and lora_layers.png. A run with the same
-    output goes on where the last one ended; another training's checkpoints are refused.
+    lora.safetensors, lora.csv with lora.recipe.json, lora.html and lora_layers.png. A run with
+    the same output goes on where the last one ended; another training's checkpoints are refused.
     """
 
     command: ClassVar[str] = "lora"
@@ -67,8 +67,9 @@ def run_lora(config: LoraByLayerConfig) -> None:
     """Tune layer by layer, and write what was found."""
     from icl_locate import plots
     from icl_locate.lora import lora_by_layer
+    from icl_locate.report.lora import write_lora_report
 
-    check_output(config.output, ("lora.safetensors", "lora.csv", "lora.recipe.json"))
+    check_output(config.output, ("lora.safetensors", "lora.csv", "lora.recipe.json", "lora.html"))
     task, metric = load_scored_task(config)
     swept = _read_sweep(config)
     how = _recipe(config, task)
@@ -92,6 +93,8 @@ def run_lora(config: LoraByLayerConfig) -> None:
     found = with_settings(found, config)
     written = [found.save(config.output / "lora")]
     written += write_table(found.to_dataframe(), config.output / "lora.csv", found.provenance)
+    page = config.output / "lora.html"
+    written.append(write_lora_report(page, found, swept, config.condition))
     figure = plots.lora_curves(found, swept, config.condition)
     problem = write_pngs({"lora_layers": figure}, config.output, written)
     _print_layers(found, swept, config.condition)
@@ -128,15 +131,11 @@ def _recipe(config: LoraByLayerConfig, task: Any) -> Any:
 
 def _print_layers(found: Any, swept: Any, condition: str | None) -> None:
     """A row for each tuned layer, and how the order of the layers agrees with the sweep's."""
+    from icl_locate.report.lora import lora_rows
     from icl_locate.report.tables import align_table
 
-    low, high = found.interval()
-    rows = [
-        (str(layer), f"{float(mean):.3g} [{float(low[i]):.3g}, {float(high[i]):.3g}]")
-        for i, (layer, mean) in enumerate(zip(found.layers, found.scores.mean(-1), strict=True))
-    ]
     print(f"untuned: {found.metric} {found.untuned:.3g}")
-    print(align_table(("tuned layer", found.metric), rows))
+    print(align_table(*lora_rows(found)))
     if swept is not None:
         rho, less, more = found.rank_correlation(swept, condition)
         print(f"rank correlation with the masking curve: {rho:.2f} [{less:.2f}, {more:.2f}]")

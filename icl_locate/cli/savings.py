@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from icl_locate.cli import options
 from icl_locate.cli.earlier import check_earlier, with_settings
@@ -18,7 +18,7 @@ class SavingsConfig(options.Replacing, options.Batched, options.Shots, options.A
 
     Prints a row for each layer: the published formula, exact floating-point operations, cache; only
     the model's configuration is read. With --measure the model is loaded and generates; writes
-    savings.safetensors, savings.csv with savings.recipe.json, and savings.png.
+    savings.safetensors, savings.csv with savings.recipe.json, savings.html and savings.png.
     """
 
     command: ClassVar[str] = "savings"
@@ -108,10 +108,12 @@ def _estimate(config: SavingsConfig) -> None:
 
 def _measure(config: SavingsConfig) -> None:
     from icl_locate import plots
+    from icl_locate.report.savings import savings_rows, write_savings_report
+    from icl_locate.report.tables import align_table
     from icl_locate.savings import measure_savings
 
     result = config.output / "savings.safetensors"
-    check_output(config.output, (result.name, "savings.csv", "savings.recipe.json"))
+    check_output(config.output, (result.name, "savings.csv", "savings.recipe.json", "savings.html"))
     check_earlier(config, result)
     task, metric = load_scored_task(config)
     model = load_chosen_model(config, result)
@@ -131,22 +133,7 @@ def _measure(config: SavingsConfig) -> None:
     table = measured.to_dataframe()
     written = [measured.save(result)]
     written += write_table(table, config.output / "savings.csv", measured.provenance)
+    written.append(write_savings_report(config.output / "savings.html", measured))
     problem = write_pngs({"savings": plots.savings_curves(measured)}, config.output, written)
-    print(_table(table, measured.metric))
+    print(align_table(*savings_rows(measured)))
     say_written(config, written, problem)
-
-
-def _table(table: Any, metric: str) -> str:
-    from icl_locate.report.tables import align_table
-
-    saved = ("prefill_saved", "decode_saved", "peak_saved", "cache_saved")
-    rows = [
-        (
-            str(int(row["from_layer"])),
-            f"{row[metric]:.3g} [{row['low']:.3g}, {row['high']:.3g}]",
-            *(f"{row[name]:.0%}" for name in saved),
-        )
-        for _, row in table.iterrows()
-    ]
-    headers = "from layer", metric, "prefill saved", "decoding saved", "memory saved", "cache saved"
-    return align_table(headers, rows)

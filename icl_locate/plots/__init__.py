@@ -19,6 +19,7 @@ from icl_locate.plots.heads import ablation_bars, fraction_curves, head_set_curv
 from icl_locate.plots.lora import lora_curves
 from icl_locate.plots.maps import head_map
 from icl_locate.plots.prompts import prompt_segments
+from icl_locate.plots.runs import run_curves
 from icl_locate.plots.savings import savings_curves
 from icl_locate.plots.vectors import overrides, strength_curves, transfer_curves
 
@@ -49,6 +50,7 @@ __all__ = [
     "prompt_segments",
     "pruning_curve",
     "query_key_plane",
+    "run_curves",
     "savings_curves",
     "shots_curves",
     "strength_against_only_head",

@@ -171,7 +171,10 @@ def _tell_heads(result: HeadMeasure) -> str:
 
 def _shown(result: HeadMeasure) -> tuple[str, str]:
     """The arm that is told and drawn, and its control."""
-    return _COUNTED.get(result.metric, (result.arms[0], result.arms[-1]))
+    arm, control = _COUNTED.get(result.metric, (result.arms[0], result.arms[-1]))
+    if {arm, control} <= {*result.arms}:
+        return arm, control
+    return result.arms[0], result.arms[-1]
 
 
 def _tell_cuts(result: Disconnections) -> str:

@@ -63,7 +63,7 @@ def write_page(
     ]
     named = {section.name or f"part-{i}": section for i, section in enumerate(shown, start=1)}
     body = "\n".join(_html_section(name, section) for name, section in named.items())
-    scripts = [*([_plotly()] if FIGURE in body else []), _script()]
+    plotly = _plotly() if FIGURE in body else ""
     links = "".join(
         f'<li><a href="#{name}">{html.escape(section.heading)}</a></li>'
         for name, section in named.items()
@@ -72,7 +72,7 @@ def write_page(
     page = f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">
+<meta http-equiv="Content-Security-Policy" content="{_policy([_script(), plotly])}">
 <meta name="generator" content="icl_locate {__version__}">
 <title>{html.escape(title)}</title>
 <style>{_asset("page.css")}</style></head><body>
@@ -89,7 +89,8 @@ def write_page(
 hold the figures' numbers.</p></noscript>
 {body}
 </main>
-{_html_scripts(scripts)}
+<script type="text/plain" id="plotly">{plotly}</script>
+<script type="module">{_script()}</script>
 </body></html>
 """
     return replace_file(path, [page.encode(errors="backslashreplace")])
@@ -100,13 +101,6 @@ def _html_section(name: str, section: Section) -> str:
 <h2 id="{name}-heading">{html.escape(section.heading)}</h2>
 {section.body}
 </section>"""
-
-
-def _html_scripts(scripts: Sequence[str]) -> str:
-    """Our own as a module, behind what it uses."""
-    *before, own = scripts
-    parts = [f"<script>{script}</script>" for script in before]
-    return "\n".join([*parts, f'<script type="module">{own}</script>'])
 
 
 def _policy(scripts: Sequence[str]) -> str:

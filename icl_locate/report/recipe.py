@@ -94,19 +94,36 @@ def html_citation(papers: Sequence[Paper]) -> str:
 
 
 def html_recipe(provenance: Mapping[str, Any]) -> str:
-    """A row for each thing that is recorded, and all of it as JSON to be copied."""
-    rows = "".join(
-        f'<tr><th scope="row">{html.escape(name)}</th><td>{html.escape(value)}</td></tr>'
-        for name, value in _flat(provenance)
+    """A row for each thing that is recorded, and all of it as JSON to be copied.
+
+    Recipes of several results, by a name for each, stand side by side; what differs comes first.
+    """
+    several = len(provenance) > 1 and all(map(_is_recipe, provenance.values()))
+    recipes = provenance if several else {"value": provenance}
+    columns = {name: dict(_flat(recipe)) for name, recipe in recipes.items()}
+    rows = dict.fromkeys(name for column in columns.values() for name in column)
+    cells = {name: [column.get(name, "") for column in columns.values()] for name in rows}
+    ordered = sorted(cells, key=lambda name: len({*cells[name]}) == 1 and several)
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in ("what", *columns))
+    body = "".join(
+        f'<tr><th scope="row">{html.escape(name)}</th>'
+        f"{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells[name])}</tr>"
+        for name in ordered
     )
     text = json.dumps(dict(provenance), indent=1, ensure_ascii=False, default=str)
+    first = " What differs stands first." if several else ""
     return (
-        "<p>Everything that is needed to run this again, as the result's file records it.</p>"
-        '<div class="scroll" tabindex="0" role="region" aria-label="Recipe">'
-        '<table class="words recipe"><thead><tr><th scope="col">what</th>'
-        f'<th scope="col">value</th></tr></thead><tbody>{rows}</tbody></table></div>'
-        f"<details><summary>All of it as JSON</summary><pre>{html.escape(text)}</pre></details>"
+        "<p>Everything that is needed to run this again, as the result's file records it."
+        f'{first}</p><div class="scroll" tabindex="0" role="region" aria-label="Recipe">'
+        f'<table class="words recipe"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        "</div><details><summary>All of it as JSON</summary>"
+        f"<pre>{html.escape(text)}</pre></details>"
     )
+
+
+def _is_recipe(value: Any) -> bool:
+    """Whether it says of which model or task it is."""
+    return isinstance(value, Mapping) and bool({"model", "task"} & {*value})
 
 
 def _flat(value: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, str]]:

@@ -88,16 +88,19 @@ def write_importance_report(
     result: SweepResult,
     path: str | Path,
     importances: Sequence[LayerImportance] | None = None,
+    *,
+    confidence: float = 0.95,
 ) -> Path:
     """Write the page of a sweep that masked layers alone (scope "only", or a window).
 
     Args:
         importances: what `layer_importance` found; with none given it is computed.
+        confidence: of its intervals, where it is computed.
 
     Raises:
         ResultError: if the sweep masked from a layer on.
     """
-    found = importances or layer_importance(result)
+    found = importances or layer_importance(result, confidence=confidence)
     how = (
         "At layer l of a curve the context is hidden at that layer alone (or, in a window, at some "
         "from it on), and read at all others. What is lost of the ceiling, the score with nothing "

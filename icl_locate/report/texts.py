@@ -19,7 +19,7 @@ more, and the order is turned round.</small></p>"""
 
 def html_answers(result: SweepResult) -> str:
     """A place where the page's script shows every answer (or score) to read and to filter."""
-    block = base64.b64encode(pack(result)).decode()
+    block = base64.b64encode(gzip.compress(pack(result), compresslevel=6, mtime=0)).decode()
     n = f"{result.item_scores.numel():,}"
     written = has_answers(result)
     what = "answers" if written else "scores of single queries"
@@ -35,7 +35,7 @@ _NO_TEXTS = " The metric is read off probabilities: the model wrote no answers."
 
 
 def pack(result: SweepResult) -> bytes:
-    """Answers and scores as compressed JSON: each different text once, and where it stands.
+    """Answers and scores as JSON: each different text once, and where it stands.
 
     The order of answers is that of conditions, layers, seeds and items, the last the fastest.
     """
@@ -58,5 +58,4 @@ def pack(result: SweepResult) -> bytes:
         "texts": texts,
         "scores": [float(f"{score:.{_DIGITS}g}") for score in scores],
     }
-    text = json.dumps(found, separators=(",", ":"))  # ASCII, whatever the texts hold
-    return gzip.compress(text.encode(), compresslevel=6, mtime=0)
+    return json.dumps(found, separators=(",", ":")).encode()  # ASCII, whatever the texts hold

@@ -44,6 +44,7 @@ from icl_locate.interventions.edges import InductionEdges, Positions
 from icl_locate.lora import LoraConfig, LoraResult
 from icl_locate.masking import estimate
 from icl_locate.prompts.programs import CodeCheck, pass_at_k
+from icl_locate.report import write_run_report
 from icl_locate.sandbox import run_python
 from icl_locate.savings import MeasuredSavings, ModelCosts
 from icl_locate.tasks import (
@@ -294,6 +295,11 @@ def calls() -> dict[str, Call]:
             icl.write_head_report,
             {"path": home / "heads.html", "scores": scored_heads(), "effects": effects(),
              "result": ablated(), "comparisons": ablated().compare(n_resamples=5)},
+            0.2,
+        ),
+        "report.write_run_report": Call(
+            write_run_report,
+            {"path": home / "runs.html", "results": {"a": rising(), "b": rising()}},
             0.2,
         ),
         "load_model": Call(icl.load_model, {"model": model()}),
@@ -647,6 +653,7 @@ def _plots() -> dict[str, Call]:
         ),
         "plots.product_of_vectors": Call(plots.product_of_vectors, {"n_steps": 20}, 0.5),
         "plots.importance_curves": Call(plots.importance_curves, {"result": swept("only")}, 0.5),
+        "plots.run_curves": Call(plots.run_curves, {"results": {"a": swept()}}, 0.5),
         "plots.shots_curves": Call(plots.shots_curves, {"results": {1: swept()}}, 0.5),
         "plots.failure_curves": Call(
             plots.failure_curves, {"result": swept(), "rates": rates}, 0.5

@@ -4,12 +4,6 @@
 const ROW = 33; // pixels, as in the style sheet
 const MARGIN = 12; // rows that are made above and below those in sight
 
-async function unpack(block) {
-  const packed = Uint8Array.from(atob(block.textContent.trim()), (c) => c.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return new Response(stream).json();
-}
-
 function startAnswers() {
   const place = document.querySelector("#answers .viewer");
   if (!place) return;
@@ -25,6 +19,17 @@ function startAnswers() {
     new Viewer(place, status, await unpack(document.getElementById("answers-data")));
   }, { rootMargin: "800px" });
   near.observe(place);
+}
+
+async function unpack(block) {
+  const letters = atob(block.textContent.trim());
+  const packed = new Uint8Array(letters.length);
+  for (let i = 0; i < packed.length; i++) packed[i] = letters.charCodeAt(i);
+  const stream = new DecompressionStream("gzip");
+  const writer = stream.writable.getWriter();
+  writer.write(packed);
+  writer.close();
+  return new Response(stream.readable).json();
 }
 
 class Viewer {

@@ -2,7 +2,15 @@
 // of text and ground stand in the style sheet, so that they follow the reader's choice at once.
 
 const PAPER = 680; // pixels of a printed page's width
+const WAIT = 100; // milliseconds, in which words come first
 const narrow = matchMedia("(max-width: 40rem)");
+
+// Runs plotly.js, once: it stands in the page as a text, so that the page opens without it. The
+// page's policy lets it run by its digest.
+function loadPlotly() {
+  if (globalThis.Plotly) return;
+  document.head.append(make("script", {}, document.getElementById("plotly").textContent));
+}
 
 function fitted(layout, place) {
   if (!narrow.matches || place.classList.contains("wide")) return layout;
@@ -19,6 +27,7 @@ function fitted(layout, place) {
 function draw(place) {
   const canvas = place.querySelector(".canvas");
   if (place.drawn || !canvas.offsetParent) return; // drawn already, or folded away
+  loadPlotly();
   place.drawn = JSON.parse(place.querySelector("script").textContent);
   const layout = fitted(place.drawn.layout, place);
   canvas.style.height = `${layout.height ?? 450}px`;
@@ -31,19 +40,23 @@ function drawAgain(place) {
   draw(place);
 }
 
+function resize(place, width) {
+  if (place.drawn) Plotly.relayout(place.querySelector(".canvas"), width);
+}
+
 function startFigures() {
   const places = [...document.querySelectorAll("figure.plot")];
   const near = new IntersectionObserver((entries) => {
-    entries.filter((entry) => entry.isIntersecting).forEach((entry) => draw(entry.target));
+    const now = entries.filter((entry) => entry.isIntersecting).map((entry) => entry.target);
+    setTimeout(() => now.forEach(draw), WAIT);
   }, { rootMargin: "500px" });
   places.forEach((place) => near.observe(place));
   narrow.addEventListener("change", () => places.forEach(drawAgain));
-  addEventListener("beforeprint", () => places.forEach((place) => {
-    draw(place);
-    if (place.drawn) Plotly.relayout(place.querySelector(".canvas"), { width: PAPER });
-  }));
-  addEventListener("afterprint", () => places.forEach((place) => {
-    if (!place.drawn) return;
-    Plotly.relayout(place.querySelector(".canvas"), { width: null, autosize: true });
-  }));
+  addEventListener("beforeprint", () => {
+    places.forEach(draw);
+    places.forEach((place) => resize(place, { width: PAPER }));
+  });
+  addEventListener("afterprint", () => {
+    places.forEach((place) => resize(place, { width: null, autosize: true }));
+  });
 }
