@@ -152,6 +152,7 @@ def test_every_command_that_takes_a_model_takes_a_revision():
         "compare",
         "demo",
         "formation",
+        "report",
     }
     assert all("revision" in fields for fields in taken.values() if "model" in fields)
 

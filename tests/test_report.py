@@ -179,6 +179,9 @@ def test_the_command_writes_one_run_s_page_or_that_of_several(tmp_path, capsys):
     assert (
         "80 % interval" in page and str(tmp_path / "out" / "report.html") in capsys.readouterr().out
     )
+    assert (tmp_path / "out" / "config.toml").is_file()
+    assert main(["report", both[0], "--output", both[0], "--quiet"]) == 0
+    assert not (tmp_path / "one" / "config.toml").exists(), "a run's options are its own"
     assert main(["report", *both, *out]) == 0
     page = (tmp_path / "out" / "runs.html").read_text("utf-8")
     differences = icl.compare(simulated(3), simulated(5))

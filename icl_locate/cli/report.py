@@ -58,7 +58,9 @@ def run_report(config: ReportConfig) -> None:
         kind = kind_of(found)
         check_output(config.output, (kind.page,))
         written = kind.write(config.output / kind.page, found, config.confidence)
-    say_written(config, [written], None)
+    home = config.output.resolve()
+    among = any(home in (path.resolve(), path.resolve().parent) for path in config.runs)
+    say_written(config, [written], None, keep_config=among)
 
 
 def _read_sweep(path: Path) -> Any:

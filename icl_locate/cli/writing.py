@@ -93,9 +93,16 @@ def write_shots(results: dict[int, Any], config: Any) -> None:
     say_written(config, written, write_pngs(figures, config.output, written))
 
 
-def say_written(config: Any, written: list[Path], problem: str | None) -> None:
-    """Write the options, too; say what was written, and why there are no pictures if so."""
-    written.append(write_config(config))
+def say_written(
+    config: Any, written: list[Path], problem: str | None, *, keep_config: bool = False
+) -> None:
+    """Write the options, too; say what was written, and why there are no pictures if so.
+
+    Args:
+        keep_config: whether the output directory's options are another command's, and stay.
+    """
+    if not keep_config:
+        written.append(write_config(config))
     print("\nwritten:", *written, sep="\n  ")
     if problem is not None:
         print(f"no PNG: it takes a Chrome or Chromium on this machine ({problem})")
