@@ -21,7 +21,7 @@ import icl_locate as icl
 from icl_locate import Segment, induction, metrics
 from icl_locate.engine.choice import choose_engine
 from icl_locate.engine.grid import run_grid
-from icl_locate.engine.hooked import run_cell
+from icl_locate.engine.hooked import answer_cell
 from icl_locate.errors import MaskError, ModelError
 from icl_locate.hooks import ablate_heads, hold, scale_heads
 from icl_locate.hooks.points import check_point
@@ -559,9 +559,9 @@ def test_runs_that_do_the_same_run_once(monkeypatch):
 
     def count(model, prompts, run, *args, **kwargs):
         ran.append(run)
-        return run_cell(model, prompts, run, *args, **kwargs)
+        return answer_cell(model, prompts, run, *args, **kwargs)
 
-    monkeypatch.setattr("icl_locate.engine.grid.run_cell", count)
+    monkeypatch.setattr("icl_locate.engine.grid.answer_cell", count)
     beside, mask = icl.HeadAblation({(1, 0)}), icl.ContextMask({Segment.EXAMPLES}, {1})
     hidden = (Segment.QUERY, Segment.EXAMPLES)
     nothing = [icl.ContextMask({segment}, icl.from_layer(3)) for segment in hidden]

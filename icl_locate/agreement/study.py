@@ -22,7 +22,9 @@ from icl_locate.models.fingerprint import hold_weights
 from icl_locate.models.loading import check_model, load_model
 from icl_locate.prompts.template import Choice
 from icl_locate.records.files import describe
+from icl_locate.records.store import Store
 from icl_locate.studies.recipe import describe_model, describe_value
+from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
@@ -50,6 +52,8 @@ def triangulate(
     token_budget: int | None = None,
     engine: Engine | str = "auto",
     progress: bool = False,
+    store: str | Path | Store | None = None,
+    executor: Executor | None = None,
     **options: Mapping[str, Any],
 ) -> Agreement:
     """Locate a task by several methods, and hold them against each other on one layer axis.
@@ -69,7 +73,7 @@ def triangulate(
         options: by a method's name its own, such as ``function_vector={"n_heads": 5}``, and those
             that training asks for: ``lora={"output": "runs/lora", "model": "embedded"}``.
         model, task, n_shots, seeds, choice, prepend_bos, max_new_tokens: as in `sweep`.
-        batch_size, token_budget, engine, progress: as in `sweep`.
+        batch_size, token_budget, engine, progress, store, executor: as in `sweep`.
 
     Raises:
         TaskError: no methods, an unknown one, or one twice; options of none that runs; a method
@@ -85,7 +89,8 @@ def triangulate(
     )  # fmt: skip
     asked = Asked(setting, metric, engine, batch_size, token_budget, progress)
     how = {"confidence": confidence, "n_resamples": n_resamples, "seed": seed}
-    return _run(model, asked, chosen, options, how, leave_out=methods is None)
+    with using(store, executor, study="triangulate"):
+        return _run(model, asked, chosen, options, how, leave_out=methods is None)
 
 
 def _run(

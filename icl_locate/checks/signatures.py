@@ -86,9 +86,11 @@ BOUNDS: Mapping[str, Check] = {
     "patience": whole(1),
     "query_tokens": whole(1),
     "repeats": whole(1, MANY),
+    "executor": anything,
     "seed": lambda name, value, error: check_seed(name, value, error=error),
     "seeds": lambda name, value, error: check_seeds(value, name=name, error=error),
     "size": whole(1),
+    "store": anything,
     "token_budget": whole(1),
     "width": whole(1),
 }

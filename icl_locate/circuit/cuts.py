@@ -28,6 +28,9 @@ from icl_locate.metrics.base import check_columns
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.template import Choice
+from icl_locate.records.store import Store
+from icl_locate.studies.schedule import Executor, using
+from icl_locate.studies.units import Request
 from icl_locate.tasks.task import Task
 
 
@@ -51,6 +54,8 @@ def disconnect(
     token_budget: int | None = None,
     engine: Engine | str = "auto",
     progress: bool = False,
+    store: str | Path | Store | None = None,
+    executor: Executor | None = None,
 ) -> Disconnections:
     """Cut kinds of edges of the inference circuit, all heads, in windows of layers; score the task.
 
@@ -84,7 +89,8 @@ def disconnect(
     )  # fmt: skip
     cuts = _Cuts(chosen, controls, choose_windows(windows, int(model.cfg.n_layers)), compat)
     runs = _Runs(model, asked, engine, batch_size, token_budget)
-    return runs.result(cuts, progress=progress)
+    with using(store, executor, study="disconnect"):
+        return runs.result(cuts, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -149,14 +155,14 @@ class _Runs:
                 disable=not progress,
             ) as bar,
         ):  # fmt: skip
-            for prompts in shown:
-                cells = setting.run(
-                    model, prompts, masks, engine=engine, batch_size=self.batch_size,
-                    token_budget=self.token_budget, on_progress=bar.update,
-                )  # fmt: skip
-                tables = [cell.statistics for cell in cells]
-                check_columns(setting.metric, tables)
-                found.append(np.stack(tables))
+            by_seed = setting.run_all(
+                model, [Request(prompts, masks) for prompts in shown], engine=engine,
+                batch_size=self.batch_size, token_budget=self.token_budget, on_progress=bar.update,
+            )  # fmt: skip
+        for cells in by_seed:
+            tables = [cell.statistics for cell in cells]
+            check_columns(setting.metric, tables)
+            found.append(np.stack(tables))
         return self._collect(cuts, np.stack(found, axis=1), recipe)
 
     def _collect(

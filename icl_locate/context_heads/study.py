@@ -1,9 +1,10 @@
 """Hiding the context from single heads, from all but one, and from growing sets."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import wraps
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 import torch
@@ -23,11 +24,28 @@ from icl_locate.metrics.base import check_columns
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.store import Store
+from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
+from icl_locate.studies.units import Request
 from icl_locate.tasks.task import Task
 
 Mode = Literal["hidden", "kept"]
 Head = tuple[int, int]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _kept(method: Callable[P, R]) -> Callable[P, R]:
+    """A method of a study, all of whose runs are kept and executed as the study was told."""
+
+    @wraps(method)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        study: Any = args[0]
+        with using(study._store, study._executor, study=f"head_study.{method.__name__}"):
+            return method(*args, **kwargs)
+
+    return call
 
 
 class HeadStudy:
@@ -51,6 +69,8 @@ class HeadStudy:
         batch_size: int = 64,
         engine: Engine | str = "auto",
         progress: bool = False,
+        store: str | Path | Store | None = None,
+        executor: Executor | None = None,
     ) -> None:
         """Build the prompts, and check everything before anything runs.
 
@@ -62,6 +82,7 @@ class HeadStudy:
                 engine: as in `sweep`, but for the default of 32 queries. The default metric, the
                 log-probability of the target, is the finest one for single heads.
             progress: whether to show progress bars.
+            store, executor: as in `sweep`, for all that the study runs.
 
         Raises:
             TaskError: too few queries, no seeds, an unknown metric.
@@ -85,9 +106,11 @@ class HeadStudy:
         self._metric = self._setting.metric
         self._engine = choose_engine(model, engine)
         self._batch_size, self._progress = batch_size, progress
+        self._store, self._executor = store, executor
         self._prompts = [self._build(seed) for seed in self._setting.seeds]
 
     @checked(MaskError)
+    @_kept
     def sweep(self, mode: Mode | str = "hidden") -> HeadSweepResult:
         """Hide the context from each head alone, or ("kept") from all heads but one.
 
@@ -116,6 +139,7 @@ class HeadStudy:
         )
 
     @checked(MaskError, heads=anything)
+    @_kept
     def nested(
         self,
         heads: Sequence[Head] | HeadSet,
@@ -143,6 +167,7 @@ class HeadStudy:
         return self._curve(str(mode), order, chosen, self._run([[one] for one in sets]), recipe)
 
     @checked(MaskError, candidates=anything)
+    @_kept
     def greedy(
         self,
         n_heads: int,
@@ -213,17 +238,16 @@ class HeadStudy:
         with tqdm(
             total=total, unit="cell", desc="heads", disable=quiet or not self._progress
         ) as bar:
-            for found, prompts in zip(by_seed, self._prompts, strict=True):
-                for group in groups:
-                    cells = self._setting.run(
-                        self._model,
-                        prompts,
-                        [self._mask(heads) for heads in group],
-                        engine=self._engine,
-                        batch_size=self._batch_size,
-                        on_progress=bar.update,
-                    )
-                    found += [cell.statistics for cell in cells]
+            masks = [[self._mask(heads) for heads in group] for group in groups]
+            cells = self._setting.run_all(
+                self._model,
+                [Request(prompts, some) for prompts in self._prompts for some in masks],
+                engine=self._engine,
+                batch_size=self._batch_size,
+                on_progress=bar.update,
+            )
+        for i, some in enumerate(cells):
+            by_seed[i // len(groups)] += [cell.statistics for cell in some]
         check_columns(self._metric, [table for found in by_seed for table in found])
         return np.stack([np.stack(found) for found in by_seed], axis=1)
 

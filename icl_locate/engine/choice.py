@@ -87,7 +87,7 @@ def _why_not_shared(model: Model, runs: Sequence[Intervention]) -> str:
         return "the model is spread over several devices"
     if drops_rows(model):
         return "a drop_context is open around it"
-    if any(_foreign_hooks(point) for point in model.hook_dict.values()):
+    if holds_hooks(model):
         return "the model holds hooks of yours, which see only the hooks engine's runs"
     known = _disagreement.setdefault(model, {})
     kinds = {kind: part for run in runs for part in run.parts for kind in [_kind(part)]}
@@ -97,6 +97,11 @@ def _why_not_shared(model: Model, runs: Sequence[Intervention]) -> str:
         if known[kind]:
             return known[kind]
     return ""
+
+
+def holds_hooks(model: Model) -> bool:
+    """Whether the model holds hooks of its user's."""
+    return any(_foreign_hooks(point) for point in model.hook_dict.values())
 
 
 def _foreign_hooks(point: HookPoint) -> bool:

@@ -6,14 +6,14 @@ from typing import Any
 
 from icl_locate.engine.budget import Cost, default_budget, run_in_chunks
 from icl_locate.engine.choice import Engine, choose_engine
-from icl_locate.engine.hooked import Cell, run_cell
+from icl_locate.engine.hooked import Cell, answer_cell
 from icl_locate.engine.progress import CellCount
 from icl_locate.engine.readout import Run, read_many
 from icl_locate.hooks.context import hides_cells
 from icl_locate.interventions.base import Intervention, check_intervention
 from icl_locate.interventions.masks import as_mask, check_segments, resolve
 from icl_locate.interventions.states import require_batch
-from icl_locate.metrics import Metric, readout_of
+from icl_locate.metrics import Answers, Metric, Readout, readout_of
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
 
@@ -30,7 +30,34 @@ def run_grid(
     token_budget: int | None = None,
     on_progress: Callable[[int], object] = lambda _: None,
 ) -> list[Cell]:
-    """Run the prompts under each intervention; one cell for each.
+    """Run the prompts under each intervention; one cell for each, run as `answer_grid` says."""
+    answers = answer_grid(
+        model, prompts, runs, readout_of(metric), engine=engine, max_new_tokens=max_new_tokens,
+        batch_size=batch_size, token_budget=token_budget, on_progress=on_progress,
+    )  # fmt: skip
+    return cells_of(metric, answers, prompts.targets)
+
+
+def cells_of(metric: Metric, answers: Sequence[Answers], targets: Sequence[str]) -> list[Cell]:
+    """A metric's cell of each run's answers; runs that share one list share one cell."""
+    once = {id(row): row for row in answers}
+    found = {key: Cell.of(metric, row, targets) for key, row in once.items()}
+    return [found[id(row)] for row in answers]
+
+
+def answer_grid(
+    model: Model,
+    prompts: Prompts,
+    runs: Sequence[Intervention],
+    readout: Readout,
+    *,
+    engine: Engine | str,
+    max_new_tokens: int,
+    batch_size: int,
+    token_budget: int | None = None,
+    on_progress: Callable[[int], object] = lambda _: None,
+) -> list[Answers]:
+    """Run the prompts under each intervention; an answer to each prompt under each.
 
     Args:
         runs: masks, or any other interventions and compositions of them, of different kinds too.
@@ -45,28 +72,28 @@ def run_grid(
     """
     engine = choose_engine(model, engine, runs)
     if engine == "hooks":
-        return _run_hooked(model, prompts, runs, metric, max_new_tokens, batch_size, on_progress)
+        return _run_hooked(model, prompts, runs, readout, max_new_tokens, batch_size, on_progress)
     for run in runs:
         check_segments(run, prompts.segments)
         require_batch(run, len(prompts))
-    cost = Cost.of(model, prompts, runs, max_new_tokens if readout_of(metric).generates else 0)
+    cost = Cost.of(model, prompts, runs, max_new_tokens if readout.generates else 0)
     limit = token_budget if token_budget is not None else default_budget(model, prompts, cost.total)
     answers: list[list[Any]] = [[] for _ in runs]
     for some in cost.portions(limit):
         count = CellCount(on_progress, len(some), len(prompts))
         run_batch = partial(
-            _run_batch, model, prompts, [runs[i] for i in some], metric, max_new_tokens, batch_size,
-            count, [answers[i] for i in some],
+            _run_batch, model, prompts, [runs[i] for i in some], readout, max_new_tokens,
+            batch_size, count, [answers[i] for i in some],
         )  # fmt: skip
         run_in_chunks(len(prompts), cost.of_portion(some), limit, batch_size, run_batch)
-    return [Cell.of(metric, row, prompts.targets) for row in answers]
+    return list(answers)
 
 
 def _run_batch(
     model: Model,
     prompts: Prompts,
     runs: Sequence[Intervention],
-    metric: Metric,
+    readout: Readout,
     max_new_tokens: int,
     batch_size: int,
     count: CellCount,
@@ -75,7 +102,7 @@ def _run_batch(
 ) -> None:
     """Run some of the prompts by the shared engine, and add their answers."""
     one = Run(model, prompts.take(items), max_new_tokens, batch_size, count.during(len(items)))
-    found = read_many(one, metric, [run.take(items) for run in runs])
+    found = read_many(one, readout, [run.take(items) for run in runs])
     for written, new in zip(answers, found, strict=True):
         written.extend(new)
     count.finish(len(items))
@@ -85,22 +112,22 @@ def _run_hooked(
     model: Model,
     prompts: Prompts,
     runs: Sequence[Intervention],
-    metric: Metric,
+    readout: Readout,
     max_new_tokens: int,
     batch_size: int,
     on_progress: Callable[[int], object],
-) -> list[Cell]:
+) -> list[Answers]:
     """One hooked run for each cell; runs that do the same share one."""
-    found: dict[frozenset[Intervention], Cell] = {}
-    cells: list[Cell] = []
+    found: dict[frozenset[Intervention], Answers] = {}
+    answers: list[Answers] = []
     for run in runs:
         acting = _acting(model, prompts, run)
         if acting not in found:
             options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-            found[acting] = run_cell(model, prompts, run, metric, **options)
-        cells.append(found[acting])
+            found[acting] = answer_cell(model, prompts, run, readout, **options)
+        answers.append(found[acting])
         on_progress(1)
-    return cells
+    return answers
 
 
 def _acting(model: Model, prompts: Prompts, run: Intervention) -> frozenset[Intervention]:

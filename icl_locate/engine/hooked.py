@@ -7,7 +7,7 @@ import numpy as np
 
 from icl_locate.engine.readout import Run, read
 from icl_locate.interventions.base import Intervention
-from icl_locate.metrics import Answers, Metric, Statistics, readout_of
+from icl_locate.metrics import Answers, Metric, Readout, Statistics, readout_of
 from icl_locate.metrics.base import item_statistics
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
@@ -42,15 +42,14 @@ def join_cells(parts: Sequence[tuple[Sequence[int], Sequence[Cell]]]) -> list[Ce
     return joined
 
 
-def run_cell(
+def answer_cell(
     model: Model,
     prompts: Prompts,
     mask: Intervention | None,
-    metric: Metric,
+    readout: Readout,
     *,
     max_new_tokens: int,
     batch_size: int,
-) -> Cell:
-    """Run the prompts under one mask, and measure each item."""
-    answers = read(Run(model, prompts, max_new_tokens, batch_size), metric, mask)
-    return Cell.of(metric, answers, prompts.targets)
+) -> Answers:
+    """Run the prompts under one mask; an answer to each."""
+    return read(Run(model, prompts, max_new_tokens, batch_size), readout, mask)

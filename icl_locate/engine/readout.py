@@ -79,16 +79,14 @@ def check_readable(run: Run, metric: Metric) -> None:
     _reader_of(readout).check(readout, run, metric)
 
 
-def read(run: Run, metric: Metric, mask: Intervention | None) -> Answers:
-    """What a metric's readout gives under an intervention, by hooked runs."""
-    readout = readout_of(metric)
+def read(run: Run, readout: Readout, mask: Intervention | None) -> Answers:
+    """What is read off a run under an intervention, by hooked runs."""
     readout.require()
     return _reader_of(readout).hooked(readout, run, mask)
 
 
-def read_many(run: Run, metric: Metric, runs: Sequence[Intervention]) -> Sequence[Answers]:
-    """What a metric's readout gives under each intervention, by the shared engine."""
-    readout = readout_of(metric)
+def read_many(run: Run, readout: Readout, runs: Sequence[Intervention]) -> Sequence[Answers]:
+    """What is read off a run under each intervention, by the shared engine."""
     readout.require()
     return _reader_of(readout).shared(readout, run, runs)
 

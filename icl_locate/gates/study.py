@@ -13,18 +13,20 @@ from tqdm.auto import tqdm
 
 from icl_locate.checks.arguments import check_count
 from icl_locate.checks.signatures import anything, checked
-from icl_locate.engine.hooked import run_cell
 from icl_locate.errors import TaskError
 from icl_locate.gates.config import GateConfig
 from icl_locate.gates.result import GatesResult, Head, closed_by, order_of
 from icl_locate.gates.train import learn
 from icl_locate.interventions.ablation import HeadAblation
-from icl_locate.metrics import Metric, Statistics, TextScore, score_totals
+from icl_locate.interventions.masks import NOTHING
+from icl_locate.metrics import Metric, TextScore, score_totals
 from icl_locate.metrics.base import check_columns
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Example, choose_examples
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.store import Store
 from icl_locate.studies.recipe import prompts_digest
+from icl_locate.studies.schedule import Executor, training_file, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
@@ -45,6 +47,8 @@ def train_gates(
     n_curve: int | None = None,
     checkpoint: str | Path | None = None,
     progress: bool = False,
+    store: str | Path | Store | None = None,
+    executor: Executor | None = None,
 ) -> GatesResult:
     """Learn a gate for each head's output, with the model itself frozen.
 
@@ -60,6 +64,8 @@ def train_gates(
         checkpoint: files to which the state is written after each epoch, and from which training
             goes on if they are there; the result is the same as without an interruption.
         progress: whether to show a progress bar over epochs.
+        store, executor: as in `sweep`, for the scores with heads closed; without a ``checkpoint``
+            the store keeps the state of the training, too.
 
     Raises:
         TaskError: too few examples or queries.
@@ -78,7 +84,8 @@ def train_gates(
     )
     n_curve = _check_sizes(model, setting, n_train, n_dev, n_curve)
     study = _Study(model, setting, config, instruction, n_train, n_dev)
-    return study.result(n_curve, checkpoint, progress=progress)
+    with using(store, executor, study="train_gates"):
+        return study.result(n_curve, checkpoint, progress=progress)
 
 
 @dataclass
@@ -116,7 +123,7 @@ class _Study:
             train,
             dev,
             self.config,
-            checkpoint=checkpoint,
+            checkpoint=training_file(identity) if checkpoint is None else checkpoint,
             recipe=identity,
             progress=progress,
         )
@@ -151,18 +158,15 @@ class _Study:
         self, prompts: Prompts, sets: Sequence[frozenset[Head]], *, progress: bool
     ) -> Float[ndarray, "set item stat"]:
         """The statistics of each item with the heads of each set at zero; equal sets run once."""
-        metric, found = self.setting.metric, dict[frozenset[Head], Statistics]()
-        for heads in tqdm(dict.fromkeys(sets), unit="head", desc="closing", disable=not progress):
-            found[heads] = run_cell(
-                self.model,
-                prompts,
-                HeadAblation(heads) if heads else None,
-                metric,
-                max_new_tokens=self.setting.max_new_tokens,
-                batch_size=self.config.batch_size,
-            ).statistics
-        check_columns(metric, list(found.values()))
-        return np.stack([found[heads] for heads in sets])
+        runs = [HeadAblation(heads) if heads else NOTHING for heads in sets]
+        with tqdm(total=len(runs), unit="set", desc="closing", disable=not progress) as bar:
+            cells = self.setting.run(
+                self.model, prompts, runs, engine="hooks", batch_size=self.config.batch_size,
+                on_progress=bar.update,
+            )  # fmt: skip
+        tables = [cell.statistics for cell in cells]
+        check_columns(self.setting.metric, tables)
+        return np.stack(tables)
 
 
 def _check_sizes(

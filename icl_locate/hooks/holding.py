@@ -95,6 +95,12 @@ def hold(model: Model, check: RunCheck | None = None) -> Iterator[None]:
         turn.give()
 
 
+def is_held(model: Model) -> bool:
+    """Whether a context is open around the model: something is done to it, or about to be."""
+    turn = _turns.get(model.original_model)
+    return turn is not None and turn.depth > 0
+
+
 def _look_first(
     same_thread: "OwnThread",
     check: RunCheck | None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,7 +16,6 @@ from icl_locate.checks.contents import check_pairs, check_recipe, check_table, s
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.choice import Engine, choose_engine
-from icl_locate.engine.grid import run_grid
 from icl_locate.errors import PromptError, ResultError
 from icl_locate.induction.random_tokens import TokenIds
 from icl_locate.induction.sequences import Sequences, TokenRows
@@ -27,8 +27,11 @@ from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.saved import Saved
+from icl_locate.records.store import Store
 from icl_locate.studies.intervals import Spread
 from icl_locate.studies.recipe import describe_model, prompts_digest
+from icl_locate.studies.schedule import Executor, answer, using
+from icl_locate.studies.units import Request
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -111,6 +114,8 @@ def head_effects(
     engine: Engine | str = "auto",
     batch_size: int = 32,
     progress: bool = False,
+    store: str | Path | Store | None = None,
+    executor: Executor | None = None,
 ) -> HeadEffects:
     """Ablate heads one at a time, and measure what the targets' log-probabilities lose.
 
@@ -124,6 +129,7 @@ def head_effects(
         engine: as in `sweep`: all heads go up the layers in one pass, each from its own layer on.
         batch_size: prompts that run at once, at most.
         progress: whether to show a progress bar over the heads.
+        store, executor: as in `sweep`.
 
     Raises:
         MaskError: heads that the model does not have; a method without its reference.
@@ -133,12 +139,16 @@ def head_effects(
     chosen = _choose(model, heads)
     runs = [HeadAblation({head}, method, reference, seed) for head in chosen]
     engine = choose_engine(model, engine, runs)
-    with hold_weights(model), tqdm(total=len(chosen) + 1, unit="run", disable=not progress) as bar:
-        cells = run_grid(
-            model, prompts, [NOTHING, *runs], LOG_PROB, engine=engine, max_new_tokens=1,
-            batch_size=batch_size, on_progress=bar.update,
+    with (
+        using(store, executor, study="head_effects"),
+        hold_weights(model),
+        tqdm(total=len(chosen) + 1, unit="run", disable=not progress) as bar,
+    ):
+        (answers,) = answer(
+            model, [Request(prompts, [NOTHING, *runs])], LOG_PROB.readout, engine=engine,
+            max_new_tokens=1, batch_size=batch_size, on_progress=bar.update,
         )  # fmt: skip
-    clean, *without = (torch.from_numpy(cell.statistics[:, 0]).float() for cell in cells)
+    clean, *without = (torch.tensor(row) for row in answers)
     return HeadEffects(
         heads=chosen,
         method=str(method),

@@ -34,7 +34,10 @@ from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.store import Store
+from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting, check_shots
+from icl_locate.studies.units import Request
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.patterns import WORD_PATTERNS
 from icl_locate.tasks.task import Task
@@ -68,6 +71,8 @@ def ablation_study(
     batch_size: int = 32,
     engine: Engine | str = "auto",
     progress: bool = False,
+    store: str | Path | Store | None = None,
+    executor: Executor | None = None,
 ) -> AblationResult:
     """Take induction heads out of a model, and as many random heads, and score a task with each.
 
@@ -104,7 +109,8 @@ def ablation_study(
         max_new_tokens=max_new_tokens,
     )
     runs = _Runs(model, setting, numbers, batch_size, engine, progress)
-    return runs.result(heads, fractions, interventions, controls, reference, match)
+    with using(store, executor, study="ablation_study"):
+        return runs.result(heads, fractions, interventions, controls, reference, match)
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,7 @@ class _Runs:
         self, acts: Sequence[Intervention], shown: Sequence[Prompts], engine: Engine
     ) -> Float[np.ndarray, "arm prompts item stat"]:
         """The statistics of every query in every prompt under every intervention."""
-        setting, tables = self.setting, list[np.ndarray]()
+        setting = self.setting
         n_runs = len(acts) * len(shown)
         with (
             hold_weights(self.model),
@@ -174,16 +180,14 @@ class _Runs:
                 total=n_runs, unit="run", desc=setting.task.name, disable=not self.progress
             ) as bar,
         ):
-            for prompts in shown:
-                cells = setting.run(
-                    self.model,
-                    prompts,
-                    acts,
-                    engine=engine,
-                    batch_size=self.batch_size,
-                    on_progress=bar.update,
-                )
-                tables += [cell.statistics for cell in cells]
+            found = setting.run_all(
+                self.model,
+                [Request(prompts, acts) for prompts in shown],
+                engine=engine,
+                batch_size=self.batch_size,
+                on_progress=bar.update,
+            )
+        tables = [cell.statistics for cells in found for cell in cells]
         check_columns(setting.metric, tables)
         stacked = np.stack(tables).reshape(len(shown), len(acts), *tables[0].shape)
         return stacked.swapaxes(0, 1)

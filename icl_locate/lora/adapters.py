@@ -1,5 +1,6 @@
 """Adapters on a Hugging Face model: put on, taught, asked, and taken off again."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from icl_locate.lora.data import encode, tokenize_prompt
 from icl_locate.lora.train import Rows, Training, train_adapter
 from icl_locate.metrics import Statistics
 from icl_locate.metrics.base import item_statistics
+from icl_locate.metrics.readouts import GENERATED_TEXT
 from icl_locate.models.fingerprint import weights_digest
 from icl_locate.models.loading import (
     keep_commit,
@@ -27,6 +29,7 @@ from icl_locate.models.trust import NO_CODE, check_weights
 from icl_locate.prompts.template import PromptTemplate
 from icl_locate.studies.machine import describe_run
 from icl_locate.studies.recipe import describe_weights, digest
+from icl_locate.studies.schedule import answer_once, note_recipe
 from icl_locate.studies.setting import Setting
 
 
@@ -67,7 +70,7 @@ class Teacher:
         Args:
             name: of the model.
         """
-        return {
+        found = {
             **describe_weights(name, self.base, self.tokenizer),
             **self.setting.asked(),
             "instruction": False,
@@ -79,6 +82,8 @@ class Teacher:
             "config": asdict(self.config),
             **describe_run((weight.device for weight in self.base.parameters()), "peft"),
         }
+        note_recipe(found)
+        return found
 
     def teach(self, projection: str, seed: int, place: Path) -> tuple[Training, Statistics]:
         """Tune one projection, write its adapter, and answer the queries with it.
@@ -98,15 +103,30 @@ class Teacher:
             identity=f"{self.setting.task.name}, {self._fingerprint}, {self._pairs}",
         )
         tuned.save_pretrained(place)
-        table = self.answer(tuned)
+        adapter = {"projection": projection, "seed": seed, "config": asdict(self.config)}
+        table = self.answer(tuned, adapter | {"pairs": self._pairs})
         self.base = tuned.unload()
         vars(self.base).pop("peft_config", None)  # earlier versions of peft leave it there
         return state, table
 
-    @torch.no_grad()
-    def answer(self, model: Any) -> Statistics:
-        """Each query's statistics; greedy, by transformers' own generation."""
+    def answer(self, model: Any, adapter: Mapping[str, Any]) -> Statistics:
+        """Each query's statistics.
+
+        Args:
+            adapter: what tells it from others on the same base.
+        """
         self._check_room(model)
+        context = {"fingerprint": self._fingerprint, "engine": "transformers"}
+        size = {"max_new_tokens": self.setting.max_new_tokens, "stops": list(self._template.stops)}
+        answers = answer_once(
+            context | size, adapter, self._prompts, GENERATED_TEXT, lambda: self._write(model)
+        )
+        targets = [query.target for query in self.setting.queries]
+        return item_statistics(self.setting.metric, answers, targets)
+
+    @torch.no_grad()
+    def _write(self, model: Any) -> list[str]:
+        """Each query's answer; greedy, by transformers' own generation."""
         greedy, answers = self._greedy(model), list[str]()
         stops, size = self._template.stops, self.config.batch_size
         for start in range(0, len(self._prompts), size):
@@ -121,8 +141,7 @@ class Teacher:
             new = found[:, tokens.shape[1] :]
             written = self.tokenizer.batch_decode(new, skip_special_tokens=True)
             answers += [cut_at_stop(text, stops).strip() for text in written]
-        targets = [query.target for query in self.setting.queries]
-        return item_statistics(self.setting.metric, answers, targets)
+        return answers
 
     def _greedy(self, model: Any) -> GenerationConfig:
         """Plain greedy generation, without what a model's config adds to it."""

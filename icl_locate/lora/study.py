@@ -20,6 +20,8 @@ from icl_locate.lora.result import LoraResult
 from icl_locate.metrics import Metric, TextScore, require_answers, score_totals
 from icl_locate.metrics.base import check_columns
 from icl_locate.models.names import EMBEDDED
+from icl_locate.records.store import Store
+from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
@@ -40,6 +42,8 @@ def lora_by_layer(
     dtype: torch.dtype | str = torch.float32,
     revision: str | None = None,
     progress: bool = False,
+    store: str | Path | Store | None = None,
+    executor: Executor | None = None,
 ) -> LoraResult:
     """Tune the attention output projection of each layer by itself, and score each tuned model.
 
@@ -59,6 +63,8 @@ def lora_by_layer(
         n_queries, metric, max_new_tokens: as in `sweep`.
         device, dtype, revision: where and how the model is loaded, as `load_model` says.
         progress: whether to show a progress bar over layers and seeds.
+        store: as in `sweep`, for the answers; trainings go on from ``output``.
+        executor: as in `sweep`.
 
     Raises:
         TaskError: too few pairs or queries, an unknown preset, a metric without answers.
@@ -69,10 +75,11 @@ def lora_by_layer(
     setting, chosen = prepare(
         task, config, metric=metric, n_queries=n_queries, seeds=seeds, max_new_tokens=max_new_tokens
     )
-    base, tokenizer = load_base(model, device, dtype, revision)
-    teacher = Teacher(setting, chosen, base, tokenizer)
     name = EMBEDDED if model is None else str(model)
-    return _tune(teacher, name, layers, Path(output), progress=progress)
+    with using(store, executor, study="lora_by_layer"):
+        base, tokenizer = load_base(model, device, dtype, revision)
+        teacher = Teacher(setting, chosen, base, tokenizer)
+        return _tune(teacher, name, layers, Path(output), progress=progress)
 
 
 def prepare(
@@ -101,7 +108,7 @@ def _tune(
     names = output_projections(teacher.base)
     wanted = _choose_layers(layers, len(names))
     recipe |= {"projections": names, "layers": list(wanted)}
-    untuned = teacher.answer(teacher.base)
+    untuned = teacher.answer(teacher.base, {"projection": None})
     total = len(wanted) * len(setting.seeds)
     states, tables = [], []
     with tqdm(total=total, unit="adapter", desc=setting.task.name, disable=not progress) as bar:

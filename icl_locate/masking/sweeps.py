@@ -25,8 +25,11 @@ from icl_locate.metrics.base import check_columns
 from icl_locate.models.bridge import Model
 from icl_locate.models.loading import check_model, load_model
 from icl_locate.prompts.template import Choice
+from icl_locate.records.store import Store
 from icl_locate.studies.recipe import describe_intervention, describe_value
+from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
+from icl_locate.studies.units import Request
 from icl_locate.tasks.task import Task
 
 
@@ -59,6 +62,8 @@ def sweep(
     token_budget: int | None = None,
     engine: Engine | str = "auto",
     progress: bool = False,
+    store: str | Path | Store | None = None,
+    executor: Executor | None = None,
 ) -> SweepResult:
     """Hide the context from each layer on, under each condition, and score what the model does.
 
@@ -101,10 +106,14 @@ def sweep(
         engine: "hooks" runs the model once for each cell; "shared" runs it once for all start
             layers and conditions; "auto" is "shared" wherever that is exact.
         progress: whether to show a progress bar over the cells.
+        store: a directory that keeps every answer as soon as it is there, for this call and later
+            ones: what it holds is not run again, whoever wrote it. ``None`` keeps nothing.
+        executor: who runs what is missing, such as `RayExecutor`; ``None``: this process.
 
     Raises:
         TaskError: too few queries, no conditions or seeds, an unknown metric.
         MaskError: a condition that hides what the prompts do not hold.
+        ResultError: if an answer cannot be kept; those before it are.
         PromptError, ModelError, NumericalError: as their sources say.
     """
     if not isinstance(model, (str, Path)):
@@ -129,10 +138,11 @@ def sweep(
         alongside=alongside,
     )
     check(plan, engine)
-    plan = _with_model(plan)
-    every = [run for condition in plan.conditions for run in plan.runs(condition)]
-    runs = _Runs(plan, choose_engine(plan.model, engine, every), batch_size, token_budget)
-    return runs.result(progress=progress)
+    with using(store, executor, study="sweep"):
+        plan = _with_model(plan)
+        every = [run for condition in plan.conditions for run in plan.runs(condition)]
+        runs = _Runs(plan, choose_engine(plan.model, engine, every), batch_size, token_budget)
+        return runs.result(progress=progress)
 
 
 def _check_layers(layers: int | Iterable[int]) -> frozenset[int]:
@@ -168,37 +178,57 @@ class _Runs:
             **_describe(plan),
             "engine": self.engine,
         }
-        grid: dict[tuple[str, int, int], Cell] = {}
-        total = len(plan.conditions) * len(plan.starts) * len(setting.seeds)
+        every = [_Group.of(plan, group, seed, some) for (group, seed), some in shown.items()]
+        requests = [one for some in every for one in some.requests]
+        total = sum(len(one.runs) for one in requests)
         with tqdm(total=total, unit="cell", desc=setting.task.name, disable=not progress) as bar:
-            for (group, seed), some in shown.items():
-                conditions = [c for c in plan.conditions if plan.group(c) == group]
-                cells = self._run(some, conditions, bar.update)
-                places = [(c.name, start, seed) for c in conditions for start in plan.starts]
-                grid |= dict(zip(places, cells, strict=True))
+            cells = iter(
+                setting.run_all(
+                    plan.model, requests, engine=self.engine, batch_size=self.batch_size,
+                    token_budget=self.token_budget, on_progress=bar.update,
+                )
+            )  # fmt: skip
+        grid: dict[tuple[str, int, int], Cell] = {}
+        for some in every:
+            grid |= some.collect([next(cells) for _ in some.requests])
         return _collect(plan, grid, recipe | setting.outcome())
 
-    def _run(
-        self, shown: Shown, conditions: Sequence[Condition], on_progress: Callable[[int], object]
-    ) -> list[Cell]:
-        """The cells of the conditions that have some prompts in common, layer by layer."""
-        plan, cells = self.plan, list[tuple[list[int], list[Cell]]]()
-        parts = shown.parts()
-        for number, (n_hidden_generated, items, prompts) in enumerate(parts, start=1):
+
+@dataclass(frozen=True)
+class _Group:
+    """The conditions that have some prompts in common, under one seed.
+
+    Attributes:
+        places: condition, start layer and seed of each cell.
+        items: the numbers of the prompts of each request: all, or a part of them.
+    """
+
+    places: list[tuple[str, int, int]]
+    items: list[list[int]]
+    requests: list[Request]
+
+    @classmethod
+    def of(cls, plan: Plan, group: str, seed: int, shown: Shown) -> "_Group":
+        """What is run on some prompts.
+
+        Raises:
+            MaskError: if what acts alongside has values for other prompts.
+        """
+        conditions = [c for c in plan.conditions if plan.group(c) == group]
+        items, requests = [], []
+        for n_hidden_generated, some, prompts in shown.parts():
             runs = [run for c in conditions for run in plan.runs(c, n_hidden_generated)]
             for run in runs:
                 require_batch(run, len(shown.prompts))
-            found = plan.setting.run(
-                plan.model,
-                prompts,
-                [run.take(items) for run in runs],
-                engine=self.engine,
-                batch_size=self.batch_size,
-                token_budget=self.token_budget,
-                on_progress=on_progress if number == len(parts) else lambda _: None,
-            )
-            cells.append((items, found))
-        return join_cells(cells)
+            items.append(some)
+            requests.append(Request(prompts, [run.take(some) for run in runs]))
+        places = [(c.name, start, seed) for c in conditions for start in plan.starts]
+        return cls(places, items, requests)
+
+    def collect(self, found: Sequence[list[Cell]]) -> dict[tuple[str, int, int], Cell]:
+        """The cells, by their places, from those of each request."""
+        cells = join_cells(list(zip(self.items, found, strict=True)))
+        return dict(zip(self.places, cells, strict=True))
 
 
 def _collect(

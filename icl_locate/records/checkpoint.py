@@ -15,13 +15,19 @@ from icl_locate.records.sealed import JSON, Sealed, encode, seal, stamp, unseal
 
 
 def save_tensors(
-    path: str | Path, form: str, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]
+    path: str | Path,
+    form: str,
+    tensors: Mapping[str, Tensor],
+    rest: Mapping[str, Any],
+    *,
+    summary: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write ``path.safetensors``, which takes the place of the last at once; returns its path.
 
     Args:
         form: what it holds, such as "icl_locate.SweepResult/2"; `load_tensors` checks it.
         rest: everything that is no tensor, as JSON can hold it.
+        summary: what `read_summary` finds without reading the rest.
 
     Raises:
         ResultError: if it cannot be written; the last file is then as it was.
@@ -29,7 +35,7 @@ def save_tensors(
     target = saved_path(path)
     text = torch.frombuffer(bytearray(encode(rest)), dtype=torch.uint8)
     solid = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    return replace_file(target, seal(save({**solid, JSON: text}, metadata=stamp(form))))
+    return replace_file(target, seal(save({**solid, JSON: text}, metadata=stamp(form, summary))))
 
 
 def load_tensors(

@@ -17,6 +17,7 @@ from icl_locate.errors import ResultError
 from icl_locate.records.files import as_path, describe
 
 KEY = "icl_locate"  # of the header's metadata
+SUMMARY = "summary"  # of the header's metadata, too
 JSON = "json"  # the tensor of bytes that holds the rest: a header holds no more than 100 MB
 _EMPTY = "0" * 64
 _STAMP = re.compile(rb'"%s":"([\w./-]+) sha256:([0-9a-f]{64})"' % KEY.encode())
@@ -33,13 +34,15 @@ class Sealed:
     form: str = ""
 
 
-def stamp(form: str) -> dict[str, str]:
+def stamp(form: str, summary: Mapping[str, Any] | None = None) -> dict[str, str]:
     """The metadata of a file that `seal` will close.
 
     Args:
         form: what it holds, such as "icl_locate.SweepResult/2".
+        summary: what `read_summary` will find without reading the rest of the file.
     """
-    return {KEY: f"{form} sha256:{_EMPTY}"}
+    said = {} if summary is None else {SUMMARY: json.dumps(summary, allow_nan=False)}
+    return {KEY: f"{form} sha256:{_EMPTY}", **said}
 
 
 def encode(rest: Mapping[str, Any]) -> bytes:
@@ -68,6 +71,26 @@ def read_rest(path: str | Path) -> dict[str, Any]:
         ResultError: if it is missing or damaged.
     """
     return unseal(path, None).rest
+
+
+def read_summary(path: str | Path, form: str) -> dict[str, Any]:
+    """What the header of a file says of it; that the rest is whole is not known yet.
+
+    Raises:
+        ResultError: if it is missing, has no such header, or is not of this form.
+    """
+    path = as_path(path)
+    try:
+        with path.open("rb") as file:
+            header = read_header(file, path)
+    except (OSError, MemoryError) as error:
+        raise ResultError(f"{path} cannot be read: {describe(error)}") from error
+    _find_digest(header, path, form)
+    try:
+        text = str(json.loads(header[8:])["__metadata__"][SUMMARY])
+    except (ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
+        damaged(path, f"its header cannot be read, {describe(error)}", error)
+    return parse(text.encode(), path)
 
 
 def unseal(path: str | Path, form: str | None) -> Sealed:

@@ -9,7 +9,7 @@ from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import partial
 from hashlib import sha256
-from types import CodeType
+from types import CodeType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import fingerprint
 from icl_locate.models.loading import EMBEDDED, embedded_directory
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.saved import Saved
 from icl_locate.studies.machine import describe_run
 
 
@@ -62,8 +63,20 @@ def describe_intervention(intervention: Intervention) -> list[dict[str, Any]]:
     >>> [(part["kind"], part["hide"], part["layers"]["start"]) for part in parts]
     [('ContextMask', ['QUERY'], 2)]
     """
-    parts = [describe_value(part) for part in intervention.parts]
-    return sorted(parts, key=lambda part: json.dumps(part, sort_keys=True))
+    (found,) = describe_interventions([intervention])
+    return found
+
+
+def describe_interventions(interventions: Iterable[Intervention]) -> list[list[dict[str, Any]]]:
+    """Several of them: what they share, such as the means that stand in for heads, is read once."""
+    seen: dict[int, Any] = {}
+    return [
+        sorted(
+            (_describe(part, seen) for part in intervention.parts),
+            key=lambda part: json.dumps(part, sort_keys=True),
+        )
+        for intervention in interventions
+    ]
 
 
 def describe_value(value: Any) -> Any:
@@ -72,42 +85,54 @@ def describe_value(value: Any) -> Any:
     >>> describe_value({3, 1, 2}), describe_value(float("-inf")), describe_value(len)
     ([1, 2, 3], '-inf', {'function': 'builtins.len'})
     """
+    return _describe(value, {})
+
+
+def _describe(value: Any, seen: dict[int, Any]) -> Any:
+    """A value; arrays and results that were ``seen`` are not read again."""
     if isinstance(value, Enum):
         return value.name
     if isinstance(value, float) and not math.isfinite(value):
         return repr(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, (Tensor, ndarray, generic)):
-        return _describe_array(value)
+    if isinstance(value, (Tensor, ndarray, Saved)):
+        if id(value) not in seen:
+            seen[id(value)] = (
+                _describe_object(value, seen)
+                if isinstance(value, Saved)
+                else (_describe_array(value))
+            )
+        return seen[id(value)]
+    if isinstance(value, generic):
+        return _describe(value.item(), seen)
     if isinstance(value, Mapping):
-        return {str(key): describe_value(item) for key, item in value.items()}
+        return {str(key): _describe(item, seen) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [describe_value(item) for item in value]
+        return [_describe(item, seen) for item in value]
     if isinstance(value, AbstractSet) and not is_dataclass(value):
-        return sorted(map(describe_value, value), key=lambda item: json.dumps(item, sort_keys=True))
+        found = [_describe(item, seen) for item in value]
+        return sorted(found, key=lambda item: json.dumps(item, sort_keys=True))
     if isinstance(value, partial):
-        return {"partial": describe_value([value.func, value.args, value.keywords])}
+        return {"partial": _describe([value.func, value.args, value.keywords], seen)}
     if callable(value) and hasattr(value, "__qualname__"):
-        return _describe_function(value)
-    return _describe_object(value)
+        return _describe_function(value, seen)
+    return _describe_object(value, seen)
 
 
-def _describe_object(value: object) -> dict[str, Any]:
+def _describe_object(value: object, seen: dict[int, Any]) -> dict[str, Any]:
     """A dataclass by its fields; any other object by what its class has it say, if it does."""
     kind = {"kind": type(value).__qualname__}
     if is_dataclass(value):
         return kind | {
-            field.name: describe_value(getattr(value, field.name)) for field in fields(value)
+            field.name: _describe(getattr(value, field.name), seen) for field in fields(value)
         }
     says = repr(value)
-    return kind if " at 0x" in says else kind | {"sha256": digest([says])}
+    return kind | ({"says": None} if " at 0x" in says else {"sha256": digest([says])})
 
 
-def _describe_array(value: Any) -> Any:
-    """Shape, type and digest of numbers; a single number as it is."""
-    if isinstance(value, generic):
-        return describe_value(value.item())
+def _describe_array(value: Tensor | ndarray) -> dict[str, Any]:
+    """Shape, type and digest of numbers."""
     if isinstance(value, Tensor):
         raw = value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
         kind = str(value.dtype).removeprefix("torch.")
@@ -116,16 +141,27 @@ def _describe_array(value: Any) -> Any:
     return {"shape": list(value.shape), "dtype": kind, "sha256": sha256(raw.tobytes()).hexdigest()}
 
 
-def _describe_function(value: Any) -> dict[str, Any]:
-    """A function or class by its name; a function of Python's by its code and closure, too."""
+def _describe_function(value: Any, seen: dict[int, Any]) -> dict[str, Any]:
+    """A function or class by its name; one of Python's by its code, closure and globals, too."""
     found: dict[str, Any] = {"function": f"{value.__module__}.{value.__qualname__}"}
     code = getattr(value, "__code__", None)
     if code is not None:
         found["sha256"] = digest([_code_of(code)])
-        kept = inspect.getclosurevars(value).nonlocals
-        if kept:
-            found["closure"] = describe_value(kept)
+        used = inspect.getclosurevars(value)
+        for name, kept in (("closure", used.nonlocals), ("globals", used.globals)):
+            if kept:
+                found[name] = {key: _describe_used(item, seen) for key, item in kept.items()}
     return found
+
+
+def _describe_used(value: Any, seen: dict[int, Any]) -> Any:
+    """What a function looks up: modules and what is called by name and code, other values whole."""
+    if isinstance(value, ModuleType):
+        return {"module": value.__name__}
+    code = getattr(value, "__code__", None)
+    if code is not None:
+        return {"function": value.__qualname__, "sha256": digest([_code_of(code)])}
+    return _describe(value, seen)
 
 
 def _code_of(code: CodeType) -> str:

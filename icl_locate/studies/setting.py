@@ -10,7 +10,7 @@ from icl_locate._types import Segment
 from icl_locate.checks.arguments import LAST_SEED, check_counts, check_items, check_seeds
 from icl_locate.checks.signatures import anything, checked, whole
 from icl_locate.engine.choice import Engine
-from icl_locate.engine.grid import run_grid
+from icl_locate.engine.grid import cells_of
 from icl_locate.engine.hooked import Cell
 from icl_locate.engine.readout import Run, check_readable
 from icl_locate.errors import MaskError, PromptError, TaskError
@@ -31,6 +31,8 @@ from icl_locate.prompts.template import Choice, Example, choose_examples
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.content_free import build_forms
 from icl_locate.studies.recipe import describe_model, prompts_digest
+from icl_locate.studies.schedule import answer, note_recipe
+from icl_locate.studies.units import Request
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
 
@@ -204,17 +206,37 @@ class Setting:
             ModelError: if the shared engine was asked for, and cannot run these.
         """
         listed = check_items("runs", runs, "a list of interventions", error=MaskError)
-        return run_grid(
-            model,
-            prompts,
-            [check_intervention(f"runs[{i}]", run) for i, run in enumerate(listed)],
-            self.metric,
-            engine=engine,
-            max_new_tokens=self.max_new_tokens,
-            batch_size=batch_size,
-            token_budget=token_budget,
+        asked = [check_intervention(f"runs[{i}]", run) for i, run in enumerate(listed)]
+        (cells,) = self.run_all(
+            model, [Request(prompts, asked)], engine=engine, batch_size=batch_size,
+            token_budget=token_budget, on_progress=on_progress,
+        )  # fmt: skip
+        return cells
+
+    def run_all(
+        self,
+        model: Model,
+        requests: Sequence[Request],
+        *,
+        engine: Engine | str = "auto",
+        batch_size: int = 64,
+        token_budget: int | None = None,
+        on_progress: Callable[[int], object] = lambda _: None,
+    ) -> list[list[Cell]]:
+        """`run` for several sets of prompts: those of all seeds, say, which run side by side.
+
+        Returns:
+            For each of the requests a cell for each of its runs.
+        """
+        answers = answer(
+            model, requests, readout_of(self.metric), engine=engine,
+            max_new_tokens=self.max_new_tokens, batch_size=batch_size, token_budget=token_budget,
             on_progress=on_progress,
-        )
+        )  # fmt: skip
+        return [
+            cells_of(self.metric, some, one.prompts.targets)
+            for some, one in zip(answers, requests, strict=True)
+        ]
 
     @checked(TaskError)
     def recipe(self, model: Model, prompts: Iterable[Prompts]) -> dict[str, Any]:
@@ -224,12 +246,14 @@ class Setting:
             prompts: all that will run.
         """
         shown = list(prompts)
-        return {
+        found = {
             **describe_model(model),
             **self.asked(),
             "bos": any(bool((some.segments == Segment.BOS).any()) for some in shown),
             "prompts_sha256": prompts_digest(shown),
         }
+        note_recipe(found)
+        return found
 
     def asked(self) -> dict[str, Any]:
         """The recipe without the model and its prompts."""

@@ -22,8 +22,10 @@ from icl_locate.metrics import Metric
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.store import Store
 from icl_locate.studies.heads import HeadTable
 from icl_locate.studies.recipe import prompts_digest
+from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
@@ -107,6 +109,8 @@ def head_indirect_effects(
     batch_size: int = 64,
     token_budget: int | None = None,
     progress: bool = False,
+    store: str | Path | Store | None = None,
+    executor: Executor | None = None,
 ) -> HeadIndirectEffects:
     """Measure which heads carry a task (Todd et al. 2024, section 2.3).
 
@@ -126,6 +130,7 @@ def head_indirect_effects(
         instruction: whether prompts hold the task's instruction, which says it without examples.
         n_shots, choice, prepend_bos, engine, batch_size, token_budget: as in `sweep`.
         progress: whether to show a progress bar over the heads.
+        store, executor: as in `sweep`.
 
     Raises:
         TaskError: if the model answers none of the mean's prompts; labels that cannot be shuffled,
@@ -146,7 +151,11 @@ def head_indirect_effects(
         for what in ("prob", "accuracy")
     )  # fmt: skip
     said = {"context": str(context), "instruction": instruction}
-    with Runs(model, engine, batch_size, token_budget).showing("heads", progress=progress) as runs:
+    every = Runs(model, engine, batch_size, token_budget)
+    with (
+        using(store, executor, study="head_indirect_effects"),
+        every.showing("heads", progress=progress) as runs,
+    ):
         return _measure(runs, setting, finder, n_mean, said)
 
 

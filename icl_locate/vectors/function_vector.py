@@ -24,7 +24,9 @@ from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import check_origin
 from icl_locate.models.projection import project_heads
 from icl_locate.records.saved import Saved
+from icl_locate.records.store import Store
 from icl_locate.studies.heads import as_head_set
+from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.effects import HeadIndirectEffects, head_indirect_effects
@@ -112,6 +114,8 @@ class FunctionVector(
         batch_size: int = 64,
         token_budget: int | None = None,
         progress: bool = False,
+        store: str | Path | Store | None = None,
+        executor: Executor | None = None,
     ) -> LayerScores:
         """What the vector does for a task's queries, added after each of some layers.
 
@@ -128,6 +132,7 @@ class FunctionVector(
             n_queries, token_budget: as in `sweep`, but for the default of 64 queries, or all.
             instruction: whether prompts hold the task's instruction.
             progress: whether to show a progress bar over the runs.
+            store, executor: as in `sweep`.
 
         Raises:
             MaskError: layers that the model does not have; vectors of other weights.
@@ -140,9 +145,11 @@ class FunctionVector(
         chosen = choose_layers(model, layers)
         arms = {"vector": self, **check_against(against, FunctionVector)}
         put = {name: (one.vector, one.provenance) for name, one in arms.items()}
-        with Runs(model, engine, batch_size, token_budget).showing(
-            "runs", progress=progress
-        ) as runs:
+        every = Runs(model, engine, batch_size, token_budget)
+        with (
+            using(store, executor, study="score"),
+            every.showing("runs", progress=progress) as runs,
+        ):
             fields = score_vectors(
                 runs, setting, put, partial(_additions, chosen, generated), context=context,
                 instruction=instruction, said={"generated": generated},

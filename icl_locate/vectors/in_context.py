@@ -24,7 +24,9 @@ from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.template import Example, PromptTemplate
 from icl_locate.prompts.tokens import build_prompts
 from icl_locate.records.saved import Saved
+from icl_locate.records.store import Store
 from icl_locate.studies.recipe import describe_model, prompts_digest
+from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.controls import shuffle_labels
@@ -128,6 +130,8 @@ class InContextVectors(
         batch_size: int = 64,
         token_budget: int | None = None,
         progress: bool = False,
+        store: str | Path | Store | None = None,
+        executor: Executor | None = None,
     ) -> StrengthScores:
         """What the vectors do for a task's queries, by how far they steer.
 
@@ -143,6 +147,7 @@ class InContextVectors(
             n_queries, token_budget: as in `sweep`, but for the default of 64 queries, or all.
             instruction: whether prompts hold the task's instruction.
             progress: whether to show a progress bar over the runs.
+            store, executor: as in `sweep`.
 
         Raises:
             MaskError: vectors of other weights; strengths that are no numbers.
@@ -155,9 +160,11 @@ class InContextVectors(
         weights = _check_strengths(strengths)
         arms = {"vector": self, **check_against(against, InContextVectors)}
         put = {name: (one.vectors, one.provenance) for name, one in arms.items()}
-        with Runs(model, engine, batch_size, token_budget).showing(
-            "runs", progress=progress
-        ) as runs:
+        every = Runs(model, engine, batch_size, token_budget)
+        with (
+            using(store, executor, study="score"),
+            every.showing("runs", progress=progress) as runs,
+        ):
             fields = score_vectors(
                 runs, setting, put, partial(_steerings, weights, True), context=context,
                 instruction=instruction, said={},

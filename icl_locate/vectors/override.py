@@ -14,6 +14,8 @@ from icl_locate.interventions.states import StateEdit
 from icl_locate.metrics import Metric, TextScore
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice, Example
+from icl_locate.records.store import Store
+from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.contexts import Source
@@ -53,6 +55,8 @@ def override_study(
     token_budget: int | None = None,
     engine: Engine | str = "auto",
     progress: bool = False,
+    store: str | Path | Store | None = None,
+    executor: Executor | None = None,
 ) -> Override:
     """Put a task's vector behind another task's demonstrations, and see which answer wins.
 
@@ -83,7 +87,10 @@ def override_study(
     ]
     source = source_of(theirs, own, n_dummies, asked)
     runs = Runs(model, engine, batch_size, token_budget)
-    with runs.showing(mine.name, progress=progress) as shown:
+    with (
+        using(store, executor, study="override_study"),
+        runs.showing(mine.name, progress=progress) as shown,
+    ):
         return _result(shown, settings, source, chosen)
 
 

@@ -22,6 +22,8 @@ from icl_locate.metrics import Metric, TextScore
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice, Example, choose_examples
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.store import Store
+from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.controls import random_like, shuffle_labels
@@ -72,6 +74,8 @@ def patch_states(
     token_budget: int | None = None,
     engine: Engine | str = "auto",
     progress: bool = False,
+    store: str | Path | Store | None = None,
+    executor: Executor | None = None,
 ) -> Patched:
     """Put states of a task's prompts into prompts of another, at many positions or at one.
 
@@ -108,7 +112,10 @@ def patch_states(
         setting, theirs, chosen, choose_layers(model, layers), choose_controls(controls, CONTROLS)
     )
     runs = Runs(model, engine, batch_size, token_budget)
-    with runs.showing(mine.name, progress=progress) as shown:
+    with (
+        using(store, executor, study="patch_states"),
+        runs.showing(mine.name, progress=progress) as shown,
+    ):
         return study.result(shown)
 
 

@@ -14,6 +14,8 @@ from icl_locate.errors import TaskError
 from icl_locate.metrics import Metric, TextScore
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice, Example
+from icl_locate.records.store import Store
+from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.contexts import Source, choose_dev
@@ -47,6 +49,8 @@ def task_vectors(
     token_budget: int | None = None,
     engine: Engine | str = "auto",
     progress: bool = False,
+    store: str | Path | Store | None = None,
+    executor: Executor | None = None,
 ) -> TaskVectors:
     """Take a task's vectors from prompts with demonstrations, and put them where there are none.
 
@@ -79,7 +83,10 @@ def task_vectors(
     chosen = choose_layers(model, layers), _controls(controls, other, n_shots)
     study = _study(*queries, *chosen, n_dummies, asked)
     runs = Runs(model, engine, batch_size, token_budget)
-    with runs.showing(study.test.task.name, progress=progress) as shown:
+    with (
+        using(store, executor, study="task_vectors"),
+        runs.showing(study.test.task.name, progress=progress) as shown,
+    ):
         return study.result(shown, pairs=pairs)
 
 
