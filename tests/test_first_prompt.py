@@ -85,7 +85,7 @@ def test_long_prompts_are_cut_in_the_middle(capsys):
 @pytest.mark.parametrize(
     ("arguments", "function"),
     [
-        (["sweep"], "icl_locate.studies.setting.run_grid"),
+        (["sweep"], "icl_locate.studies.setting.answer"),
         (["induction", "--shots", "2"], "icl_locate.induction.head_scores"),
         (["gates"], "icl_locate.gates.train_gates"),
         (["lora"], "icl_locate.lora.lora_by_layer"),
