@@ -2,6 +2,7 @@
 
 __all__ = [
     "CheckpointError",
+    "ExecutionError",
     "IclLocateError",
     "MaskError",
     "ModelError",
@@ -51,6 +52,10 @@ class CheckpointError(ResultError):
     def __init__(self, message: str, found: object = None) -> None:
         super().__init__(message)
         self.found = found
+
+
+class ExecutionError(IclLocateError):
+    """Units of a run that failed wherever an executor tried them."""
 
 
 class SandboxError(IclLocateError):

@@ -256,9 +256,7 @@ def test_typos_are_refused_before_a_model_is_loaded(monkeypatch):
 
 def test_nothing_runs_if_only_a_later_condition_fails(monkeypatch):
     """The first condition's prompts fit; the second's, with the instruction, do not."""
-    monkeypatch.setattr(
-        "icl_locate.studies.setting.answer", lambda *a, **o: pytest.fail("it ran")
-    )
+    monkeypatch.setattr("icl_locate.studies.setting.answer", lambda *a, **o: pytest.fail("it ran"))
     model = tiny.boot("llama")
     fits = icl.build_prompts(
         model,

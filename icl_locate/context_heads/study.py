@@ -25,7 +25,7 @@ from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.store import Store
-from icl_locate.studies.schedule import Executor, using
+from icl_locate.studies.schedule import Executor, check_place, using
 from icl_locate.studies.setting import Setting
 from icl_locate.studies.units import Request
 from icl_locate.tasks.task import Task
@@ -106,7 +106,7 @@ class HeadStudy:
         self._metric = self._setting.metric
         self._engine = choose_engine(model, engine)
         self._batch_size, self._progress = batch_size, progress
-        self._store, self._executor = store, executor
+        self._store, self._executor = check_place(store, executor)
         self._prompts = [self._build(seed) for seed in self._setting.seeds]
 
     @checked(MaskError)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from platform import node
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from icl_locate.checks.arguments import refuse
 from icl_locate.engine.choice import Engine, choose_engine, holds_hooks
@@ -35,6 +35,7 @@ Told = Callable[[int], object]
 Taken = Callable[[Unit, Sequence[Answers]], None]
 
 
+@runtime_checkable
 class Executor(Protocol):
     """Who runs units that are missing."""
 
@@ -86,15 +87,14 @@ def using(
         ResultError: if nothing can be written to the store.
         TaskError: if the executor is none.
     """
-    if executor is not None and not callable(getattr(executor, "run", None)):
-        refuse("executor", executor, "icl_locate.RayExecutor(...), or None", TaskError)
+    kept, executor = check_place(store, executor)
     outer = _place.get()
     place = replace(outer, executor=executor or outer.executor)
-    if store is None or (outer.store is not None and Store.at(store) == outer.store):
+    if kept is None or kept == outer.store:
         with _at(place):
             yield
         return
-    kept, record = Store.at(store), RunRecord.new(study, settings or {})
+    record = RunRecord.new(study, settings or {})
     record.write(kept)
     with _at(replace(place, store=kept, record=record)):
         try:
@@ -105,6 +105,17 @@ def using(
             raise
         record.end(None)
         record.write(kept)
+
+
+def check_place(store: Any, executor: Any) -> tuple[Store | None, Executor | None]:
+    """Where answers are kept and who runs them, checked before anything heavy is loaded.
+
+    Raises:
+        ResultError, TaskError: as `using` says.
+    """
+    if executor is not None and not isinstance(executor, Executor):
+        refuse("executor", executor, "an icl_locate.RayExecutor, or None", TaskError)
+    return None if store is None else Store.at(store), executor
 
 
 @contextmanager

@@ -203,6 +203,7 @@ def calls() -> dict[str, Call]:
              "metric": "log_prob"},
         ),
         "HeadStudy": Call(icl.HeadStudy, {**on_task, **SIZES}),
+        "RayExecutor": Call(icl.RayExecutor, {}),
         "HeadStudy.sweep": Call(head_study().sweep, {}),
         "HeadStudy.nested": Call(head_study().nested, {"heads": [(0, 0)]}),
         "HeadStudy.greedy": Call(
