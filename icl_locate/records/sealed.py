@@ -85,7 +85,7 @@ def read_summary(path: str | Path, form: str) -> dict[str, Any]:
             header = read_header(file, path)
     except (OSError, MemoryError) as error:
         raise ResultError(f"{path} cannot be read: {describe(error)}") from error
-    _find_digest(header, path, form)
+    _find_stamp(header, path, form)
     try:
         text = str(json.loads(header[8:])["__metadata__"][SUMMARY])
     except (ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
