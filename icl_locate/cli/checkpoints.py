@@ -16,7 +16,7 @@ from icl_locate.records.files import check_output
 @dataclass(frozen=True)
 class CheckpointsConfig(
     options.Quiet,
-    options.Output,
+    options.Kept,
     options.Batched,
     options.Intervals,
     options.Shots,

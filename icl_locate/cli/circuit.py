@@ -22,6 +22,7 @@ NAMES: tuple[Name, ...] = (
 
 @dataclass(frozen=True)
 class CircuitConfig(
+    options.Kept,
     options.Quiet,
     options.Replacing,
     options.Batched,

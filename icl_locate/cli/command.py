@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any, Union
 
@@ -19,12 +20,14 @@ from icl_locate.cli.config_file import (
     read_config_file,
 )
 from icl_locate.cli.demo import DemoConfig, run_demo
+from icl_locate.cli.earlier import settings_of
 from icl_locate.cli.ending import in_words
 from icl_locate.cli.formation import FormationConfig, run_formation
 from icl_locate.cli.gates import GatesConfig, run_gates
 from icl_locate.cli.induction import InductionConfig, run_induction
 from icl_locate.cli.lora import LoraByLayerConfig, run_lora
 from icl_locate.cli.report import ReportConfig, run_report
+from icl_locate.cli.options import Kept
 from icl_locate.cli.runs import RUNS, RUNS_COMMANDS
 from icl_locate.cli.savings import SavingsConfig, run_savings
 from icl_locate.cli.start import start
@@ -65,10 +68,20 @@ def main(arguments: list[str] | None = None) -> int:
         start(config)
         for file in changed_files(config):
             print(f"careful: {file} has changed since {config.config} was written", file=sys.stderr)
-        COMMANDS[config.command][1](config)
+        with _kept(config):
+            COMMANDS[config.command][1](config)
         return 0
 
     return in_words(run)
+
+
+def _kept(config: Any) -> AbstractContextManager[None]:
+    """Where all that a command runs is kept, and who runs it."""
+    if not isinstance(config, Kept) or (config.store is None and config.ray is None):
+        return nullcontext()
+    from icl_locate.studies.schedule import using
+
+    return using(config.store, config.executor, study=config.command, settings=settings_of(config))
 
 
 def _parse(given: list[str]) -> Any:

@@ -13,7 +13,9 @@ from icl_locate.errors import IclLocateError, ResultError
 from icl_locate.records.sealed import read_rest
 
 SETTINGS = "settings"  # of a result's provenance: the command and the options that it was run with
-_SHOWN_ONLY = {"output", "config", "overwrite", "quiet", "dry_run", "run_code", "confidence"}
+_SHOWN_ONLY = {
+    "output", "config", "overwrite", "quiet", "dry_run", "run_code", "confidence", "store", "ray",
+}  # fmt: skip
 
 
 def check_earlier(config: Any, *paths: Path, model: Any = None) -> None:

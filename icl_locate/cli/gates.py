@@ -14,7 +14,7 @@ from icl_locate.records.files import check_output
 
 @dataclass(frozen=True)
 class GatesConfig(
-    options.Quiet, options.Replacing, options.Batched, options.Shots, options.Answers
+    options.Kept, options.Quiet, options.Replacing, options.Batched, options.Shots, options.Answers
 ):
     """Learn a gate for each head of a frozen model: which heads can go, and which are needed?
 

@@ -20,7 +20,12 @@ _WRITTEN = (
 
 @dataclass(frozen=True)
 class InductionConfig(
-    options.Quiet, options.Replacing, options.Batched, options.Intervals, options.Answers
+    options.Kept,
+    options.Quiet,
+    options.Replacing,
+    options.Batched,
+    options.Intervals,
+    options.Answers,
 ):
     """Score every head, take the induction heads out, and compare with random heads.
 

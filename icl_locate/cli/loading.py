@@ -25,9 +25,12 @@ def load_chosen_model(config: Batched, *results: Path) -> Any:
     import icl_locate as icl
 
     say(config, f"loading the model {config.model}")
+    # Where workers run it, this process only builds prompts: its GPU is theirs.
+    runs_here = getattr(config, "ray", None) is None
+    device = config.device if runs_here or config.device_map else config.device or "cpu"
     model = icl.load_model(
         config.model,
-        device=config.device,
+        device=device,
         device_map=config.device_map,
         dtype=config.dtype,
         revision=config.revision,

@@ -14,7 +14,9 @@ from icl_locate.records.files import check_output
 
 
 @dataclass(frozen=True)
-class LoraByLayerConfig(options.Quiet, options.Output, options.Model, options.Answers):
+class LoraByLayerConfig(
+    options.Kept, options.Quiet, options.Output, options.Model, options.Answers
+):
     """Tune one layer at a time to a task by LoRA, and score each tuned model.
 
     Writes into the output directory: an adapter for each layer and seed as peft writes them,

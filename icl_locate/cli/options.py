@@ -7,7 +7,7 @@ comes first in ``--help``.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import tyro
 
@@ -17,6 +17,10 @@ TaskName = Annotated[str, tyro.conf.Positional]
 
 MODULES = frozenset({"metric", "alongside"})
 """Options that may name what a module of the user's holds, as MODULE:NAME."""
+
+
+MADE = frozenset({"output", "store"})
+"""Options that name directories which need not be there yet."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,28 @@ class Replacing(Output):
 
     overwrite: bool = False
     """Replace a result of another recipe in the output directory. Default: it is refused."""
+
+
+@dataclass(frozen=True)
+class Kept(Output):
+    """Where answers are kept as they come, and who runs what is missing."""
+
+    store: Path | None = None
+    """Directory that keeps every answer as soon as it is there: what it holds is not run again,
+    whoever wrote it; several commands may share one. Default: nothing is kept."""
+
+    ray: int | None = None
+    """Workers on a Ray cluster (the one that RAY_ADDRESS names, or else this machine's cores), each
+    with a GPU where there is one. Default: this process runs everything."""
+
+    @property
+    def executor(self) -> Any:
+        """Who runs what is missing; ``None``: this process."""
+        if self.ray is None:
+            return None
+        from icl_locate.studies.ray_executor import RayExecutor
+
+        return RayExecutor(self.ray)
 
 
 @dataclass(frozen=True)

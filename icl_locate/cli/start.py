@@ -11,7 +11,7 @@ from typing import Any
 from icl_locate.checks.arguments import ErrorKind, check_number, check_seeds
 from icl_locate.checks.signatures import Check, checks_of_fields, number
 from icl_locate.cli.named import import_named, is_named
-from icl_locate.cli.options import Model, Output, Task
+from icl_locate.cli.options import MADE, Model, Output, Task
 from icl_locate.errors import IclLocateError
 
 
@@ -75,7 +75,7 @@ def _check_values(config: Output) -> None:
         option = f"--{field.name.replace('_', '-')}"
         (_OWN.get(field.name) or checks[field.name])(option, value, IclLocateError)
         for path in value if isinstance(value, tuple) else (value,):
-            if isinstance(path, Path) and field.name != "output":
+            if isinstance(path, Path) and field.name not in MADE:
                 _check_file(option, path)
 
 

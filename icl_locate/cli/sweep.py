@@ -19,6 +19,7 @@ from icl_locate.records.files import check_output
 
 @dataclass(frozen=True)
 class SweepConfig(
+    options.Kept,
     options.Quiet,
     options.Replacing,
     options.Batched,

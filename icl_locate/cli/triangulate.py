@@ -19,6 +19,7 @@ Name = Literal[
 
 @dataclass(frozen=True)
 class TriangulateConfig(
+    options.Kept,
     options.Quiet,
     options.Replacing,
     options.Batched,

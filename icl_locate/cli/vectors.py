@@ -14,6 +14,7 @@ from icl_locate.records.files import check_output
 
 @dataclass(frozen=True)
 class VectorsConfig(
+    options.Kept,
     options.Quiet,
     options.Replacing,
     options.Batched,
