@@ -47,8 +47,8 @@ class RayExecutor:
     """
 
     n_workers: int | None = None
-    num_gpus: float | None = None
-    num_cpus: float = 1
+    num_gpus: int | float | None = None
+    num_cpus: int | float = 1
     retries: int = 2
     load: Callable[[], Model] | None = None
     address: str | None = None
@@ -89,12 +89,12 @@ class RayExecutor:
         finally:
             crew.dismiss()
 
-    def _gpus(self, ray: Any) -> float:
+    def _gpus(self, ray: Any) -> int | float:
         if self.num_gpus is not None:
             return self.num_gpus
         return 1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0
 
-    def _room(self, ray: Any, n_gpus: float) -> int:
+    def _room(self, ray: Any, n_gpus: int | float) -> int:
         """How many workers find room in the cluster."""
         total = ray.cluster_resources()
         wanted = {"GPU": n_gpus, "CPU": self.num_cpus}
