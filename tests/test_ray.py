@@ -96,9 +96,7 @@ def test_two_workers_give_the_answers_of_none(places, model, wanted, tmp_path):
     assert len(pids(tmp_path)) == 2 and os.getpid() not in pids(tmp_path)
 
 
-def test_the_model_is_found_by_its_name_and_what_is_kept_is_not_run(
-    places, model, wanted, tmp_path
-):
+def test_a_model_has_its_name_and_what_is_kept_is_not_run(places, model, wanted, tmp_path):
     icl.sweep(model, TASK, store=tmp_path, **OPTIONS | {"seeds": 0})
     found = icl.sweep(model, TASK, store=tmp_path, executor=icl.RayExecutor(1), **OPTIONS)
     assert same(found, wanted)
@@ -128,7 +126,7 @@ def test_a_worker_that_is_killed_costs_its_unit_alone(places, model, wanted, tmp
     killer.join(timeout=60)
     assert same(found, wanted)
     assert sum(said.startswith("a worker died") for said in caplog.messages) == 1
-    assert len(pids(folder)) == 3, "another one came in its place"
+    assert len(pids(folder)) in (2, 3), "another one came in its place, if there was work left"
     assert sum(said.startswith("a unit is tried again") for said in caplog.messages) <= 1
 
 
