@@ -12,7 +12,8 @@ import icl_locate as icl
 from icl_locate import Segment, studies, vectors
 from icl_locate.errors import ModelError, ResultError, TaskError
 from icl_locate.records.runs import read_run, run_files
-from icl_locate.records.store import Store, read_unit
+from icl_locate.records.store import Store
+from icl_locate.records.units import read_unit
 from icl_locate.studies import naming, schedule, units
 
 TASK = replace(icl.load_task("pseudo-translation"), metric="token_accuracy")
@@ -287,15 +288,15 @@ def fail_at(number, error=KeyboardInterrupt):
 
 
 def test_a_full_disk_keeps_what_was_kept(tmp_path, monkeypatch):
-    real, count = Store.write, [0]
+    real, count = schedule.write_unit, [0]
 
-    def write(self, *args):
+    def write(*args):
         count[0] += 1
         if count[0] > 3:
             raise ResultError("x cannot be written: No space left on device")
-        real(self, *args)
+        real(*args)
 
-    monkeypatch.setattr(Store, "write", write)
+    monkeypatch.setattr(schedule, "write_unit", write)
     with pytest.raises(ResultError, match="No space left"):
         sweep(tmp_path)
     assert sum(map(len, kept(tmp_path).values())) == 3

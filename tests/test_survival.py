@@ -16,7 +16,8 @@ import icl_locate as icl
 from icl_locate import vectors
 from icl_locate.errors import ResultError
 from icl_locate.records.runs import read_run, run_files
-from icl_locate.records.store import Store, read_unit
+from icl_locate.records.store import Store
+from icl_locate.records.units import read_unit
 
 N_KILLS = int(os.environ.get("ICL_LOCATE_KILLS", "6"))
 """Of each study; the survival benchmark asks for more."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Union
 import tyro
 
 from icl_locate.checks.arguments import show
+from icl_locate.cli.stores import STORES
 
 DIFFERENT = 1  # the exit status that says so, as diff has it
 _SHOWN = 12  # differences of a group that are printed
@@ -94,6 +95,7 @@ def _verdict(found: Mapping[str, Any]) -> str:
 
 
 _COMMANDS: Mapping[str, tuple[type, Callable[[Any], int]]] = {
+    **STORES,
     "compare": (CompareRunsConfig, run_compare_runs),
 }
 
@@ -101,9 +103,10 @@ RUNS: Mapping[type, Callable[[Any], int]] = dict(_COMMANDS.values())
 """By the type of its options, what each of the commands does."""
 
 _named = [Annotated[kind, tyro.conf.subcommand(name)] for name, (kind, _) in _COMMANDS.items()]
-_none = Annotated[None, tyro.conf.Suppress]  # a union takes two at least
 RUNS_COMMANDS: Any = Annotated[
-    Union[(*_named, _none)],
-    tyro.conf.subcommand("runs", description="Look at what stands in directories of results."),
+    Union[tuple(_named)],  # noqa: UP007 - the table is known when this runs
+    tyro.conf.subcommand(
+        "runs", description="Look at what stands in stores and in directories of results."
+    ),
 ]
 """The options of all of them, as one command of the whole."""

@@ -1,6 +1,7 @@
 """The records of runs in a store: what was asked, when and where, and which units it takes."""
 
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -11,11 +12,11 @@ from typing import Any, Literal
 
 from icl_locate.checks.arguments import check_choice, check_items, check_text
 from icl_locate.errors import ResultError
-from icl_locate.records.checkpoint import load_tensors, save_tensors
-from icl_locate.records.sealed import damaged
+from icl_locate.records.sealed import damaged, unseal
 from icl_locate.records.store import NAME, Store
 
 RUN = "icl_locate.Run/1"
+_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
 State = Literal["running", "done", "stopped"]
 
 
@@ -71,13 +72,15 @@ class RunRecord:
         Raises:
             ResultError: if it cannot be written.
         """
+        from icl_locate.records.checkpoint import save_tensors  # takes torch; reading does not
+
         rest = asdict(self) | {"units": [*self.units]}
         save_tensors(store.runs / self.name, RUN, {}, rest)
 
 
 def run_files(store: Store) -> list[Path]:
     """The records' files, the oldest first."""
-    return sorted(store.runs.glob("*.safetensors"))
+    return [path for path in sorted(store.runs.glob("*.safetensors")) if _NAME.fullmatch(path.stem)]
 
 
 def read_run(path: Path) -> RunRecord:
@@ -86,8 +89,10 @@ def read_run(path: Path) -> RunRecord:
     Raises:
         ResultError: if the file is damaged, or none of ours.
     """
-    names = [*RunRecord.__dataclass_fields__]
-    _, rest = load_tensors(path, RUN, labels=names)
+    rest = unseal(path, RUN).rest
+    missing = [name for name in RunRecord.__dataclass_fields__ if name not in rest]
+    if missing:
+        damaged(path, f"it lacks {', '.join(missing)}")
     try:
         texts = ("name", "study", "began", "ended", "state", "why", "host")
         said: dict[str, Any] = {

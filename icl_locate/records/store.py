@@ -3,6 +3,7 @@
 A unit is a file named by the digest of everything that determines it; what it says never changes.
 Its header tells which cells and items it answers, so that a store is searched without reading
 answers. Beside the units stand the records of runs: what was asked, and which units it takes.
+Nothing here takes torch: a store is listed at once.
 """
 
 import logging
@@ -13,10 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from icl_locate.errors import IclLocateError, ResultError
-from icl_locate.records.checkpoint import load_tensors, save_tensors
 from icl_locate.records.files import as_path, check_output
 from icl_locate.records.sealed import damaged, read_summary
 
@@ -91,6 +89,16 @@ class Store:
         """Where the records of runs are."""
         return self.directory / _RUNS
 
+    @property
+    def folders(self) -> list[Path]:
+        """The directories that make it up."""
+        return [self.directory / name for name in (_UNITS, _RUNS, _TRAININGS)]
+
+    def trainings(self) -> list[Path]:
+        """The files of all trainings' states."""
+        folder = self.directory / _TRAININGS
+        return [folder / name for name in _names(folder) if NAME.fullmatch(Path(name).stem)]
+
     def training(self, name: str) -> Path:
         """The file of a training's state."""
         return self.directory / _TRAININGS / f"{name}{_SUFFIX}"
@@ -98,15 +106,6 @@ class Store:
     def path(self, context: str, name: str) -> Path:
         """The file of a unit."""
         return self.directory / _UNITS / context / f"{name}{_SUFFIX}"
-
-    def write(self, entry: Entry, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
-        """Keep a unit; when this returns it is on the disk.
-
-        Raises:
-            ResultError: if it cannot be written; nothing is left of it then.
-        """
-        said = {"context": entry.context, "cells": entry.cells, "items": entry.items}
-        save_tensors(entry.path, UNIT, tensors, rest, summary=said)
 
     def entries(self, context: str) -> Iterator[Entry]:
         """The units of a context, whose headers are read once; a damaged one is warned of."""
@@ -167,13 +166,3 @@ def _read_names(path: Path, said: Mapping[str, Any], name: str) -> tuple[str, ..
     if len({*listed}) < len(listed):
         damaged(path, f"its {name} stand there twice")
     return tuple(listed)
-
-
-def read_unit(path: Path) -> tuple[Entry, dict[str, Tensor], dict[str, Any]]:
-    """A unit, of which every byte is right: its header, its tensors and its other fields.
-
-    Raises:
-        ResultError: if it is damaged.
-    """
-    tensors, rest = load_tensors(path, UNIT)
-    return read_entry(path), tensors, rest

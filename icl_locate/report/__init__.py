@@ -1,7 +1,5 @@
 """Results as self-contained HTML pages; one module a kind of result."""
 
-from icl_locate.report.heads import write_head_report
-from icl_locate.report.runs import write_run_report
-from icl_locate.report.sweep import write_report
+import lazy_loader
 
-__all__ = ["write_head_report", "write_report", "write_run_report"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -23,7 +23,8 @@ from icl_locate.metrics import Answers, Readout
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.records.runs import RunRecord
-from icl_locate.records.store import Entry, Store, read_entry, read_unit
+from icl_locate.records.store import Entry, Store, read_entry
+from icl_locate.records.units import read_unit, write_unit
 from icl_locate.studies.answers import pack, unpack
 from icl_locate.studies.machine import describe_run
 from icl_locate.studies.naming import describe_context, name_of
@@ -179,7 +180,7 @@ def answer_once(
     answers = run()
     tensors, rest = pack(readout, [answers])
     made = {"context": context, "cell": cell, **describe_run()}
-    place.store.write(entry, tensors, rest | made)
+    write_unit(entry, tensors, rest | made)
     return answers
 
 
@@ -327,7 +328,7 @@ class _Schedule:
         if store is not None:
             tensors, rest = pack(unit.way.readout, answers)
             made = {"context": self._contexts[unit.context], **describe_run(self._devices)}
-            store.write(unit.entry(store), tensors, rest | made)
+            write_unit(unit.entry(store), tensors, rest | made)
         for table in self._tables:
             if table.context == unit.context:
                 table.fill(unit.cells, unit.items, answers)

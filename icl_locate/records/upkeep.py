@@ -1,0 +1,201 @@
+"""Looking after a store: which files are damaged, what several have together, what nobody needs."""
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from platform import node
+
+from icl_locate.errors import ResultError
+from icl_locate.records.files import replace_file
+from icl_locate.records.runs import RUN, RunRecord, read_run, run_files
+from icl_locate.records.sealed import damaged, unseal
+from icl_locate.records.store import UNIT, Entry, Store, read_entry
+
+_LEFT_OVER = 3600.0  # seconds after which a file that is half written has no writer any more
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A file that is not what it should be, and why."""
+
+    path: Path
+    why: str
+
+
+def open_store(place: Path) -> Store:
+    """A store that is there already.
+
+    Raises:
+        ResultError: if there is none.
+    """
+    store = Store(place)
+    if not any(each.is_dir() for each in store.folders):
+        raise ResultError(f"{place} is no store: expected a directory that --store or store= named")
+    return store
+
+
+def read_runs(store: Store) -> dict[str, RunRecord | None]:
+    """The records of all runs by name, the oldest first; ``None`` where one is damaged."""
+    return {path.stem: _read_or_none(path) for path in run_files(store)}
+
+
+def find_damage(store: Store) -> Iterator[Damage]:
+    """The files of a store that are damaged, or are not what their names say; reads all of it."""
+    for path in _files(store):
+        try:
+            _check(path, store)
+        except ResultError as error:
+            yield Damage(path, str(error))
+
+
+def merge(into: Store, sources: Iterable[Store]) -> dict[str, int]:
+    """Copy what other stores hold into one; what is there already, and whole, stays.
+
+    Returns:
+        How many files were "copied", "there" already, and "damaged" and so left out.
+
+    Raises:
+        ResultError: if one cannot be written; those before it are.
+    """
+    counts = {"copied": 0, "there": 0, "damaged": 0}
+    for source in sources:
+        for path in _files(source):
+            target = into.directory / path.relative_to(source.directory)
+            if _is_whole(target, into):
+                counts["there"] += 1
+            elif _is_whole(path, source):
+                replace_file(target, [path.read_bytes()])
+                counts["copied"] += 1
+            else:
+                counts["damaged"] += 1
+    return counts
+
+
+@dataclass(frozen=True)
+class Waste:
+    """What a store can do without.
+
+    Attributes:
+        leftovers: files that were never finished.
+        damaged: files that cannot be read.
+        unused: units that no record of a run takes.
+        runs: records that were asked to go.
+    """
+
+    leftovers: tuple[Path, ...]
+    damaged: tuple[Path, ...]
+    unused: tuple[Path, ...]
+    runs: tuple[Path, ...]
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (*self.runs, *self.leftovers, *self.damaged, *self.unused)
+
+    def remove(self) -> None:
+        """Remove them; what is gone by now is."""
+        for path in self.paths:
+            path.unlink(missing_ok=True)
+
+
+def find_waste(store: Store, runs: Sequence[str] = ()) -> Waste:
+    """What a store can do without, once the records of some runs are gone.
+
+    Args:
+        runs: names of runs whose records, and units that no other run takes, are to go.
+
+    Raises:
+        ResultError: if there is no such run, or one that is still running.
+    """
+    records = read_runs(store)
+    for name in runs:
+        record = records.get(name)
+        if name not in records:
+            known = ", ".join(sorted(records)) or "none"
+            raise ResultError(f"there is no run {name!r} in {store.directory}: it holds {known}")
+        if record is not None and state_of(record) == "running":
+            raise ResultError(f"the run {name!r} is still going on: stop it first")
+    broken = {damage.path for damage in find_damage(store)}
+    left = {name: record for name, record in records.items() if name not in runs}
+    taken = {unit for record in left.values() if record is not None for unit in record.units}
+    units = [path for context in store.contexts() for path in store.files(context)]
+    # Of a record that cannot be read nobody knows what it takes: its units stay.
+    unused = [path for path in units if None not in left.values() and _label(path) not in taken]
+    return Waste(
+        leftovers=tuple(_leftovers(store)),
+        damaged=tuple(sorted(broken)),
+        unused=tuple(path for path in unused if path not in broken),
+        runs=tuple(store.runs / f"{name}.safetensors" for name in runs),
+    )
+
+
+def state_of(record: RunRecord) -> str:
+    """A record's state; "killed" where it says "running", and its process is gone."""
+    if record.state != "running" or record.host != node():
+        return str(record.state)
+    try:
+        os.kill(record.process, 0)
+    except ProcessLookupError:
+        return "killed"
+    except OSError:
+        pass
+    return "running"
+
+
+def kept_units(store: Store) -> set[str]:
+    """``context/name`` of every unit that is there, by the files' names alone."""
+    return {_label(path) for context in store.contexts() for path in store.files(context)}
+
+
+def _label(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+def _files(store: Store) -> list[Path]:
+    """All files of a store that are named as its own are."""
+    units = [path for context in store.contexts() for path in store.files(context)]
+    return [*run_files(store), *store.trainings(), *units]
+
+
+def _leftovers(store: Store) -> list[Path]:
+    """Files that somebody began to write, long ago."""
+    found = []
+    for folder in store.folders:
+        for path in folder.rglob(".icl_locate-*.part"):
+            try:
+                if time.time() - path.stat().st_mtime > _LEFT_OVER:
+                    found.append(path)
+            except OSError:  # finished in between
+                continue
+    return found
+
+
+def _check(path: Path, store: Store) -> None:
+    """Refuse a file that is not what its place and name say."""
+    if path.parent == store.runs:
+        unseal(path, RUN)
+        read_run(path)
+    elif path.parent.parent.name == "units":
+        unseal(path, UNIT)
+        entry = read_entry(path)
+        if Entry.of(store, entry.context, entry.cells, entry.items).path.name != path.name:
+            damaged(path, "it answers something else than its name says")
+    else:
+        unseal(path, None)
+
+
+def _is_whole(path: Path, store: Store) -> bool:
+    try:
+        _check(path, store)
+    except ResultError:
+        return False
+    return True
+
+
+def _read_or_none(path: Path) -> RunRecord | None:
+    try:
+        return read_run(path)
+    except ResultError:
+        return None
