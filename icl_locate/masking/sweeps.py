@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from icl_locate.checks.arguments import check_counts
 from icl_locate.checks.signatures import anything, checked
@@ -26,6 +25,7 @@ from icl_locate.models.bridge import Model
 from icl_locate.models.loading import check_model, load_model
 from icl_locate.prompts.template import Choice
 from icl_locate.records.store import Store
+from icl_locate.studies.display import Display, Watch, display
 from icl_locate.studies.recipe import describe_intervention, describe_value
 from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
@@ -181,17 +181,33 @@ class _Runs:
         every = [_Group.of(plan, group, seed, some) for (group, seed), some in shown.items()]
         requests = [one for some in every for one in some.requests]
         total = sum(len(one.runs) for one in requests)
-        with tqdm(total=total, unit="cell", desc=setting.task.name, disable=not progress) as bar:
+        names = [condition.name for condition in plan.conditions]
+        with display(total, setting.task.name, names, show=progress) as shown_now:
+            watch = self._watch(every, shown_now) if progress else lambda _: None
             cells = iter(
                 setting.run_all(
                     plan.model, requests, engine=self.engine, batch_size=self.batch_size,
-                    token_budget=self.token_budget, on_progress=bar.update,
+                    token_budget=self.token_budget, on_progress=shown_now.bar.update,
+                    on_answers=watch,
                 )
             )  # fmt: skip
         grid: dict[tuple[str, int, int], Cell] = {}
         for some in every:
             grid |= some.collect([next(cells) for _ in some.requests])
         return _collect(plan, grid, recipe | setting.outcome())
+
+    def _watch(self, every: Sequence["_Group"], shown: Display) -> Watch:
+        """What shows the curves while answers come."""
+        plan = self.plan
+        curves = {c.name: [list[tuple[int, int]]() for _ in plan.starts] for c in plan.conditions}
+        number = 0
+        for group in every:
+            for _ in group.requests:
+                for run, (condition, start, _) in enumerate(group.places):
+                    curves[condition][plan.starts.index(start)].append((number, run))
+                number += 1
+        targets = [one.prompts.targets for group in every for one in group.requests]
+        return Watch(plan.setting.metric, targets, curves, shown.show)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from platform import node
+from time import monotonic
 from typing import Any, Protocol, runtime_checkable
 
 from icl_locate.checks.arguments import refuse
@@ -29,10 +30,11 @@ from icl_locate.studies.answers import pack, unpack
 from icl_locate.studies.machine import describe_run
 from icl_locate.studies.naming import describe_context, name_of
 from icl_locate.studies.recipe import describe_value
-from icl_locate.studies.units import Request, Table, Unit, Way
+from icl_locate.studies.units import Answered, Request, Table, Unit, Way
 
 _log = logging.getLogger(__name__)
 Told = Callable[[int], object]
+Seen = Callable[[Sequence[Answered]], object]
 Taken = Callable[[Unit, Sequence[Answers]], None]
 
 
@@ -194,12 +196,14 @@ def answer(
     batch_size: int,
     token_budget: int | None = None,
     on_progress: Told = lambda _: None,
+    on_answers: Seen = lambda _: None,
 ) -> list[list[Answers]]:
     """The answers to each request, for each of its runs: read where they are kept, else run.
 
     Args:
         engine, max_new_tokens, batch_size, token_budget: as `answer_grid` takes them.
         on_progress: told how many more of all requests' runs are done.
+        on_answers: shown what is known of each request, whenever that is more.
 
     Raises:
         ModelError: if the shared engine was asked for, and cannot run these; if answers are to be
@@ -208,14 +212,17 @@ def answer(
     """
     place = _place.get()
     if place.store is None and place.executor is None:
-        return [
-            answer_grid(
-                model, one.prompts, one.runs, readout, engine=engine,
-                max_new_tokens=max_new_tokens, batch_size=batch_size, token_budget=token_budget,
-                on_progress=on_progress,
-            )
-            for one in requests
-        ]  # fmt: skip
+        found: list[list[Answers]] = []
+        for one in requests:
+            found.append(
+                answer_grid(
+                    model, one.prompts, one.runs, readout, engine=engine,
+                    max_new_tokens=max_new_tokens, batch_size=batch_size,
+                    token_budget=token_budget, on_progress=on_progress,
+                )
+            )  # fmt: skip
+            on_answers(found)
+        return found
     _check_bare(model)
     readout.require()
     tables: list[Table] = []
@@ -227,7 +234,7 @@ def answer(
             context = describe_context(model, readout, chosen, max_new_tokens)
             tables.append(Table(one, way, name_of(context)))
             said[tables[-1].context] = context
-        _Schedule(model, place, tables, said, on_progress).run()
+        _Schedule(model, place, tables, said, on_progress, on_answers).run()
     return [list(table.rows) for table in tables]
 
 
@@ -251,20 +258,26 @@ class _Schedule:
         tables: Sequence[Table],
         contexts: Mapping[str, Any],
         on_progress: Told,
+        on_answers: Seen,
     ) -> None:
         self._model, self._place, self._tables, self._contexts = model, place, tables, contexts
-        self._tell, self._n_told = on_progress, 0
+        self._tell, self._n_told, self._show = on_progress, 0, on_answers
         self._devices = {weight.device for weight in model.original_model.parameters()}
 
     def run(self) -> None:
         """Read what is kept, and run the rest."""
         place, units = self._place, self._missing()
+        n_kept = sum(table.n_known for table in self._tables)
+        _log.info("%d answers are kept, %d units are to run", n_kept, len(units))
         if place.executor is not None and units:
             place.executor.run(self._model, units, self._keep)
         elif place.executor is None:
             for unit in self._in_turn(units):
                 if not self._read_again(unit):
+                    began = monotonic()
                     self._keep(unit, unit.answer(self._model, self._during(unit)))
+                    size = len(unit.cells), len(unit.items)
+                    _log.info("%d runs of %d prompts in %.1f s", *size, monotonic() - began)
 
     def _missing(self) -> list[Unit]:
         """The units that nobody has computed; what is kept is read, and the record says all."""
@@ -352,3 +365,5 @@ class _Schedule:
         if done > self._n_told:
             self._tell(done - self._n_told)
             self._n_told = done
+        if not n_under_way:
+            self._show([table.rows for table in self._tables])

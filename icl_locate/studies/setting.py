@@ -31,7 +31,7 @@ from icl_locate.prompts.template import Choice, Example, choose_examples
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.content_free import build_forms
 from icl_locate.studies.recipe import describe_model, prompts_digest
-from icl_locate.studies.schedule import answer, note_recipe
+from icl_locate.studies.schedule import Seen, answer, note_recipe
 from icl_locate.studies.units import Request
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
@@ -222,8 +222,12 @@ class Setting:
         batch_size: int = 64,
         token_budget: int | None = None,
         on_progress: Callable[[int], object] = lambda _: None,
+        on_answers: Seen = lambda _: None,
     ) -> list[list[Cell]]:
         """`run` for several sets of prompts: those of all seeds, say, which run side by side.
+
+        Args:
+            on_answers: shown what is known of each request, whenever that is more.
 
         Returns:
             For each of the requests a cell for each of its runs.
@@ -231,7 +235,7 @@ class Setting:
         answers = answer(
             model, requests, readout_of(self.metric), engine=engine,
             max_new_tokens=self.max_new_tokens, batch_size=batch_size, token_budget=token_budget,
-            on_progress=on_progress,
+            on_progress=on_progress, on_answers=on_answers,
         )  # fmt: skip
         return [
             cells_of(self.metric, some, one.prompts.targets)

@@ -17,6 +17,10 @@ MISSING = object()
 """Stands in a table of answers where none is known."""
 
 
+Answered = Sequence[Sequence[Any]]
+"""For each run of a request an answer to each prompt, or `MISSING`."""
+
+
 @dataclass(frozen=True)
 class Request:
     """Prompts, and what is done to the model while it answers them.
