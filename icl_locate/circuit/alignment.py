@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -21,6 +22,8 @@ from icl_locate.errors import TaskError
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.store import Store
+from icl_locate.studies.schedule import keep_tables, using
 from icl_locate.tasks.task import Task
 
 ITEMS_A_NEIGHBOUR = 8
@@ -46,6 +49,7 @@ def kernel_alignment(
     compat: Compat | None = None,
     batch_size: int = 32,
     progress: bool = False,
+    store: str | Path | Store | None = None,
 ) -> LayerMeasure:
     """How many of a state's nearest neighbours are so by reference features, too, at each layer.
 
@@ -88,7 +92,8 @@ def kernel_alignment(
         model, task, features, at, k, null, compat, n_shots=n_shots, n_queries=n_queries,
         seeds=seeds, choice=choice, prepend_bos=prepend_bos, instruction=instruction,
     )  # fmt: skip
-    return plan.run(model, batch_size, progress=progress)
+    with using(store, study="kernel_alignment"):
+        return plan.run(model, batch_size, progress=progress)
 
 
 @dataclass(frozen=True)
@@ -147,13 +152,22 @@ class Alignment:
         ceilings = []
         shown = tqdm(prompts, unit="seed", desc=asked.task.name, disable=not progress)
         for batch, other in zip(shown, others, strict=True):
-            states = self._states(model, batch, batch_size)
-            theirs = states if other is None else self._states(model, other, batch_size)
-            rows = [unit_rows(f"states of layer {i}", layer) for i, layer in enumerate(states)]
-            made = [side.rows(some) for side, some in zip(sides, (states, theirs), strict=False)]
-            ceilings.append(most_overlap(made[0], self.k))
-            for table, features in zip(tables, made, strict=True):
-                table.append(overlaps(rows, features, self.k, own=same))
+
+            def measure(batch: Prompts = batch, other: Prompts | None = other) -> dict[str, Tensor]:
+                states = self._states(model, batch, batch_size)
+                theirs = states if other is None else self._states(model, other, batch_size)
+                rows = [unit_rows(f"states of layer {i}", one) for i, one in enumerate(states)]
+                made = [side.rows(s) for side, s in zip(sides, (states, theirs), strict=False)]
+                found = [overlaps(rows, features, self.k, own=same) for features in made]
+                ceiling = torch.tensor(most_overlap(made[0], self.k), dtype=torch.float64)
+                return {"ceiling": ceiling, **dict(zip(ARMS, found, strict=False))}
+
+            said = {"measured": "alignment", **self._said(), "sides": [s.fixed for s in sides]}
+            shown_now = [batch] if other is None else [batch, other]
+            kept = keep_tables(model, shown_now, said, measure)
+            ceilings.append(float(kept["ceiling"]))
+            for arm, table in zip(ARMS, tables, strict=False):
+                table.append(kept[arm])
         return layer_measure(
             {arm: by_seed(table) for arm, table in zip(ARMS, tables, strict=False)},
             seeds=asked.seeds,
@@ -201,12 +215,12 @@ class _Side:
     def __init__(self, name: str, features: Features, items: Items) -> None:
         self._name, self._features, self._items = name, features, items
         fixed = features.needs != "states"
-        self._fixed = features.unit_rows(name, items) if fixed else None
+        self.fixed = features.unit_rows(name, items) if fixed else None
 
     def rows(self, states: Float[Tensor, "layer item d_model"]) -> Float[Tensor, "item d"]:
         """The features under a seed, of rows of length 1."""
-        if self._fixed is not None:
-            return self._fixed
+        if self.fixed is not None:
+            return self.fixed
         return self._features.unit_rows(self._name, replace(self._items, states=states))
 
 

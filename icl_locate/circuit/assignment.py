@@ -28,6 +28,8 @@ from icl_locate.hooks.heads import watch
 from icl_locate.hooks.points import HOOKS, check_point
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice
+from icl_locate.records.store import Store
+from icl_locate.studies.schedule import keep_tables, using
 from icl_locate.tasks.task import Task
 
 ARMS = ("best head", "mean head", "vanilla")
@@ -49,6 +51,7 @@ def label_assignment(
     compat: Compat | None = None,
     batch_size: int = 32,
     progress: bool = False,
+    store: str | Path | Store | None = None,
 ) -> LayerMeasure:
     """How much of the query's attention to the examples' labels is paid to those of its class.
 
@@ -81,7 +84,8 @@ def label_assignment(
         n_queries=n_queries, seeds=seeds, choice=choice, prepend_bos=prepend_bos,
         instruction=instruction,
     )  # fmt: skip
-    return _assign(model, chosen, compat, batch_size, progress=progress)
+    with using(store, study="label_assignment"):
+        return _assign(model, chosen, compat, batch_size, progress=progress)
 
 
 def _assign(
@@ -97,7 +101,10 @@ def _assign(
     total, tables = chosen.setting.n_queries * len(plan), []
     with tqdm(total=total, unit="prompt", desc="label assignment", disable=not progress) as bar:
         for shown in plan:
-            heads, vanilla = _shares(model, shown, batch_size, bar.update)
+            shares = partial(_shares, model, shown, batch_size, bar.update)
+            said = {"measured": "assignment", "rows": shown.rows, "right": shown.right}
+            kept = keep_tables(model, [shown.prompts], said, shares)
+            heads, vanilla = kept["heads"], kept["vanilla"]
             best = heads.amax(dim=1) if compat else cross_fitted(heads, shown.seed)
             tables.append((best, heads.mean(dim=1), vanilla))
     chance = _chance(plan)
@@ -131,8 +138,12 @@ def _chance(plan: list[Shown]) -> float:
 
 def _shares(
     model: Model, shown: Shown, batch_size: int, told: Callable[[int], object]
-) -> tuple[Float[Tensor, "layer head batch"], Float[Tensor, "layer batch"]]:
-    """The shares of the right labels: of each head, and by the states alone; from one pass."""
+) -> dict[str, Tensor]:
+    """The shares of the right labels: of each head, and by the states alone; from one pass.
+
+    Returns:
+        "heads", of layer, head and prompt; "vanilla", of layer and prompt.
+    """
     check_point(model, "resid_pre")
     every = torch.ones_like(shown.right)
     cells = Cells(shown.rows, shown.types.y, torch.stack([shown.right, every]).float())
@@ -143,7 +154,7 @@ def _shares(
     for sums in (paid, alike):
         require_numbers(sums.movedim(-1, 0))
     heads, vanilla = (right / (all_ + LEAST) for right, all_ in (paid.double(), alike.double()))
-    return heads, vanilla
+    return {"heads": heads, "vanilla": vanilla}
 
 
 @contextmanager

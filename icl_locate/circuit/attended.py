@@ -19,6 +19,7 @@ from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.tokens import Prompts, check_prompts
 from icl_locate.studies.attention import paid_to
+from icl_locate.studies.schedule import keep_tables
 
 Watching = Callable[[range, int], AbstractContextManager[object]]
 """Takes the numbers of the prompts that run, and how many columns of padding they lack; gives what
@@ -63,10 +64,14 @@ def attention_sums(
         NumericalError: if the model gives NaN.
         ModelError: if its attention cannot be watched.
     """
-    kept = empty_sums(model, cells)
-    run_watched(model, prompts, partial(watch_sums, model, cells, kept), batch_size, told)
-    require_numbers(kept.movedim(-1, 0))
-    return kept
+
+    def measure() -> dict[str, Tensor]:
+        sums = empty_sums(model, cells)
+        run_watched(model, prompts, partial(watch_sums, model, cells, sums), batch_size, told)
+        require_numbers(sums.movedim(-1, 0))
+        return {"sums": sums}
+
+    return keep_tables(model, [prompts], {"measured": "attention", "cells": cells}, measure)["sums"]
 
 
 def empty_sums(model: Model, cells: Cells) -> Float[Tensor, "sum layer head batch"]:

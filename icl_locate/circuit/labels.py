@@ -23,6 +23,8 @@ from icl_locate.errors import TaskError
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice, Example
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.store import Store
+from icl_locate.studies.schedule import keep_tables, using
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
 
@@ -43,6 +45,7 @@ def label_alignment(
     compat: Compat | None = None,
     batch_size: int = 32,
     progress: bool = False,
+    store: str | Path | Store | None = None,
 ) -> LayerMeasure:
     """How much labels' states take over from their forerunners': their alignment, layer by layer.
 
@@ -78,7 +81,8 @@ def label_alignment(
     if letters:
         setting = CircuitSetting.of(name_by_letters(load_task(task)), measure, **asked)
     k = choose_k(k, setting.setting.n_queries)
-    return _take_over(model, setting, k, letters, compat, batch_size, progress)
+    with using(store, study="label_alignment"):
+        return _take_over(model, setting, k, letters, compat, batch_size, progress)
 
 
 def _take_over(
@@ -102,11 +106,19 @@ def _take_over(
     for some, alike in tqdm(
         pairs, total=len(right), unit="seed", desc=asked.task.name, disable=not progress
     ):
-        s, y = _unit_states(model, some, "sy", compat, batch_size)
-        (one,) = _unit_states(model, alike, "y", compat, batch_size)
-        found["alignment"].append(_layer_by_layer(y[1:], s[:-1], k, own))
-        found["one label"].append(_layer_by_layer(one[1:], s[:-1], k, own))
-        found["classes"].append(overlaps(s[:-1], classes, k, own=own))
+
+        def measure(some: Prompts = some, alike: Prompts = alike) -> dict[str, Tensor]:
+            s, y = _unit_states(model, some, "sy", compat, batch_size)
+            (one,) = _unit_states(model, alike, "y", compat, batch_size)
+            return {
+                "alignment": _layer_by_layer(y[1:], s[:-1], k, own),
+                "one label": _layer_by_layer(one[1:], s[:-1], k, own),
+                "classes": overlaps(s[:-1], classes, k, own=own),
+            }
+
+        said = {"measured": "labels", "k": k, "compat": compat, "classes": classes}
+        for arm, table in keep_tables(model, [some, alike], said, measure).items():
+            found[arm].append(table)
     return layer_measure(
         {arm: by_seed(tables) for arm, tables in found.items()},
         seeds=asked.seeds,

@@ -29,6 +29,8 @@ from icl_locate.errors import TaskError
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice, Example, choose_examples
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.store import Store
+from icl_locate.studies.schedule import keep_tables, using
 from icl_locate.tasks.task import Task
 
 WRONG, ALONE = "y wrong", "label alone"
@@ -70,6 +72,7 @@ def centroid_probe(
     compat: Compat | None = None,
     batch_size: int = 32,
     progress: bool = False,
+    store: str | Path | Store | None = None,
 ) -> LayerMeasure:
     """How often the nearest class mean of the states of a layer is that of the query's class.
 
@@ -108,7 +111,8 @@ def centroid_probe(
         task, Measure("centroid_probe", str(compat)), n_shots=n_shots, n_queries=n_queries,
         seeds=seeds, choice=choice, prepend_bos=prepend_bos, instruction=instruction, spares=True,
     )  # fmt: skip
-    return _probe(model, setting, chosen, n_calibration, compat, batch_size, progress)
+    with using(store, study="centroid_probe"):
+        return _probe(model, setting, chosen, n_calibration, compat, batch_size, progress)
 
 
 def _probe(
@@ -134,8 +138,14 @@ def _probe(
     recipe = setting.recipe(model, prompts, n_calibration=n_calibration, compat=compat)
     found: dict[str, list[Tensor]] = {}
     for stages in tqdm(pairs, unit="seed", desc=asked.task.name, disable=not progress):
-        learned, read = (stage.states(model, compat, batch_size) for stage in stages)
-        for arm, table in _arms(chosen, setting, stages, learned, read).items():
+
+        def measure(stages: tuple[_Stage, _Stage] = stages) -> dict[str, Tensor]:
+            learned, read = (stage.states(model, compat, batch_size) for stage in stages)
+            return _arms(chosen, setting, stages, learned, read)
+
+        said = {"measured": "probe", "presets": chosen, "labels": setting.labels, "compat": compat}
+        shown = [some for stage in stages for some in stage.prompts]
+        for arm, table in keep_tables(model, shown, said, measure).items():
             found.setdefault(arm, []).append(table)
     return layer_measure(
         {arm: by_seed(tables) for arm, tables in found.items()},

@@ -23,6 +23,8 @@ from icl_locate.errors import TaskError
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.store import Store
+from icl_locate.studies.schedule import using
 from icl_locate.tasks.task import Task
 
 COUNTED = "correct induction"
@@ -45,6 +47,7 @@ def induction_heads(
     compat: Compat | None = None,
     batch_size: int = 32,
     progress: bool = False,
+    store: str | Path | Store | None = None,
 ) -> HeadMeasure:
     """Count the heads by which the query's forerunner token looks at the examples' labels.
 
@@ -76,7 +79,8 @@ def induction_heads(
         task, counting("induction_heads", compat), n_shots=n_shots, n_queries=n_queries,
         seeds=seeds, choice=choice, prepend_bos=prepend_bos, instruction=instruction,
     )  # fmt: skip
-    return _count(model, chosen, compat, batch_size, progress=progress)
+    with using(store, study="induction_heads"):
+        return _count(model, chosen, compat, batch_size, progress=progress)
 
 
 def _count(

@@ -22,7 +22,9 @@ from icl_locate.metrics import Metric
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.store import Store
 from icl_locate.studies.result import Measured
+from icl_locate.studies.schedule import keep_tables, using
 from icl_locate.tasks.task import Task
 
 ARMS = "same query", "other queries"
@@ -87,6 +89,7 @@ def forerunner_similarity(
     instruction: bool = False,
     batch_size: int = 32,
     progress: bool = False,
+    store: str | Path | Store | None = None,
 ) -> ForerunnerSimilarity:
     """How alike the forerunner states of a query are behind several numbers of examples.
 
@@ -117,7 +120,8 @@ def forerunner_similarity(
     )  # fmt: skip
     if setting.setting.n_queries < 2:
         raise TaskError("n_queries is 1: expected two or more, whose states are compared")
-    return _compare(model, setting, numbers, chosen, batch_size, progress)
+    with using(store, study="forerunner_similarity"):
+        return _compare(model, setting, numbers, chosen, batch_size, progress)
 
 
 def _compare(
@@ -135,8 +139,13 @@ def _compare(
     )
     found = []
     for some in tqdm(runs, unit="seed", desc=asked.task.name, disable=not progress):
-        states = [query_states(model, p, "s", batch_size=batch_size)["s"][chosen] for p in some]
-        found.append(similarities([unit_rows("states", each) for each in states]))
+
+        def measure(some: Sequence[Prompts] = some) -> dict[str, Tensor]:
+            states = [query_states(model, p, "s", batch_size=batch_size)["s"][chosen] for p in some]
+            return {"similarities": similarities([unit_rows("states", each) for each in states])}
+
+        said = {"measured": "similarity", "layer": chosen, "ks": numbers}
+        found.append(keep_tables(model, some, said, measure)["similarities"])
     values = torch.stack(found, dim=3)
     return ForerunnerSimilarity(
         arms=ARMS,

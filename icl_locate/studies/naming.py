@@ -31,7 +31,7 @@ def describe_context(
         TaskError: if the readout does not say what it is.
     """
     said = describe_value(readout)
-    _check_named("the metric's readout", said)
+    check_named("the metric's readout", said)
     return {
         "fingerprint": fingerprint(model),
         "readout": said,
@@ -78,7 +78,7 @@ def name_cells(runs: Sequence[Intervention]) -> list[str]:
     """
     said = [[_essence(part) for part in parts] for parts in describe_interventions(runs)]
     for i, parts in enumerate(said):
-        _check_named(f"runs[{i}]", parts)
+        check_named(f"runs[{i}]", parts)
     return [name_of(parts) for parts in said]
 
 
@@ -95,7 +95,7 @@ def _essence(said: Any) -> Any:
     return [_essence(one) for one in said] if isinstance(said, list) else said
 
 
-def _check_named(name: str, said: Any) -> None:
+def check_named(name: str, said: Any) -> None:
     """Refuse what would be called the same as another of its class."""
     if isinstance(said, Mapping):
         if "says" in said and said["says"] is None:
@@ -106,4 +106,4 @@ def _check_named(name: str, said: Any) -> None:
             )
         said = list(said.values())
     for one in said if isinstance(said, list) else ():
-        _check_named(name, one)
+        check_named(name, one)

@@ -13,7 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 from platform import node
 from time import monotonic
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from torch import Tensor
 
 from icl_locate.checks.arguments import refuse
 from icl_locate.engine.choice import Engine, choose_engine, holds_hooks
@@ -22,17 +24,19 @@ from icl_locate.errors import ModelError, ResultError, TaskError
 from icl_locate.hooks.holding import is_held
 from icl_locate.metrics import Answers, Readout
 from icl_locate.models.bridge import Model
-from icl_locate.models.fingerprint import hold_weights
+from icl_locate.models.fingerprint import fingerprint, hold_weights
+from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.runs import RunRecord
 from icl_locate.records.store import Entry, Store, read_entry
 from icl_locate.records.units import read_unit, write_unit
 from icl_locate.studies.answers import pack, unpack
 from icl_locate.studies.machine import describe_run
-from icl_locate.studies.naming import describe_context, name_of
+from icl_locate.studies.naming import check_named, describe_context, name_items, name_of
 from icl_locate.studies.recipe import describe_value
 from icl_locate.studies.units import Answered, Request, Table, Unit, Way
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 Told = Callable[[int], object]
 Seen = Callable[[Sequence[Answered]], object]
 Taken = Callable[[Unit, Sequence[Answers]], None]
@@ -165,25 +169,65 @@ def answer_once(
         context, cell, items: what determines them, as JSON holds it: for all of a study, for these
             and for each of them.
     """
-    place, names = _place.get(), [name_of(item) for item in items]
-    if place.store is None or len({*names}) < len(names):
-        return run()
-    entry = Entry.of(place.store, name_of(context), [name_of(cell)], names)
+
+    def read(path: Path) -> Answers:
+        found, tensors, rest = read_unit(path)
+        (row,) = unpack(readout, tensors, rest, (1, len(found.items)), path)
+        return row
+
+    names = [name_of([i, item]) for i, item in enumerate(items)]
+    said = {"context": context, "cell": cell}
+    return _kept(said, names, read, run, lambda answers: pack(readout, [answers]))
+
+
+def keep_tables(
+    model: Model,
+    prompts: Sequence[Prompts],
+    said: Mapping[str, Any],
+    compute: Callable[[], dict[str, Tensor]],
+) -> dict[str, Tensor]:
+    """Tensors that a study measures on some prompts: kept, or computed.
+
+    Args:
+        said: what determines them beside weights and prompts; values as `describe_value` takes.
+    """
+    if _place.get().store is None:
+        return compute()
+    _check_bare(model)
+    cell = describe_value(said)
+    check_named("what is measured", cell)
+    context = {"fingerprint": fingerprint(model), "engine": "tables"}
+    names = [name_of([i, n]) for i, n in enumerate(n for one in prompts for n in name_items(one))]
+    return _kept(
+        {"context": context, "cell": cell}, names, lambda path: read_unit(path)[1], compute,
+        lambda tables: (tables, {}),
+    )  # fmt: skip
+
+
+def _kept(
+    said: Mapping[str, Any],
+    items: Sequence[str],
+    read: Callable[[Path], T],
+    compute: Callable[[], T],
+    write: Callable[[T], tuple[Mapping[str, Tensor], Mapping[str, Any]]],
+) -> T:
+    """What a unit of one cell holds: read, or computed and kept."""
+    place = _place.get()
+    if place.store is None:
+        return compute()
+    entry = Entry.of(place.store, name_of(said["context"]), [name_of(said["cell"])], items)
     if place.record is not None:
         place.record.take([entry.label])
         place.record.write(place.store)
     if entry.path.is_file():
         try:
-            found, tensors, rest = read_unit(entry.path)
-            (kept,) = unpack(readout, tensors, rest, (1, len(found.items)), entry.path)
-            return [kept[found.items.index(name)] for name in names]
+            return read(entry.path)
         except ResultError as error:
             _log.warning("what it held is computed again: %s", error)
-    answers = run()
-    tensors, rest = pack(readout, [answers])
-    made = {"context": context, "cell": cell, **describe_run()}
-    write_unit(entry, tensors, rest | made)
-    return answers
+    found = compute()
+    tensors, rest = write(found)
+    write_unit(entry, tensors, {**rest, **said, **describe_run()})
+    return found
 
 
 def answer(
