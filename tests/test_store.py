@@ -1,8 +1,10 @@
 """Answers that are kept: what is run again, what is not, and what becomes of damaged files."""
 
 import logging
+import pickle
 import random
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import tiny
@@ -15,6 +17,7 @@ from icl_locate.records.runs import read_run, run_files
 from icl_locate.records.store import Store
 from icl_locate.records.units import read_unit
 from icl_locate.studies import naming, schedule, units
+from icl_locate.studies.place import check_place, using
 
 TASK = replace(icl.load_task("pseudo-translation"), metric="token_accuracy")
 LABELS = icl.load_task("f_a_f_p/4")
@@ -142,7 +145,7 @@ def test_values_of_each_prompt_are_named_with_them(tmp_path, ran):
     edits = [icl.StateEdit("replace", some, 1) for some in (values, values.flip(0))]
     edits.append(icl.StateEdit("replace", values[0], 1))
     plain = [cell.statistics for cell in setting.run(model, prompts, edits, batch_size=3)]
-    with schedule.using(tmp_path):
+    with using(tmp_path):
         for _ in range(2):
             found = setting.run(model, prompts, edits, batch_size=3)
             for cell, wanted in zip(found, plain, strict=True):
@@ -171,7 +174,7 @@ def test_a_function_is_known_by_what_it_looks_up(tmp_path, ran):
     model, prompts = tiny.boot("llama"), None
     setting = studies.Setting.of(TASK, n_queries=2, n_shots=1, metric="log_prob")
     prompts = setting.prompts(model, 0)
-    with schedule.using(tmp_path):
+    with using(tmp_path):
         for distance in (1, 1, 2):
             globals()["DISTANCE"] = distance
             setting.run(model, prompts, [icl.EdgeMask(_edges_at_distance, icl.from_layer(0))])
@@ -212,7 +215,7 @@ def test_a_store_is_tried_before_anything_runs(tmp_path, ran):
             sweep(place)
     assert not ran
     with pytest.raises(TaskError, match=r"^executor is 3: expected an icl_locate\.RayExecutor"):
-        schedule.check_place(None, 3)
+        check_place(None, 3)
 
 
 @pytest.mark.parametrize("how", ["flip", "cut", "empty", "foreign", "grow"])
@@ -352,6 +355,34 @@ def test_every_study_keeps_its_answers(tmp_path, ran, name):
             one, other = getattr(wanted, field), getattr(found, field)
             assert one is other is None or torch.equal(one, other), field
     assert any(kept(tmp_path / "s").values())
+
+
+class Elsewhere:
+    """An executor that runs everything on what came through a file, as workers do."""
+
+    def __init__(self, directory):
+        self.load = partial(icl.load_model, directory)
+        self.n_done = 0
+
+    def run(self, load, works, on_done):
+        loaded = pickle.loads(pickle.dumps(load))()  # noqa: S301
+        for work in works:
+            on_done(work, pickle.loads(pickle.dumps(work)).run(loaded))  # noqa: S301
+            self.n_done += 1
+
+
+@pytest.mark.parametrize("name", ["ablation", "heads", "lora", "patching", "task_vectors"])
+def test_every_study_runs_elsewhere(tmp_path, name):
+    """Weights, prompts, interventions and readouts find their way into another process."""
+    place = tiny.save(tiny.build("llama"), tmp_path / "model")
+    wanted = studies_of(None, tmp_path / "here")[name]()
+    executor = Elsewhere(place)
+    with using(executor=executor):
+        found = studies_of(None, tmp_path / "there")[name]()
+    assert executor.n_done
+    for field in wanted._tensors:
+        one, other = getattr(wanted, field), getattr(found, field)
+        assert one is other is None or torch.equal(one, other), field
 
 
 def test_gates_go_on_from_the_store(tmp_path, monkeypatch):

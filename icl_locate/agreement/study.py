@@ -23,8 +23,8 @@ from icl_locate.models.loading import check_model, load_model
 from icl_locate.prompts.template import Choice
 from icl_locate.records.files import describe
 from icl_locate.records.store import Store
+from icl_locate.studies.place import Executor, using
 from icl_locate.studies.recipe import describe_model, describe_value
-from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 

@@ -29,7 +29,8 @@ from icl_locate.hooks.points import HOOKS, check_point
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice
 from icl_locate.records.store import Store
-from icl_locate.studies.schedule import keep_tables, using
+from icl_locate.studies.kept import keep_tables
+from icl_locate.studies.place import using
 from icl_locate.tasks.task import Task
 
 ARMS = ("best head", "mean head", "vanilla")

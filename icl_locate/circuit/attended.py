@@ -19,7 +19,7 @@ from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.tokens import Prompts, check_prompts
 from icl_locate.studies.attention import paid_to
-from icl_locate.studies.schedule import keep_tables
+from icl_locate.studies.kept import keep_tables
 
 Watching = Callable[[range, int], AbstractContextManager[object]]
 """Takes the numbers of the prompts that run, and how many columns of padding they lack; gives what

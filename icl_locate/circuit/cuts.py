@@ -29,7 +29,7 @@ from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.template import Choice
 from icl_locate.records.store import Store
-from icl_locate.studies.schedule import Executor, using
+from icl_locate.studies.place import Executor, using
 from icl_locate.studies.units import Request
 from icl_locate.tasks.task import Task
 

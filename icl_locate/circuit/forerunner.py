@@ -22,7 +22,7 @@ from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.store import Store
-from icl_locate.studies.schedule import using
+from icl_locate.studies.place import using
 from icl_locate.tasks.task import Task
 
 ARMS = ("right label", "wrong label", "random token")

@@ -79,7 +79,7 @@ def _kept(config: Any) -> AbstractContextManager[None]:
     """Where all that a command runs is kept, and who runs it."""
     if not isinstance(config, Kept) or (config.store is None and config.ray is None):
         return nullcontext()
-    from icl_locate.studies.schedule import using
+    from icl_locate.studies.place import using
 
     return using(config.store, config.executor, study=config.command, settings=settings_of(config))
 

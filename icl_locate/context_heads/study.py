@@ -25,7 +25,7 @@ from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.store import Store
-from icl_locate.studies.schedule import Executor, check_place, using
+from icl_locate.studies.place import Executor, check_place, using
 from icl_locate.studies.setting import Setting
 from icl_locate.studies.units import Request
 from icl_locate.tasks.task import Task

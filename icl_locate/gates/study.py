@@ -25,8 +25,9 @@ from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Example, choose_examples
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.store import Store
+from icl_locate.studies.kept import training_file
+from icl_locate.studies.place import Executor, using
 from icl_locate.studies.recipe import prompts_digest
-from icl_locate.studies.schedule import Executor, training_file, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 

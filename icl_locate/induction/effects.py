@@ -29,8 +29,9 @@ from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.saved import Saved
 from icl_locate.records.store import Store
 from icl_locate.studies.intervals import Spread
+from icl_locate.studies.place import Executor, using
 from icl_locate.studies.recipe import describe_model, prompts_digest
-from icl_locate.studies.schedule import Executor, answer, using
+from icl_locate.studies.schedule import answer
 from icl_locate.studies.units import Request
 
 if TYPE_CHECKING:

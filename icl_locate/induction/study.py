@@ -35,7 +35,7 @@ from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.store import Store
-from icl_locate.studies.schedule import Executor, using
+from icl_locate.studies.place import Executor, using
 from icl_locate.studies.setting import Setting, check_shots
 from icl_locate.studies.units import Request
 from icl_locate.tasks.loading import load_task

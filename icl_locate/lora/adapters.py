@@ -13,7 +13,7 @@ from icl_locate.errors import PromptError
 from icl_locate.lora.config import LoraConfig
 from icl_locate.lora.data import encode, tokenize_prompt
 from icl_locate.lora.train import Rows, Training, train_adapter
-from icl_locate.metrics import Statistics
+from icl_locate.metrics import Answers, Statistics
 from icl_locate.metrics.base import item_statistics
 from icl_locate.metrics.readouts import GENERATED_TEXT
 from icl_locate.models.fingerprint import weights_digest
@@ -27,9 +27,11 @@ from icl_locate.models.loading import (
 from icl_locate.models.names import EMBEDDED, find_model
 from icl_locate.models.trust import NO_CODE, check_weights
 from icl_locate.prompts.template import PromptTemplate
+from icl_locate.studies.kept import Slot, find_answers, keep_answers
 from icl_locate.studies.machine import describe_run
+from icl_locate.studies.naming import name_of
+from icl_locate.studies.place import note_recipe
 from icl_locate.studies.recipe import describe_weights, digest
-from icl_locate.studies.schedule import answer_once, note_recipe
 from icl_locate.studies.setting import Setting
 
 
@@ -85,48 +87,69 @@ class Teacher:
         note_recipe(found)
         return found
 
-    def teach(self, projection: str, seed: int, place: Path) -> tuple[Training, Statistics]:
-        """Tune one projection, write its adapter, and answer the queries with it.
+    def slot(self, adapter: Mapping[str, Any]) -> Slot:
+        """Where the store keeps the answers with an adapter, or without one.
+
+        Args:
+            adapter: what tells it from others on the same base.
+        """
+        context = {
+            "fingerprint": self._fingerprint,
+            "engine": "transformers",
+            "max_new_tokens": self.setting.max_new_tokens,
+            "stops": list(self._template.stops),
+        }
+        items = [name_of([i, tokens]) for i, tokens in enumerate(self._prompts)]
+        return Slot.of(context, adapter, items)
+
+    def lesson(self, layer: int, projection: str, seed: int, place: Path) -> "Lesson":
+        """What tunes one projection.
 
         Args:
             place: the adapter's directory, with the checkpoint from which training goes on.
         """
-        tuned = _add_adapter(self.base, projection, self.config, seed)
+        adapter = {"projection": projection, "seed": seed, "config": asdict(self.config)}
+        slot = self.slot(adapter | {"pairs": self._pairs})
+        known = find_answers(slot, GENERATED_TEXT, len(self._prompts))
+        return Lesson(layer, projection, seed, place, slot, known)
+
+    def teach(self, lesson: "Lesson") -> tuple[Training, Answers]:
+        """Tune one projection, write its adapter, and answer the queries with it."""
+        tuned = _add_adapter(self.base, lesson.projection, self.config, lesson.seed)
         state = train_adapter(
             tuned,
             self._train,
             self._dev,
             int(self.tokenizer.pad_token_id),
             self.config,
-            seed=seed,
-            checkpoint=place / "checkpoint",
+            seed=lesson.seed,
+            checkpoint=lesson.place / "checkpoint",
             identity=f"{self.setting.task.name}, {self._fingerprint}, {self._pairs}",
         )
-        tuned.save_pretrained(place)
-        adapter = {"projection": projection, "seed": seed, "config": asdict(self.config)}
-        table = self.answer(tuned, adapter | {"pairs": self._pairs})
+        tuned.save_pretrained(lesson.place)
+        answers = self.answer(tuned) if lesson.known is None else lesson.known
         self.base = tuned.unload()
         vars(self.base).pop("peft_config", None)  # earlier versions of peft leave it there
-        return state, table
+        return state, answers
 
-    def answer(self, model: Any, adapter: Mapping[str, Any]) -> Statistics:
-        """Each query's statistics.
+    def untuned(self) -> Statistics:
+        """Each query's statistics without an adapter."""
+        slot = self.slot({"projection": None})
+        answers = find_answers(slot, GENERATED_TEXT, len(self._prompts))
+        if answers is None:
+            answers = self.answer(self.base)
+            keep_answers(slot, GENERATED_TEXT, answers)
+        return self.score(answers)
 
-        Args:
-            adapter: what tells it from others on the same base.
-        """
-        self._check_room(model)
-        context = {"fingerprint": self._fingerprint, "engine": "transformers"}
-        size = {"max_new_tokens": self.setting.max_new_tokens, "stops": list(self._template.stops)}
-        answers = answer_once(
-            context | size, adapter, self._prompts, GENERATED_TEXT, lambda: self._write(model)
-        )
+    def score(self, answers: Answers) -> Statistics:
+        """Each query's statistics."""
         targets = [query.target for query in self.setting.queries]
         return item_statistics(self.setting.metric, answers, targets)
 
     @torch.no_grad()
-    def _write(self, model: Any) -> list[str]:
+    def answer(self, model: Any) -> list[str]:
         """Each query's answer; greedy, by transformers' own generation."""
+        self._check_room(model)
         greedy, answers = self._greedy(model), list[str]()
         stops, size = self._template.stops, self.config.batch_size
         for start in range(0, len(self._prompts), size):
@@ -166,6 +189,49 @@ class Teacher:
                 f"a prompt of {longest} tokens with {new} new ones exceeds the model's context of "
                 f"{limit}: lower max_new_tokens"
             )
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What tunes one projection of a layer: a piece of work for a `Teacher`.
+
+    Attributes:
+        place: the adapter's directory.
+        slot: where its answers are kept.
+        known: they, if they are there.
+    """
+
+    layer: int
+    projection: str
+    seed: int
+    place: Path
+    slot: Slot
+    known: Answers | None
+
+    def run(self, loaded: Teacher) -> tuple[Training, Answers]:
+        """Where the training ended, and each query's answer."""
+        return loaded.teach(self)
+
+
+@dataclass(frozen=True)
+class TeacherLoader:
+    """Loads a teacher in another process; its fields are arguments of `lora_by_layer`."""
+
+    setting: Setting
+    config: LoraConfig
+    model: str | Path | None
+    device: Any
+    dtype: Any
+    revision: str | None
+
+    def __call__(self) -> Teacher:
+        """Load it.
+
+        Raises:
+            ModelError: if there is no such model, or it cannot be loaded.
+        """
+        base, tokenizer = load_base(self.model, self.device, self.dtype, self.revision)
+        return Teacher(self.setting, self.config, base, tokenizer)
 
 
 def load_base(

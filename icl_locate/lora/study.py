@@ -13,15 +13,19 @@ from icl_locate.checks.arguments import check_counts, refuse
 from icl_locate.checks.signatures import anything, checked
 from icl_locate.engine.decoding import check_targets
 from icl_locate.errors import ModelError, TaskError
-from icl_locate.lora.adapters import Teacher, load_base
+from icl_locate.lora.adapters import Lesson, TeacherLoader
 from icl_locate.lora.config import PRESETS, LoraConfig
 from icl_locate.lora.projections import output_projections
 from icl_locate.lora.result import LoraResult
-from icl_locate.metrics import Metric, TextScore, require_answers, score_totals
+from icl_locate.lora.train import Training
+from icl_locate.metrics import Answers, Metric, Statistics, TextScore, require_answers, score_totals
 from icl_locate.metrics.base import check_columns
+from icl_locate.metrics.readouts import GENERATED_TEXT
 from icl_locate.models.names import EMBEDDED
 from icl_locate.records.store import Store
-from icl_locate.studies.schedule import Executor, using
+from icl_locate.studies.kept import keep_answers
+from icl_locate.studies.place import Executor, using
+from icl_locate.studies.schedule import run_works
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 
@@ -64,7 +68,7 @@ def lora_by_layer(
         device, dtype, revision: where and how the model is loaded, as `load_model` says.
         progress: whether to show a progress bar over layers and seeds.
         store: as in `sweep`, for the answers; trainings go on from ``output``.
-        executor: as in `sweep`.
+        executor: as in `sweep`, for whole layers: its workers must see ``output``.
 
     Raises:
         TaskError: too few pairs or queries, an unknown preset, a metric without answers.
@@ -77,9 +81,9 @@ def lora_by_layer(
     )
     name = EMBEDDED if model is None else str(model)
     with using(store, executor, study="lora_by_layer"):
-        base, tokenizer = load_base(model, device, dtype, revision)
-        teacher = Teacher(setting, chosen, base, tokenizer)
-        return _tune(teacher, name, layers, Path(output), progress=progress)
+        here = str(Path(model).absolute()) if model and Path(model).is_dir() else model
+        load = TeacherLoader(setting, chosen, here, device, dtype, revision)
+        return _tune(load, name, layers, Path(output).absolute(), progress=progress)
 
 
 def prepare(
@@ -100,24 +104,34 @@ def prepare(
 
 
 def _tune(
-    teacher: Teacher, name: str, layers: Iterable[int] | None, output: Path, *, progress: bool
+    load: TeacherLoader, name: str, layers: Iterable[int] | None, output: Path, *, progress: bool
 ) -> LoraResult:
     """Every layer by itself, with every seed."""
+    teacher = load()
     setting, metric = teacher.setting, teacher.setting.metric
     recipe = teacher.recipe(name)
     names = output_projections(teacher.base)
     wanted = _choose_layers(layers, len(names))
     recipe |= {"projections": names, "layers": list(wanted)}
-    untuned = teacher.answer(teacher.base, {"projection": None})
-    total = len(wanted) * len(setting.seeds)
-    states, tables = [], []
-    with tqdm(total=total, unit="adapter", desc=setting.task.name, disable=not progress) as bar:
-        for layer, seed in product(wanted, setting.seeds):
-            place = output / f"seed_{seed}" / f"layer_{layer}"
-            state, table = teacher.teach(names[layer], seed, place)
-            states.append(state)
-            tables.append(table)
+    untuned = teacher.untuned()
+    lessons = [
+        teacher.lesson(layer, names[layer], seed, output / f"seed_{seed}" / f"layer_{layer}")
+        for layer, seed in product(wanted, setting.seeds)
+    ]
+    found: dict[tuple[int, int], tuple[Training, Statistics]] = {}
+    with tqdm(
+        total=len(lessons), unit="adapter", desc=setting.task.name, disable=not progress
+    ) as bar:
+
+        def keep(lesson: Lesson, learnt: tuple[Training, Answers]) -> None:
+            state, answers = learnt
+            if lesson.known is None:
+                keep_answers(lesson.slot, GENERATED_TEXT, answers)
+            found[lesson.layer, lesson.seed] = state, teacher.score(answers)
             bar.update()
+
+        run_works(load, teacher, lessons, keep)
+    states, tables = zip(*(found[lesson.layer, lesson.seed] for lesson in lessons), strict=True)
     check_columns(metric, tables)
     cells = len(wanted), len(setting.seeds)
     statistics = np.stack(tables).reshape(*cells, *tables[0].shape)

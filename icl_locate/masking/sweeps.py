@@ -26,8 +26,8 @@ from icl_locate.models.loading import check_model, load_model
 from icl_locate.prompts.template import Choice
 from icl_locate.records.store import Store
 from icl_locate.studies.display import Display, Watch, display
+from icl_locate.studies.place import Executor, using
 from icl_locate.studies.recipe import describe_intervention, describe_value
-from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.studies.units import Request
 from icl_locate.tasks.task import Task

@@ -1,6 +1,7 @@
 """Units on a Ray cluster: workers that load the model once, and may die one by one."""
 
 import logging
+import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -9,15 +10,12 @@ from typing import Any
 
 from icl_locate.checks.arguments import check_count, check_number, check_text, refuse
 from icl_locate.errors import ExecutionError, IclLocateError, ModelError
-from icl_locate.metrics import Answers
 from icl_locate.models.bridge import Model
-from icl_locate.models.fingerprint import fingerprint
-from icl_locate.models.loading import first_line, load_model
-from icl_locate.studies.units import Unit
+from icl_locate.models.loading import first_line
+from icl_locate.studies.place import Done
 
 _log = logging.getLogger(__name__)
 _PATIENCE = 60.0  # seconds after which a wait for the first worker is told
-Taken = Callable[[Unit, Sequence[Answers]], None]
 
 
 @dataclass(frozen=True)
@@ -66,24 +64,25 @@ class RayExecutor:
             check_text("address", self.address)
         _ray()
 
-    def run(self, model: Model, units: Sequence[Unit], on_answer: Taken) -> None:
-        """Run every unit, and hand on its answers as they come.
+    def run(self, load: Callable[[], Any], works: Sequence[Any], on_done: Done) -> None:
+        """Do all work, and hand on what comes of it as it comes.
+
+        Args:
+            load: gives each worker, once, what the work is done with.
 
         Raises:
             ModelError: if no worker could load the model; the message says why.
-            ExecutionError: if units failed on every worker that tried them; the others are done.
+            ExecutionError: if work failed on every worker that tried it; the rest is done.
         """
         ray = _ray()
         if not ray.is_initialized():
-            ray.init(address=self.address, log_to_driver=False, logging_level="warning")
+            with warnings.catch_warnings():  # of what later versions of Ray will do
+                warnings.simplefilter("ignore", FutureWarning)
+                ray.init(address=self.address, log_to_driver=False, logging_level="warning")
         n_gpus = self._gpus(ray)
-        make = partial(
-            ray.remote(_Worker).options(num_cpus=self.num_cpus, num_gpus=n_gpus).remote,
-            self.load or _loader_of(model),
-            fingerprint(model),
-        )
-        n_workers = min(len(units), self.n_workers or self._room(ray, n_gpus))
-        crew = _Crew(ray, make, deque(units), self.retries, on_answer)
+        hire = ray.remote(_Worker).options(num_cpus=self.num_cpus, num_gpus=n_gpus).remote
+        n_workers = min(len(works), self.n_workers or self._room(ray, n_gpus))
+        crew = _Crew(ray, partial(hire, load), deque(works), self.retries, on_done)
         try:
             crew.work(n_workers)
         finally:
@@ -118,40 +117,19 @@ def _ray() -> Any:
     return ray
 
 
-def _loader_of(model: Model) -> Callable[[], Model]:
-    """What loads the same model in another process."""
-    name = str(getattr(model.cfg, "model_name", ""))
-    dtype = str(next(model.original_model.parameters()).dtype).removeprefix("torch.")
-    revision = getattr(model.original_model.config, "_commit_hash", None)
-    return partial(load_model, name, dtype=dtype, revision=revision)
-
-
 class _Worker:
     """What runs in a process of its own, as an actor."""
 
-    def __init__(self, load: Callable[[], Model], wanted: str) -> None:
-        self._load, self._wanted = load, wanted
-        self._model: Model | None = None
+    def __init__(self, load: Callable[[], Any]) -> None:
+        self._load = load
 
     def ready(self) -> None:
-        """Load the model.
+        """Load what the work is done with."""
+        self._loaded = self._load()
 
-        Raises:
-            ModelError: if its weights are others.
-        """
-        self._model = self._load()
-        if fingerprint(self._model) != self._wanted:
-            raise ModelError(
-                "its weights are not those of the process that asked (edited there, another dtype, "
-                "or another revision): save the model and load both from there, or give "
-                "RayExecutor(load=...), a function that makes the same model"
-            )
-
-    def answer(self, unit: Unit) -> list[Answers]:
-        """Run a unit."""
-        if self._model is None:
-            raise ModelError("the model is not loaded: ready() comes first")
-        return unit.answer(self._model)
+    def do(self, work: Any) -> Any:
+        """Do a piece of work."""
+        return work.run(self._loaded)
 
 
 @dataclass
@@ -169,11 +147,11 @@ class _Crew:
 
     ray: Any
     make: Callable[[], Any]
-    left: deque[Unit]
+    left: deque[Any]
     retries: int
-    on_answer: Taken
+    on_done: Done
     free: deque[Any] = field(default_factory=deque)
-    waiting: dict[Any, tuple[Any, Unit | None]] = field(default_factory=dict)
+    waiting: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
     tries: dict[int, int] = field(default_factory=dict)
     unable: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
@@ -214,9 +192,9 @@ class _Crew:
         """Give those who are free something to do; who has been so longest comes first."""
         while self.left and self.free:
             worker, unit = self.free.popleft(), self.left.popleft()
-            self.waiting[worker.answer.remote(unit)] = worker, unit
+            self.waiting[worker.do.remote(unit)] = worker, unit
 
-    def _meet(self, done: Any, worker: Any, unit: Unit | None) -> None:
+    def _meet(self, done: Any, worker: Any, unit: Any) -> None:
         """See what a worker did."""
         errors = self.ray.exceptions
         try:
@@ -233,7 +211,7 @@ class _Crew:
         else:
             self.free.append(worker)
             if unit is not None:
-                self.on_answer(unit, found)
+                self.on_done(unit, found)
 
     def _give_up(self, worker: Any, why: str) -> None:
         """Do without a worker that cannot load the model."""
@@ -241,7 +219,7 @@ class _Crew:
         self.unable.append(why)
         self.ray.kill(worker)
 
-    def _try_again(self, unit: Unit, why: str) -> None:
+    def _try_again(self, unit: Any, why: str) -> None:
         """Put a unit back, unless it failed too often."""
         self.tries[id(unit)] = self.tries.get(id(unit), 0) + 1
         if self.tries[id(unit)] > self.retries:
@@ -250,7 +228,7 @@ class _Crew:
             _log.warning("a unit is tried again: %s", why)
             self.left.append(unit)
 
-    def _replace(self, unit: Unit | None, why: str) -> None:
+    def _replace(self, unit: Any, why: str) -> None:
         """Hire another worker in the place of one that died."""
         if unit is not None:
             self._try_again(unit, why)

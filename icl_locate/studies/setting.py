@@ -30,8 +30,9 @@ from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice, Example, choose_examples
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.content_free import build_forms
+from icl_locate.studies.place import note_recipe
 from icl_locate.studies.recipe import describe_model, prompts_digest
-from icl_locate.studies.schedule import Seen, answer, note_recipe
+from icl_locate.studies.schedule import Seen, answer
 from icl_locate.studies.units import Request
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task

@@ -71,17 +71,17 @@ class Unit:
         """Its file in a store, and what that says."""
         return Entry.of(store, self.context, self.cells, self.items)
 
-    def answer(
-        self, model: Model, on_progress: Callable[[int], object] = lambda _: None
+    def run(
+        self, loaded: Model, on_progress: Callable[[int], object] = lambda _: None
     ) -> list[Answers]:
-        """Run it; an answer for each run and prompt.
+        """Run it on a model; an answer for each run and prompt.
 
         Args:
             on_progress: told how many more of the runs are done.
         """
         way = self.way
         return answer_grid(
-            model, self.prompts, self.runs, way.readout, engine=way.engine,
+            loaded, self.prompts, self.runs, way.readout, engine=way.engine,
             max_new_tokens=way.max_new_tokens, batch_size=way.batch_size,
             token_budget=way.token_budget, on_progress=on_progress,
         )  # fmt: skip

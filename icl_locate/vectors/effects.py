@@ -24,8 +24,8 @@ from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.store import Store
 from icl_locate.studies.heads import HeadTable
+from icl_locate.studies.place import Executor, using
 from icl_locate.studies.recipe import prompts_digest
-from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task

@@ -26,7 +26,7 @@ from icl_locate.models.projection import project_heads
 from icl_locate.records.saved import Saved
 from icl_locate.records.store import Store
 from icl_locate.studies.heads import as_head_set
-from icl_locate.studies.schedule import Executor, using
+from icl_locate.studies.place import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.effects import HeadIndirectEffects, head_indirect_effects

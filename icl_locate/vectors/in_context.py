@@ -25,8 +25,8 @@ from icl_locate.prompts.template import Example, PromptTemplate
 from icl_locate.prompts.tokens import build_prompts
 from icl_locate.records.saved import Saved
 from icl_locate.records.store import Store
+from icl_locate.studies.place import Executor, using
 from icl_locate.studies.recipe import describe_model, prompts_digest
-from icl_locate.studies.schedule import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.controls import shuffle_labels

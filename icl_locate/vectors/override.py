@@ -15,7 +15,7 @@ from icl_locate.metrics import Metric, TextScore
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice, Example
 from icl_locate.records.store import Store
-from icl_locate.studies.schedule import Executor, using
+from icl_locate.studies.place import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.contexts import Source

@@ -23,7 +23,7 @@ from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice, Example, choose_examples
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.store import Store
-from icl_locate.studies.schedule import Executor, using
+from icl_locate.studies.place import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.controls import random_like, shuffle_labels
