@@ -11,8 +11,9 @@ from circuit_oracle import alone, type_states
 
 import icl_locate as icl
 from icl_locate import circuit
+from icl_locate.circuit.calibration import draw_calibration
 from icl_locate.circuit.inputs import CircuitSetting, Measure
-from icl_locate.circuit.probe import PRESETS, draw_calibration
+from icl_locate.circuit.probe import PRESETS
 from icl_locate.embedded.tokenizer import build_tokenizer
 from icl_locate.errors import TaskError
 from icl_locate.prompts.template import Example, choose_examples

@@ -198,7 +198,7 @@ def test_a_model_with_hooks_is_refused(tmp_path):
         icl.intervene(model, prompts, icl.HeadAblation({(0, 0)})),
         pytest.raises(ModelError, match="^the model holds hooks, or a context"),
     ):
-        sweep(tmp_path)
+        sweep(tmp_path, engine="hooks")
     model.hook_dict["blocks.0.hook_out"].add_hook(lambda value, hook: value)
     try:
         with pytest.raises(ModelError, match="call without store"):

@@ -86,14 +86,12 @@ BOUNDS: Mapping[str, Check] = {
     "patience": whole(1),
     "query_tokens": whole(1),
     "repeats": whole(1, MANY),
-    "executor": anything,
     "seed": lambda name, value, error: check_seed(name, value, error=error),
     "seeds": lambda name, value, error: check_seeds(value, name=name, error=error),
     "size": whole(1),
-    "store": anything,
     "token_budget": whole(1),
     "width": whole(1),
-}
+} | dict.fromkeys(("executor", "store"), anything)
 """The bounds of arguments by name: any other whole number is 0 or more."""
 
 KINDS: dict[Any, Check] = {}

@@ -67,10 +67,8 @@ def kernel_alignment(
         null: another data set, whose features, in place of the queries' own, make the arm "null": a
             task, or a file of one; a list of texts, where features are made of texts; or a tensor
             (item, d). The first of more count; shuffle items that are ordered by class.
-        n_queries: ``None`` means 512, or all that there are.
-        seeds: each draws other examples for the queries.
+        n_queries: ``None`` means 512, or all; other options are as in `sweep`.
         choice: ``None`` means the task's way, or "balanced" where that is "random".
-        instruction: whether prompts hold the task's instruction.
         compat: "cho2025" does what the authors' code does: an item's similarity to itself counts as
             0 instead of being left out, equal ones go as numpy's argsort, turned around, has them,
             and the last states are read behind the final norm.

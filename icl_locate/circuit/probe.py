@@ -7,7 +7,6 @@ states at that or another type of token of the prompts that are.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import NamedTuple
 
 import torch
@@ -16,8 +15,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from icl_locate._types import Segment
-from icl_locate.checks.arguments import LAST_SEED, check_items
+from icl_locate.checks.arguments import check_items
 from icl_locate.checks.signatures import anything, checked, one_of, whole
+from icl_locate.circuit.calibration import draw_calibration
 from icl_locate.circuit.centroids import class_means, nearest_shares
 from icl_locate.circuit.inputs import DEFAULT_SHOTS, CircuitSetting, Compat, Inputs, Measure
 from icl_locate.circuit.result import LayerMeasure, layer_measure
@@ -27,7 +27,7 @@ from icl_locate.engine.labels import label_tokens
 from icl_locate.engine.states import stream_states
 from icl_locate.errors import TaskError
 from icl_locate.models.bridge import Model
-from icl_locate.prompts.template import Choice, Example, choose_examples
+from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.store import Store
 from icl_locate.studies.kept import keep_tables
@@ -174,44 +174,6 @@ def choose_presets(presets: object) -> tuple[str, ...]:
     if not found:
         raise TaskError(f"presets are empty: expected {expected}, or None for all of them")
     return tuple(dict.fromkeys(found))
-
-
-def draw_calibration(
-    setting: CircuitSetting, seed: int, n_calibration: int
-) -> list[tuple[Example, list[Example]]]:
-    """Queries that are no test queries, and examples for each, which never hold it.
-
-    Raises:
-        TaskError: if no example of some class is among the queries.
-        PromptError: if there are too few examples.
-    """
-    asked = setting.setting
-    bank = asked.unasked
-    chance = Random(f"calibration/{seed}")
-    queries: list[Example] = []
-    while bank and len(queries) < n_calibration:
-        queries += chance.sample(bank, len(bank))[: n_calibration - len(queries)]
-    known = {query.target for query in queries}
-    missing = [label for label in setting.labels if label not in known]
-    if missing:
-        remedy = "raise n_calibration, or give more examples of each class"
-        if missing[0] not in {example.target for example in bank}:
-            remedy = "ask for fewer queries (n_queries), or give the task other examples than these"
-        raise TaskError(
-            f"no calibration query has the label {missing[0]!r}: {n_calibration} are drawn from "
-            f"{len(bank)} examples of the task {asked.task.name!r} that are no test queries; "
-            f"{remedy}"
-        )
-    return [
-        (
-            query,
-            choose_examples(
-                query, bank, asked.n_shots, seed=chance.randint(0, LAST_SEED),
-                choice=str(asked.choice),
-            ),
-        )
-        for query in queries
-    ]  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -120,8 +120,7 @@ def head_effects(
 ) -> HeadEffects:
     """Ablate heads one at a time, and measure what the targets' log-probabilities lose.
 
-    A high score says what a head attends to, not that the model needs it; this says whether it
-    does.
+    A high score says what a head attends to; this says whether the model needs it.
 
     Args:
         prompts: of a task, or `repeated_prompts` of random tokens.
@@ -129,8 +128,7 @@ def head_effects(
         method, reference, seed: as `HeadAblation` says.
         engine: as in `sweep`: all heads go up the layers in one pass, each from its own layer on.
         batch_size: prompts that run at once, at most.
-        progress: whether to show a progress bar over the heads.
-        store, executor: as in `sweep`.
+        progress, store, executor: as in `sweep`.
 
     Raises:
         MaskError: heads that the model does not have; a method without its reference.

@@ -72,20 +72,20 @@ class Teacher:
         Args:
             name: of the model.
         """
-        found = {
-            **describe_weights(name, self.base, self.tokenizer),
-            **self.setting.asked(),
-            "instruction": False,
-            "bos": any(self.tokenizer.bos_token_id in row[:1] for row in self._prompts),
-            "architecture": type(self.base).__name__,
-            "fingerprint": self._fingerprint,
-            "pairs_sha256": self._pairs,
-            "prompts_sha256": digest(map(str, self._prompts)),
-            "config": asdict(self.config),
-            **describe_run((weight.device for weight in self.base.parameters()), "peft"),
-        }
-        note_recipe(found)
-        return found
+        return note_recipe(
+            {
+                **describe_weights(name, self.base, self.tokenizer),
+                **self.setting.asked(),
+                "instruction": False,
+                "bos": any(self.tokenizer.bos_token_id in row[:1] for row in self._prompts),
+                "architecture": type(self.base).__name__,
+                "fingerprint": self._fingerprint,
+                "pairs_sha256": self._pairs,
+                "prompts_sha256": digest(map(str, self._prompts)),
+                "config": asdict(self.config),
+                **describe_run((weight.device for weight in self.base.parameters()), "peft"),
+            }
+        )
 
     def slot(self, adapter: Mapping[str, Any]) -> Slot:
         """Where the store keeps the answers with an adapter, or without one.

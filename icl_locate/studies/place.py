@@ -145,9 +145,10 @@ def _write_quietly(record: RunRecord, store: Store) -> None:
         _log.warning("how the run ended is not in the store: %s", error)
 
 
-def note_recipe(recipe: Mapping[str, Any]) -> None:
-    """Have the record of the run that is going on hold a recipe; the first one stands."""
+def note_recipe(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe, which the record of the run that is going on holds, too, if it is its first."""
     place = _place.get()
     if place.store is not None and place.record is not None and not place.record.recipe:
         place.record.recipe = dict(recipe)
         place.record.write(place.store)
+    return recipe

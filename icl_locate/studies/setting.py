@@ -32,7 +32,7 @@ from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.content_free import build_forms
 from icl_locate.studies.place import note_recipe
 from icl_locate.studies.recipe import describe_model, prompts_digest
-from icl_locate.studies.schedule import Seen, answer
+from icl_locate.studies.schedule import answer
 from icl_locate.studies.units import Request
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
@@ -214,30 +214,17 @@ class Setting:
         )  # fmt: skip
         return cells
 
-    def run_all(
-        self,
-        model: Model,
-        requests: Sequence[Request],
-        *,
-        engine: Engine | str = "auto",
-        batch_size: int = 64,
-        token_budget: int | None = None,
-        on_progress: Callable[[int], object] = lambda _: None,
-        on_answers: Seen = lambda _: None,
-    ) -> list[list[Cell]]:
+    def run_all(self, model: Model, requests: Sequence[Request], **how: Any) -> list[list[Cell]]:
         """`run` for several sets of prompts: those of all seeds, say, which run side by side.
 
         Args:
-            on_answers: shown what is known of each request, whenever that is more.
+            how: options of `run`, and ``on_answers`` of `studies.schedule.answer`.
 
         Returns:
             For each of the requests a cell for each of its runs.
         """
-        answers = answer(
-            model, requests, readout_of(self.metric), engine=engine,
-            max_new_tokens=self.max_new_tokens, batch_size=batch_size, token_budget=token_budget,
-            on_progress=on_progress, on_answers=on_answers,
-        )  # fmt: skip
+        readout, n_new = readout_of(self.metric), self.max_new_tokens
+        answers = answer(model, requests, readout, max_new_tokens=n_new, **how)
         return [
             cells_of(self.metric, some, one.prompts.targets)
             for some, one in zip(answers, requests, strict=True)
@@ -251,14 +238,9 @@ class Setting:
             prompts: all that will run.
         """
         shown = list(prompts)
-        found = {
-            **describe_model(model),
-            **self.asked(),
-            "bos": any(bool((some.segments == Segment.BOS).any()) for some in shown),
-            "prompts_sha256": prompts_digest(shown),
-        }
-        note_recipe(found)
-        return found
+        bos = any(bool((some.segments == Segment.BOS).any()) for some in shown)
+        own = {"bos": bos, "prompts_sha256": prompts_digest(shown)}
+        return note_recipe({**describe_model(model), **self.asked(), **own})
 
     def asked(self) -> dict[str, Any]:
         """The recipe without the model and its prompts."""

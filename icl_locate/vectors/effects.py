@@ -24,7 +24,7 @@ from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.store import Store
 from icl_locate.studies.heads import HeadTable
-from icl_locate.studies.place import Executor, using
+from icl_locate.studies.place import Executor
 from icl_locate.studies.recipe import prompts_digest
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.loading import load_task
@@ -129,8 +129,7 @@ def head_indirect_effects(
             the ceiling, nothing was taken away that a head could give back.
         instruction: whether prompts hold the task's instruction, which says it without examples.
         n_shots, choice, prepend_bos, engine, batch_size, token_budget: as in `sweep`.
-        progress: whether to show a progress bar over the heads.
-        store, executor: as in `sweep`.
+        progress, store, executor: as in `sweep`.
 
     Raises:
         TaskError: if the model answers none of the mean's prompts; labels that cannot be shuffled,
@@ -151,11 +150,8 @@ def head_indirect_effects(
         for what in ("prob", "accuracy")
     )  # fmt: skip
     said = {"context": str(context), "instruction": instruction}
-    every = Runs(model, engine, batch_size, token_budget)
-    with (
-        using(store, executor, study="head_indirect_effects"),
-        every.showing("heads", progress=progress) as runs,
-    ):
+    all_runs = Runs(model, engine, batch_size, token_budget)
+    with all_runs.showing("head_indirect_effects", store, executor, progress=progress) as runs:
         return _measure(runs, setting, finder, n_mean, said)
 
 

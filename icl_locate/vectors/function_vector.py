@@ -26,7 +26,7 @@ from icl_locate.models.projection import project_heads
 from icl_locate.records.saved import Saved
 from icl_locate.records.store import Store
 from icl_locate.studies.heads import as_head_set
-from icl_locate.studies.place import Executor, using
+from icl_locate.studies.place import Executor
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.effects import HeadIndirectEffects, head_indirect_effects
@@ -131,8 +131,7 @@ class FunctionVector(
             metric, seeds, prepend_bos, max_new_tokens, engine, batch_size: as in `sweep`.
             n_queries, token_budget: as in `sweep`, but for the default of 64 queries, or all.
             instruction: whether prompts hold the task's instruction.
-            progress: whether to show a progress bar over the runs.
-            store, executor: as in `sweep`.
+            progress, store, executor: as in `sweep`.
 
         Raises:
             MaskError: layers that the model does not have; vectors of other weights.
@@ -145,11 +144,8 @@ class FunctionVector(
         chosen = choose_layers(model, layers)
         arms = {"vector": self, **check_against(against, FunctionVector)}
         put = {name: (one.vector, one.provenance) for name, one in arms.items()}
-        every = Runs(model, engine, batch_size, token_budget)
-        with (
-            using(store, executor, study="score"),
-            every.showing("runs", progress=progress) as runs,
-        ):
+        all_runs = Runs(model, engine, batch_size, token_budget)
+        with all_runs.showing("function_vector.score", store, executor, progress=progress) as runs:
             fields = score_vectors(
                 runs, setting, put, partial(_additions, chosen, generated), context=context,
                 instruction=instruction, said={"generated": generated},

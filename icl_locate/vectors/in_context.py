@@ -25,7 +25,7 @@ from icl_locate.prompts.template import Example, PromptTemplate
 from icl_locate.prompts.tokens import build_prompts
 from icl_locate.records.saved import Saved
 from icl_locate.records.store import Store
-from icl_locate.studies.place import Executor, using
+from icl_locate.studies.place import Executor
 from icl_locate.studies.recipe import describe_model, prompts_digest
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
@@ -160,11 +160,8 @@ class InContextVectors(
         weights = _check_strengths(strengths)
         arms = {"vector": self, **check_against(against, InContextVectors)}
         put = {name: (one.vectors, one.provenance) for name, one in arms.items()}
-        every = Runs(model, engine, batch_size, token_budget)
-        with (
-            using(store, executor, study="score"),
-            every.showing("runs", progress=progress) as runs,
-        ):
+        all_runs = Runs(model, engine, batch_size, token_budget)
+        with all_runs.showing("in_context.score", store, executor, progress=progress) as runs:
             fields = score_vectors(
                 runs, setting, put, partial(_steerings, weights, True), context=context,
                 instruction=instruction, said={},

@@ -15,7 +15,7 @@ from icl_locate.metrics import Metric, TextScore
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice, Example
 from icl_locate.records.store import Store
-from icl_locate.studies.place import Executor, using
+from icl_locate.studies.place import Executor
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.contexts import Source
@@ -87,10 +87,7 @@ def override_study(
     ]
     source = source_of(theirs, own, n_dummies, asked)
     runs = Runs(model, engine, batch_size, token_budget)
-    with (
-        using(store, executor, study="override_study"),
-        runs.showing(mine.name, progress=progress) as shown,
-    ):
+    with runs.showing("override_study", store, executor, progress=progress) as shown:
         return _result(shown, settings, source, chosen)
 
 

@@ -23,7 +23,7 @@ from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice, Example, choose_examples
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.store import Store
-from icl_locate.studies.place import Executor, using
+from icl_locate.studies.place import Executor
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.controls import random_like, shuffle_labels
@@ -112,10 +112,7 @@ def patch_states(
         setting, theirs, chosen, choose_layers(model, layers), choose_controls(controls, CONTROLS)
     )
     runs = Runs(model, engine, batch_size, token_budget)
-    with (
-        using(store, executor, study="patch_states"),
-        runs.showing(mine.name, progress=progress) as shown,
-    ):
+    with runs.showing("patch_states", store, executor, progress=progress) as shown:
         return study.result(shown)
 
 

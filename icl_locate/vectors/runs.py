@@ -22,6 +22,8 @@ from icl_locate.metrics.base import check_columns
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.store import Store
+from icl_locate.studies.place import Executor, using
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.task import Task
@@ -47,9 +49,25 @@ class Runs:
     bar: Any = None
 
     @contextmanager
-    def showing(self, name: str, *, progress: bool) -> Iterator["Runs"]:
-        """The same with a progress bar, on weights that stay as they are."""
-        with hold_weights(self.model), tqdm(unit="run", desc=name, disable=not progress) as bar:
+    def showing(
+        self,
+        study: str,
+        store: str | Path | Store | None = None,
+        executor: Executor | None = None,
+        *,
+        progress: bool,
+    ) -> Iterator["Runs"]:
+        """The same with a progress bar, on weights that stay as they are.
+
+        Args:
+            study: what runs.
+            store, executor: as in `icl_locate.sweep`.
+        """
+        with (
+            using(store, executor, study=study),
+            hold_weights(self.model),
+            tqdm(unit="run", desc=study, disable=not progress) as bar,
+        ):
             yield Runs(self.model, self.engine, self.batch_size, self.token_budget, bar)
 
     def tables(

@@ -15,7 +15,7 @@ from icl_locate.metrics import Metric, TextScore
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.template import Choice, Example
 from icl_locate.records.store import Store
-from icl_locate.studies.place import Executor, using
+from icl_locate.studies.place import Executor
 from icl_locate.studies.setting import Setting
 from icl_locate.tasks.task import Task
 from icl_locate.vectors.contexts import Source, choose_dev
@@ -83,10 +83,7 @@ def task_vectors(
     chosen = choose_layers(model, layers), _controls(controls, other, n_shots)
     study = _study(*queries, *chosen, n_dummies, asked)
     runs = Runs(model, engine, batch_size, token_budget)
-    with (
-        using(store, executor, study="task_vectors"),
-        runs.showing(study.test.task.name, progress=progress) as shown,
-    ):
+    with runs.showing("task_vectors", store, executor, progress=progress) as shown:
         return study.result(shown, pairs=pairs)
 
 
