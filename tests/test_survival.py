@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -14,6 +15,7 @@ import torch
 
 import icl_locate as icl
 from icl_locate import vectors
+from icl_locate.engine import grid
 from icl_locate.errors import ResultError
 from icl_locate.records.runs import read_run, run_files
 from icl_locate.records.store import Store
@@ -65,7 +67,7 @@ def end_of(child):
 
 def whole_units(store):
     """The names of all units, every one of which is whole."""
-    there = Store.at(store)
+    there = Store(store)
     files = [path for context in there.contexts() for path in there.files(context)]
     for path in files:
         read_unit(path)
@@ -108,7 +110,7 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_it_had_not_been(tmp_pat
             store, output = tmp_path / f"store {n_killed}", tmp_path / f"output {n_killed}"
             units = set()
     assert_same(study(store, output), wanted)
-    records = [read_run(path) for path in run_files(Store.at(store))]
+    records = [read_run(path) for path in run_files(Store(store))]
     assert records[-1].state == "done" and {run.state for run in records[:-1]} <= {"running"}
 
 
@@ -116,7 +118,7 @@ def end_of_work(store):
     """Whether some run came to its end, so that nothing is left to be killed."""
     if not store.exists():
         return False
-    return any(read_run(path).state == "done" for path in run_files(Store.at(store)))
+    return any(read_run(path).state == "done" for path in run_files(Store(store)))
 
 
 def test_two_processes_share_the_work_of_one_store(tmp_path):
@@ -147,3 +149,38 @@ def test_a_disk_that_is_full_stops_a_run_and_loses_nothing(tmp_path):
         assert before < whole_units(place / "store")
     finally:
         os.system(f"umount {place}")  # noqa: S605
+
+
+@pytest.mark.parametrize("engine", ["shared", "hooks"])
+def test_a_model_that_dies_of_memory_goes_on_with_half(monkeypatch, engine, caplog):
+    """Whatever is too much: prompts first, then runs; nothing is counted twice or told twice."""
+    name, told = ("read_many", "answer_cell")[engine == "hooks"], []
+    real = getattr(grid, name)
+
+    def read_many(run, readout, runs):
+        if len(run.prompts) > 1 or len(runs) > 3:
+            raise torch.OutOfMemoryError("full")
+        return real(run, readout, runs)
+
+    def answer_cell(model, prompts, run, readout, max_new_tokens, batch_size):
+        if batch_size > 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return real(model, prompts, run, readout, max_new_tokens, batch_size)
+
+    options = {"n_shots": 1, "n_queries": 3, "seeds": 0, "metric": "log_prob", "engine": engine}
+    wanted = icl.sweep(tiny.boot("llama"), TASK, **options)
+    monkeypatch.setattr(grid, name, {"read_many": read_many}.get(name, answer_cell))
+    monkeypatch.setattr(
+        "icl_locate.studies.display.Display", lambda bar, lines: SimpleNamespace(bar=Told(told))
+    )
+    found = icl.sweep(tiny.boot("llama"), TASK, **options)
+    torch.testing.assert_close(found.scores, wanted.scores)
+    assert "out of memory" in caplog.text
+    assert sum(told) == found.scores.numel()
+
+
+class Told:
+    """A bar that remembers what it is told."""
+
+    def __init__(self, told):
+        self.update = told.append

@@ -1,8 +1,10 @@
 """How much runs at once: tokens in flight against free memory, halved when that was too much."""
 
+import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import psutil
 import torch
@@ -17,6 +19,8 @@ from icl_locate.models.costs import ModelCosts
 from icl_locate.prompts.tokens import Prompts
 
 _PLANNED_AT_ONCE = 16
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 def _batches(n: int) -> list[range]:
@@ -149,13 +153,30 @@ def run_in_chunks(
         items = range(start, min(start + size, n_prompts))
         try:
             run(items)
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if size == 1 or not _is_out_of_memory(error):
+        except RuntimeError as error:
+            if size == 1 or not is_out_of_memory(error):
                 raise
             size = max(1, size // 2)
+            _log.warning("out of memory: %d prompts at once from here on", size)
             continue
         start += size
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+def in_halves(batch_size: int, run: Callable[[int], T]) -> T:
+    """What a run with a batch size gives; when memory runs out, one with half of it, and so on."""
+    while True:
+        try:
+            return run(batch_size)
+        except RuntimeError as error:
+            if batch_size == 1 or not is_out_of_memory(error):
+                raise
+        batch_size //= 2
+        _log.warning("out of memory: %d prompts at once", batch_size)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out; what torch holds of a GPU's is then given back."""
+    found = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    if found and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return found

@@ -1,10 +1,17 @@
 """Whole grids of cells: one set of prompts under many masks, by either engine, within memory."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from icl_locate.engine.budget import Cost, default_budget, run_in_chunks
+from icl_locate.engine.budget import (
+    Cost,
+    default_budget,
+    in_halves,
+    is_out_of_memory,
+    run_in_chunks,
+)
 from icl_locate.engine.choice import Engine, choose_engine
 from icl_locate.engine.hooked import Cell, answer_cell
 from icl_locate.engine.progress import CellCount
@@ -16,6 +23,8 @@ from icl_locate.interventions.states import require_batch
 from icl_locate.metrics import Answers, Metric, Readout, readout_of
 from icl_locate.models.bridge import Model
 from icl_locate.prompts.tokens import Prompts
+
+_log = logging.getLogger(__name__)
 
 
 def run_grid(
@@ -79,13 +88,24 @@ def answer_grid(
     cost = Cost.of(model, prompts, runs, max_new_tokens if readout.generates else 0)
     limit = token_budget if token_budget is not None else default_budget(model, prompts, cost.total)
     answers: list[list[Any]] = [[] for _ in runs]
-    for some in cost.portions(limit):
+    waiting = cost.portions(limit)
+    while waiting:
+        some = waiting.pop(0)
         count = CellCount(on_progress, len(some), len(prompts))
         run_batch = partial(
             _run_batch, model, prompts, [runs[i] for i in some], readout, max_new_tokens,
             batch_size, count, [answers[i] for i in some],
         )  # fmt: skip
-        run_in_chunks(len(prompts), cost.of_portion(some), limit, batch_size, run_batch)
+        try:
+            run_in_chunks(len(prompts), cost.of_portion(some), limit, batch_size, run_batch)
+        except RuntimeError as error:
+            if len(some) == 1 or not is_out_of_memory(error):
+                raise
+            on_progress(-count.n_told)
+            for i in some:
+                answers[i].clear()
+            waiting = [some[: len(some) // 2], some[len(some) // 2 :], *waiting]
+            _log.warning("out of memory with one prompt: %d runs at once", len(waiting[1]))
     return list(answers)
 
 
@@ -123,8 +143,8 @@ def _run_hooked(
     for run in runs:
         acting = _acting(model, prompts, run)
         if acting not in found:
-            options = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-            found[acting] = answer_cell(model, prompts, run, readout, **options)
+            cell = partial(answer_cell, model, prompts, run, readout, max_new_tokens)
+            found[acting] = in_halves(batch_size, cell)
         answers.append(found[acting])
         on_progress(1)
     return answers

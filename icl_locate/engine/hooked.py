@@ -47,7 +47,6 @@ def answer_cell(
     prompts: Prompts,
     mask: Intervention | None,
     readout: Readout,
-    *,
     max_new_tokens: int,
     batch_size: int,
 ) -> Answers:

@@ -22,11 +22,15 @@ def part(tell: Tell, start: float, end: float) -> Tell:
 
 
 class CellCount:
-    """Tells of whole cells, each once, while batches of prompts go through all cells at once."""
+    """Tells of whole cells, each once, while batches of prompts go through all cells at once.
+
+    Attributes:
+        n_told: how many it told of.
+    """
 
     def __init__(self, tell: Callable[[int], object], n_cells: int, n_prompts: int) -> None:
         self._tell, self._n_cells, self._n_prompts = tell, n_cells, n_prompts
-        self._n_done = self._n_told = 0
+        self._n_done = self.n_told = 0
 
     def during(self, n_prompts: int) -> Tell:
         """What tells of a batch that is under way."""
@@ -38,7 +42,7 @@ class CellCount:
         self._reach(float(self._n_done))
 
     def _reach(self, n_prompts: float) -> None:
-        more = int(self._n_cells * n_prompts / self._n_prompts) - self._n_told
+        more = int(self._n_cells * n_prompts / self._n_prompts) - self.n_told
         if more > 0:
-            self._n_told += more
+            self.n_told += more
             self._tell(more)
