@@ -26,8 +26,8 @@ from icl_locate.cli.formation import FormationConfig, run_formation
 from icl_locate.cli.gates import GatesConfig, run_gates
 from icl_locate.cli.induction import InductionConfig, run_induction
 from icl_locate.cli.lora import LoraByLayerConfig, run_lora
-from icl_locate.cli.report import ReportConfig, run_report
 from icl_locate.cli.options import Kept
+from icl_locate.cli.report import ReportConfig, run_report
 from icl_locate.cli.runs import RUNS, RUNS_COMMANDS
 from icl_locate.cli.savings import SavingsConfig, run_savings
 from icl_locate.cli.start import start
