@@ -67,6 +67,7 @@ from .prompts.tokens import Prompts as Prompts
 from .prompts.tokens import build_prompts as build_prompts
 from .report import write_head_report as write_head_report
 from .report import write_report as write_report
+from .report import write_run_report as write_run_report
 from .studies.ray_executor import RayExecutor as RayExecutor
 from .tasks import Task as Task
 from .tasks import load_task as load_task

@@ -223,10 +223,17 @@ def test_the_keyboard_alone_reaches_reads_and_leaves_an_answer(browser, page, re
 
 
 def test_on_paper_it_is_light_and_has_its_figures(browser, page):
-    opened = open_page(browser, page, color_scheme="dark")
-    opened.scroll()
+    opened = open_page(browser, page, color_scheme="dark", viewport={"width": 1000, "height": 150})
+    assert opened.page.locator("svg.main-svg").count() == 0
     assert len(opened.page.pdf()) > 20_000
+    assert opened.page.locator("#part-3 svg.main-svg").count() > 0, "drawn to be printed"
+    opened = open_page(browser, page, color_scheme="dark", viewport={"width": 720, "height": 900})
+    opened.scroll()
     opened.page.emulate_media(media="print")
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 720
+    tables = opened.page.locator(".scroll:not(details .scroll)")
+    widths = tables.evaluate_all("all => all.map((e) => [e.scrollWidth, e.clientWidth])")
+    assert widths and all(width <= room for width, room in widths)
     ground = "getComputedStyle(document.body).backgroundColor"
     assert opened.page.evaluate(ground) == "rgb(255, 255, 255)"
     assert opened.page.locator("#finding").is_visible()

@@ -14,6 +14,7 @@ from plotly.offline import get_plotlyjs
 from simulated import Simulated
 
 import icl_locate as icl
+from icl_locate.checkpoints import OverCheckpoints
 from icl_locate.cli import main
 from icl_locate.errors import ResultError
 from icl_locate.masking.failures import has_answers
@@ -230,3 +231,23 @@ def test_run_curves_share_one_axis():
     other = dataclasses.replace(two, metric="mine", custom_metric=None)
     with pytest.raises(ResultError, match="share no axis"):
         icl.plots.run_curves({"a": one, "b": other})
+
+
+def test_the_page_tells_answers_in_another_language(tmp_path):
+    english, french = "The cat sleeps on the table tonight.", "Le chat dort sur la table ce soir."
+    result = saved_kinds.sweep_result(
+        texts=[[[[english] * 3 + [""]] * 2, *[[[french] * 4] * 2] * 2]] * 2,
+        provenance={"task": "flores/en-fr", "model": "m"},
+    )
+    page = icl.write_report(result, tmp_path / "page.html").read_text("utf-8")
+    assert '<th scope="row">a: wrong language</th><td>75.0%</td><td>0.0%</td>' in page
+    assert '<th scope="row">a: empty</th><td>25.0%</td><td>0.0%</td>' in page
+
+
+def test_results_over_checkpoints_have_their_page(tmp_path):
+    over = OverCheckpoints((10, 20), ("a", "b"), {"curves": [simulated(5), simulated(3)]})
+    over.save(tmp_path / "training")
+    found = read_run(tmp_path / "training")
+    page = kind_of(found).write(tmp_path / "page.html", found, 0.95).read_text("utf-8")
+    assert "2 checkpoints were measured, from step 10 to step 20." in page
+    assert "recognised by layer 5" in page and "at step 20." in page

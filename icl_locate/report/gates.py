@@ -9,7 +9,7 @@ from icl_locate.gates import GatesResult
 from icl_locate.plots.gates import gate_map, pruning_curve
 from icl_locate.report.figures import html_figure
 from icl_locate.report.page import Section, write_page
-from icl_locate.report.tables import html_list, html_table, paragraphs
+from icl_locate.report.tables import html_table, paragraphs
 
 _WHAT = {
     "prune": """A gate for each head was learnt while the model stayed as it is: it closes what the
@@ -30,9 +30,8 @@ def write_gates_report(path: str | Path, found: GatesResult) -> Path:
         pruning_curve(found), "The score as more and more heads are closed, the lowest gate first."
     )
     rows = [("needed", _listed(found.needed)), ("can go", _listed(found.can_go))]
-    doubts = html_list([f"Careful: {doubt}." for doubt in found.doubts])
     sections = [
-        Section("How to read it", paragraphs([_WHAT[found.objective]]) + doubts),
+        Section("How to read it", paragraphs([_WHAT[found.objective]])),
         Section("Every head", drawn + html_table(("heads", "layer.head"), rows, words=True)),
         Section("As heads are closed", curve),
     ]

@@ -44,7 +44,6 @@ from icl_locate.interventions.edges import InductionEdges, Positions
 from icl_locate.lora import LoraConfig, LoraResult
 from icl_locate.masking import estimate
 from icl_locate.prompts.programs import CodeCheck, pass_at_k
-from icl_locate.report import write_run_report
 from icl_locate.sandbox import run_python
 from icl_locate.savings import MeasuredSavings, ModelCosts
 from icl_locate.tasks import (
@@ -298,8 +297,8 @@ def calls() -> dict[str, Call]:
              "result": ablated(), "comparisons": ablated().compare(n_resamples=5)},
             0.2,
         ),
-        "report.write_run_report": Call(
-            write_run_report,
+        "write_run_report": Call(
+            icl.write_run_report,
             {"path": home / "runs.html", "results": {"a": rising(), "b": rising()}},
             0.2,
         ),
