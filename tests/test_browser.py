@@ -123,7 +123,7 @@ def test_a_policy_forbids_what_is_not_the_page_s_own(browser, page, tmp_path):
         ({"select[name=hidden]": 1}, lambda r: r[0] == "query"),
         ({"select[name=layer]": 3}, lambda r: r[1] == 3),
         ({"select[name=seed]": 1, "input[name=item]": 2}, lambda r: (r[2], r[3]) == (1, 1)),
-        ({"input[name=score-from]": 0.5}, lambda r: r[4] >= 0.5),
+        ({"input[name=score-from]": 1}, lambda r: r[4] >= 1),
         ({"input[name=score-to]": 0.5, "select[name=layer]": 1}, lambda r: not r[4] and r[1] == 1),
     ],
 )  # fmt: skip

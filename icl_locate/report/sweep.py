@@ -150,7 +150,7 @@ def _what_was_run(result: SweepResult) -> Section:
 def _more(figures: Sequence[go.Figure]) -> list[Section]:
     """Figures that a command adds: they say in their titles what they show."""
     drawn = "".join(
-        html_figure(figure, str(figure.layout.title.text or "a figure"), kind="segments")
+        html_figure(figure, str(figure.layout.title.text or "a figure"), table="", kind="segments")
         for figure in figures
     )
     return [Section("A prompt", drawn)]
