@@ -12,7 +12,7 @@ WORKERS ?= 2
 demo: $(VENV)/demo.stamp
 	$(BIN)/icl-locate demo --output runs/demo
 
-test: lint types tests notebooks docs
+test: lint types tests docs
 
 lint: $(VENV)/dev.stamp
 	$(BIN)/ruff check .
@@ -26,6 +26,7 @@ tests: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 	ICL_LOCATE_UNTYPED=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/untyped
 
+# The docs execute the notebooks, too, and fail where one does: `make test` runs them once.
 notebooks: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest --nbmake -o addopts= notebooks
 

@@ -16,7 +16,7 @@ from icl_locate.records.sealed import damaged, unseal
 from icl_locate.records.store import NAME, Store
 
 RUN = "icl_locate.Run/1"
-_NAME = re.compile(r"\d{8}-\d{6}-[0-9a-f]{6}")
+_NAME = re.compile(r"\d{8}-\d{6}-\d{6}-[0-9a-f]{4}")
 State = Literal["running", "done", "stopped"]
 
 
@@ -52,7 +52,7 @@ class RunRecord:
     def new(cls, study: str, settings: Mapping[str, Any]) -> "RunRecord":
         """The record of a run that begins."""
         began = datetime.now(UTC)
-        name = f"{began:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        name = f"{began:%Y%m%d-%H%M%S-%f}-{secrets.token_hex(2)}"  # by name is by time
         return cls(name, study, began.isoformat(timespec="seconds"), settings=dict(settings))
 
     def take(self, units: Iterable[str]) -> None:

@@ -127,6 +127,11 @@ GIVEN = {
     "runs": "",
     "savings": "",
     "states": "",
+    "store": """
+        from dataclasses import replace
+
+        task = replace(icl.load_task("mine.jsonl"), metric="log_prob")
+    """,
 }
 """What a page's code takes for granted, by the page's name: its readers have it already."""
 SMALL = {
@@ -138,6 +143,8 @@ SMALL = {
     "n_sequences=150_000": "n_sequences=64",
     "n_queries=32": "n_queries=2",
     "n_queries=64": "n_queries=4",
+    '"meta-llama/Llama-3.1-8B", device="cpu", dtype="bfloat16"': '"gpt2"',
+    "icl.RayExecutor(n_workers=8, num_gpus=1)": "None",
 }
 """What stands on the pages, and what is run in its place."""
 
