@@ -77,7 +77,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _kept(config: Any) -> AbstractContextManager[None]:
     """Where all that a command runs is kept, and who runs it."""
-    if not isinstance(config, Kept) or (config.store is None and config.ray is None):
+    runs = isinstance(config, Kept) and not getattr(config, "dry_run", False)
+    if not runs or (config.store is None and config.ray is None):
         return nullcontext()
     from icl_locate.studies.place import using
 
