@@ -103,6 +103,9 @@ def test_the_prompt_is_the_one_that_the_model_read(embedded):
     other = dataclasses.replace(result, sources=("x", *result.sources[1:]))
     shown = _text(html_prompt(other))
     assert "‹query of example 4›" in shown and "Q:xA:" in shown
+    said = {**other.provenance, "first_shots": [["<b>", "1"]] * 4}
+    shown = _text(html_prompt(dataclasses.replace(other, provenance=said)))
+    assert shown.count("Q:<b>A:1") == 4 and "as the model read it" in shown
 
 
 def _text(page):

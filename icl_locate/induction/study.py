@@ -36,11 +36,11 @@ from icl_locate.prompts.template import Choice
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.store import Store
 from icl_locate.studies.place import Executor, using
-from icl_locate.studies.setting import Setting, check_shots
+from icl_locate.studies.setting import Setting
 from icl_locate.studies.units import Request
 from icl_locate.tasks.loading import load_task
 from icl_locate.tasks.patterns import WORD_PATTERNS
-from icl_locate.tasks.task import Task
+from icl_locate.tasks.task import Task, check_shots
 
 INTERVENTIONS = (*METHODS, "knockout")
 

@@ -11,9 +11,8 @@ from icl_locate.masking.result import SweepResult
 from icl_locate.masking.sweeps import sweep
 from icl_locate.models.bridge import Model
 from icl_locate.models.loading import check_model, load_model
-from icl_locate.studies.setting import check_shots
 from icl_locate.tasks.loading import load_task
-from icl_locate.tasks.task import Task
+from icl_locate.tasks.task import Task, check_shots
 
 PAPER_SHOTS = (1, 3, 5, 7, 9)
 

@@ -21,8 +21,8 @@ _PARTS = (
 def html_prompt(result: SweepResult) -> str:
     """The first query's prompt; nothing where its template is not recorded.
 
-    Of a task that comes with the package it is the very prompt; of any other its examples are left
-    open, since a result does not hold them, and nothing is loaded to write a page.
+    Results of earlier versions do not hold its examples: of a task that comes with the package they
+    are drawn again, of any other they are left open, since nothing is loaded to write a page.
     """
     template = _template(result)
     if template is None:
@@ -64,6 +64,9 @@ def _template(result: SweepResult) -> PromptTemplate | None:
 def _examples(result: SweepResult) -> Sequence[Example] | None:
     """The examples of the first query under the first seed, where they are known for sure."""
     recorded = result.provenance
+    shown = recorded.get("first_shots")
+    if isinstance(shown, list) and all(_is_pair(one) for one in shown):
+        return [Example(*pair) for pair in shown]
     task, n_shots = _packaged(str(recorded.get("task"))), recorded.get("n_shots")
     if task is None or not isinstance(n_shots, int):
         return None
@@ -76,6 +79,11 @@ def _examples(result: SweepResult) -> Sequence[Example] | None:
         return choose_examples(queries[0], task.train, n_shots, seed=result.seeds[0], choice=choice)
     except IclLocateError:
         return None
+
+
+def _is_pair(value: Any) -> bool:
+    """Whether a value is a source and its target."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(t, str) for t in value)
 
 
 def _packaged(name: str) -> Task | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from icl_locate._types import Segment
-from icl_locate.checks.arguments import LAST_SEED, check_counts, check_items, check_seeds
+from icl_locate.checks.arguments import LAST_SEED, check_items, check_seeds
 from icl_locate.checks.signatures import anything, checked, whole
 from icl_locate.engine.choice import Engine
 from icl_locate.engine.grid import cells_of
@@ -251,12 +251,20 @@ class Setting:
             "n_shots": self.n_shots,
             "n_queries": self.n_queries,
             "seeds": list(self.seeds),
+            "first_shots": self._first_shots(),
             "choice": str(self.choice),
             "max_new_tokens": self.max_new_tokens,
             "signature": self.metric.signature,
             "metric_is_mean": is_mean(self.metric),
             "gives_text": readout_of(self.metric).gives_text,
         }
+
+    def _first_shots(self) -> list[list[str]]:
+        """What the first query is shown under the first seed, so that a reader sees one prompt."""
+        if self.task.prompts is not None or not self.n_shots:
+            return []
+        (shown,) = self._draw(self.queries[:1], self.seeds[0])
+        return [[example.source, example.target] for example in shown]
 
     def outcome(self) -> dict[str, Any]:
         """What is known of the metric only after a run: how programs were judged."""
@@ -285,13 +293,3 @@ def _choose_metric(task: Task, metric: str | Metric | TextScore | None, n_querie
     bound = for_task(chosen, task, n_queries)
     _ = judged(bound)  # what no result can hold is refused before anything runs, too
     return bound
-
-
-def check_shots(task: Task, shots: int | Iterable[int]) -> tuple[int, ...]:
-    """The numbers of shots: those that were asked for, or the one that given prompts have.
-
-    Raises:
-        TaskError: if there are none, or one stands there twice.
-    """
-    numbers = check_counts("shots", shots, least=0, error=TaskError)
-    return tuple(dict.fromkeys(task.shots_of(n_shots) for n_shots in numbers))

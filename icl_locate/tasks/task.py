@@ -1,11 +1,11 @@
 """What a task is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from icl_locate._types import Segment
-from icl_locate.checks.arguments import LAST_SEED, check_type
+from icl_locate.checks.arguments import LAST_SEED, check_counts, check_type
 from icl_locate.checks.reprs import short_repr
 from icl_locate.checks.signatures import anything, check_fields, checked, whole
 from icl_locate.errors import TaskError
@@ -200,3 +200,13 @@ def _instruction_of(prompts: "Prompts") -> str | None:
     if not bool((prompts.segments == Segment.INSTRUCTIONS).any()):
         return None
     return prompts.template.instruction or "(as the prompts say)"
+
+
+def check_shots(task: Task, shots: int | Iterable[int]) -> tuple[int, ...]:
+    """The numbers of shots: those that were asked for, or the one that given prompts have.
+
+    Raises:
+        TaskError: if there are none, or one stands there twice.
+    """
+    numbers = check_counts("shots", shots, least=0, error=TaskError)
+    return tuple(dict.fromkeys(task.shots_of(n_shots) for n_shots in numbers))
