@@ -216,7 +216,7 @@ def test_the_recipe_says_all_of_it(model):
     )
     shown = [setting.prompts(model, seed) for seed in setting.seeds]
     recipe = setting.recipe(model, iter(shown))
-    first = recipe["first_shots"]
+    first = setting.first_shots()
     layout = TASK.template.without_instruction()
     spans = layout.render([icl.Example(*pair) for pair in first], TASK.test[0].source)
     assert shown[0].texts[0].endswith("".join(span.text for span in spans)) and len(first) == 3
@@ -230,7 +230,6 @@ def test_the_recipe_says_all_of_it(model):
             "n_shots": 3,
             "n_queries": 2,
             "seeds": [0, 5],
-            "first_shots": first,
             "choice": "balanced",
             "max_new_tokens": 50,
             "signature": setting.metric.signature,

@@ -290,6 +290,7 @@ def _describe(plan: Plan) -> dict[str, Any]:
             }
             for c in plan.conditions
         ],
+        "first_shots": plan.setting.first_shots(),
         "scope": plan.scope,
         "compat": plan.compat,
         "alongside": None if plan.alongside is None else describe_intervention(plan.alongside),

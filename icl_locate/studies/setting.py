@@ -251,7 +251,6 @@ class Setting:
             "n_shots": self.n_shots,
             "n_queries": self.n_queries,
             "seeds": list(self.seeds),
-            "first_shots": self._first_shots(),
             "choice": str(self.choice),
             "max_new_tokens": self.max_new_tokens,
             "signature": self.metric.signature,
@@ -259,7 +258,7 @@ class Setting:
             "gives_text": readout_of(self.metric).gives_text,
         }
 
-    def _first_shots(self) -> list[list[str]]:
+    def first_shots(self) -> list[list[str]]:
         """What the first query is shown under the first seed, so that a reader sees one prompt."""
         if self.task.prompts is not None or not self.n_shots:
             return []
