@@ -15,6 +15,7 @@ from icl_locate.errors import PromptError
 from icl_locate.interventions.base import Intervention
 from icl_locate.metrics import Metric
 from icl_locate.metrics.traits import compares_targets
+from icl_locate.models import identity
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import hold_weights
 from icl_locate.prompts.encoding import read_ids, spaced_ids, spell
@@ -200,14 +201,7 @@ def _before_stop(text: str, stops: Sequence[str]) -> str:
 
 def end_tokens(model: Model) -> frozenset[int]:
     """The tokens that end a text, as the tokenizer and the generation config name them."""
-    config = getattr(model.original_model, "generation_config", None)
-    found: set[int] = set()
-    for value in (
-        getattr(config, "eos_token_id", None),
-        getattr(model.tokenizer, "eos_token_id", None),
-    ):
-        found |= set(value if isinstance(value, list) else [] if value is None else [value])
-    return frozenset(found)
+    return identity.end_tokens(model.original_model, model.tokenizer)
 
 
 def resolve_stops(prompts: Prompts, stop: str | Sequence[str] | None) -> tuple[str, ...]:

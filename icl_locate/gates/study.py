@@ -26,6 +26,7 @@ from icl_locate.prompts.template import Example, choose_examples
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.store import Store
 from icl_locate.studies.kept import training_file
+from icl_locate.studies.naming import describe_computing
 from icl_locate.studies.place import Executor, using
 from icl_locate.studies.recipe import prompts_digest
 from icl_locate.studies.setting import Setting
@@ -116,7 +117,7 @@ class _Study:
         }
         identity = {
             **asdict(self.config),
-            "fingerprint": recipe["fingerprint"],
+            **describe_computing(self.model),
             "prompts_sha256": recipe["training_sha256"],
         }
         state = learn(

@@ -91,6 +91,12 @@ def application_of(part: Intervention) -> Application:
     )
 
 
+def is_ours(part: Intervention) -> bool:
+    """Whether a part is of one of icl_locate's own kinds, or of one that is put on as they are."""
+    kind = next((kind for kind in type(part).__mro__ if kind in APPLICATIONS), None)
+    return kind is None or kind in _OURS
+
+
 def put_on(
     site: Site, apply: Application, parts: Sequence[Intervention]
 ) -> AbstractContextManager[object]:

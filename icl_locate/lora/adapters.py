@@ -17,6 +17,7 @@ from icl_locate.metrics import Answers, Statistics
 from icl_locate.metrics.base import item_statistics
 from icl_locate.metrics.readouts import GENERATED_TEXT
 from icl_locate.models.fingerprint import weights_digest
+from icl_locate.models.identity import describe_config, describe_words, end_tokens
 from icl_locate.models.loading import (
     keep_commit,
     loading_error,
@@ -95,6 +96,8 @@ class Teacher:
         """
         context = {
             "fingerprint": self._fingerprint,
+            "config": describe_config(self.base),
+            "tokenizer": describe_words(self.base, self.tokenizer),
             "engine": "transformers",
             "max_new_tokens": self.setting.max_new_tokens,
             "stops": list(self._template.stops),
@@ -115,6 +118,7 @@ class Teacher:
 
     def teach(self, lesson: "Lesson") -> tuple[Training, Answers]:
         """Tune one projection, write its adapter, and answer the queries with it."""
+        config = describe_config(self.base)["sha256"]
         tuned = _add_adapter(self.base, lesson.projection, self.config, lesson.seed)
         state = train_adapter(
             tuned,
@@ -124,7 +128,7 @@ class Teacher:
             self.config,
             seed=lesson.seed,
             checkpoint=lesson.place / "checkpoint",
-            identity=f"{self.setting.task.name}, {self._fingerprint}, {self._pairs}",
+            identity=f"{self.setting.task.name}, {self._fingerprint}, {self._pairs}, {config}",
         )
         tuned.save_pretrained(lesson.place)
         answers = self.answer(tuned) if lesson.known is None else lesson.known
@@ -168,9 +172,6 @@ class Teacher:
 
     def _greedy(self, model: Any) -> GenerationConfig:
         """Plain greedy generation, without what a model's config adds to it."""
-        ends = {self.tokenizer.eos_token_id}
-        known = getattr(model.generation_config, "eos_token_id", None)
-        ends |= set(known if isinstance(known, list) else [] if known is None else [known])
         return GenerationConfig(
             max_new_tokens=self.setting.max_new_tokens,
             do_sample=False,
@@ -178,7 +179,7 @@ class Teacher:
             repetition_penalty=1.0,
             no_repeat_ngram_size=0,
             pad_token_id=self.tokenizer.pad_token_id,
-            eos_token_id=sorted(ends),
+            eos_token_id=sorted(end_tokens(model, self.tokenizer)),
         )
 
     def _check_room(self, model: Any) -> None:

@@ -3,26 +3,35 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
 
 from icl_locate.engine.choice import holds_hooks
 from icl_locate.errors import ModelError, ResultError
 from icl_locate.hooks.holding import is_held
 from icl_locate.metrics import Answers, Readout
 from icl_locate.models.bridge import Model
-from icl_locate.models.fingerprint import fingerprint
 from icl_locate.prompts.tokens import Prompts
+from icl_locate.records.sealed import damaged
 from icl_locate.records.store import Entry
 from icl_locate.records.units import read_unit, write_unit
 from icl_locate.studies.answers import pack, unpack
 from icl_locate.studies.machine import describe_run
-from icl_locate.studies.naming import check_named, name_items, name_of
+from icl_locate.studies.naming import (
+    check_named,
+    describe_computing,
+    name_items,
+    name_of,
+)
 from icl_locate.studies.place import place_now
 from icl_locate.studies.recipe import describe_value
 
+_LIBRARIES = ("accelerate", "icl_locate", "torch", "transformer_lens", "transformers")
 _log = logging.getLogger(__name__)
 
 
@@ -60,7 +69,9 @@ class Slot:
         if self.entry is None or not self.entry.path.is_file():
             return None
         try:
-            _, tensors, rest = read_unit(self.entry.path)
+            there, tensors, rest = read_unit(self.entry.path)
+            if (there.cells, there.items) != (self.entry.cells, self.entry.items):
+                damaged(self.entry.path, "it answers something else than its name says")
         except ResultError as error:
             _log.warning("what it held is computed again: %s", error)
             return None
@@ -118,8 +129,10 @@ def keep_tables(
     check_bare(model)
     cell = describe_value(said)
     check_named("what is measured", cell)
+    # What is said may name positions, which are those of the padded prompts.
+    cell["prompts"] = [list(form.tokens.shape) for one in prompts for form in one.forms]
     names = [name for one in prompts for name in name_items(one)]
-    context = {"fingerprint": fingerprint(model), "engine": "tables"}
+    context = {**describe_computing(model), "engine": "tables"}
     slot = Slot.of(context, cell, [name_of([i, name]) for i, name in enumerate(names)])
     found = slot.find()
     if found is not None:
@@ -136,10 +149,34 @@ def training_file(identity: Mapping[str, Any]) -> Path | None:
 
 
 def check_bare(model: Model) -> None:
-    """Refuse a model that is not what its weights say."""
-    if holds_hooks(model) or is_held(model):
+    """Refuse a model that is not what its weights say.
+
+    Raises:
+        ModelError: if hooks, or an autocast, change what it computes.
+    """
+    device = next(model.original_model.parameters()).device.type
+    if torch.is_autocast_enabled(device):
+        raise ModelError(
+            "torch.autocast is open around this call, which the names of its answers do not tell: "
+            "load the model with dtype=..., or call without store and executor"
+        )
+    if holds_hooks(model) or is_held(model) or _holds_torch_hooks(model):
         raise ModelError(
             "the model holds hooks, or a context such as icl_locate.intervene is open around it, "
             "which the names of its answers do not tell: leave it, give alongside=..., or call "
             "without store and executor"
         )
+
+
+def _holds_torch_hooks(model: Model) -> bool:
+    """Whether a module holds hooks of torch's own kind that no library put there."""
+    modules = (one for one in model.original_model.modules() if not isinstance(one, HookPoint))
+    return any(
+        str(getattr(hook, "__module__", "")).partition(".")[0] not in _LIBRARIES
+        for module in modules
+        for hook in chain(*(hooks.values() for hooks in _hooks_of(module)))
+    )
+
+
+def _hooks_of(module: nn.Module) -> tuple[Mapping[int, Any], ...]:
+    return module._forward_hooks, module._forward_pre_hooks

@@ -1,9 +1,10 @@
 """Names of answers: digests of everything that determines them, and of nothing else.
 
-An answer is determined by its context (weights, what is read off a run, the engine), by its cell
-(what is done to the model) and by its item (the prompt). Equal names mean equal answers, up to the
-last bits of arithmetic, whoever computed them; so what a name leaves out may change without a word:
-the metric, which looks at answers later, how many prompts ran at once, versions and hardware.
+An answer is determined by its context (weights, config, tokenizer, what is read off a run, the
+engine), by its cell (what is done to the model) and by its item (the prompt). Equal names mean
+equal answers, up to the last bits of arithmetic, whoever computed them; so what a name leaves out
+may change without a word: the metric, which looks at answers later, how many prompts ran at once,
+versions and hardware.
 """
 
 import json
@@ -12,13 +13,16 @@ from hashlib import sha256
 from typing import Any
 
 from icl_locate.errors import TaskError
+from icl_locate.hooks.registry import application_of, is_ours
 from icl_locate.interventions.base import Intervention
 from icl_locate.metrics import Readout
 from icl_locate.models.bridge import Model
 from icl_locate.models.fingerprint import fingerprint
+from icl_locate.models.identity import describe_config, describe_words
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.studies.recipe import describe_interventions, describe_value
 
+_ORIGINS = ("provenance", "origin")
 _ROWS = ("tokens", "segments", "parts", "shots", "words")
 
 
@@ -32,11 +36,21 @@ def describe_context(
     """
     said = describe_value(readout)
     check_named("the metric's readout", said)
+    words = readout.gives_text  # of numbers nothing is spelled
     return {
-        "fingerprint": fingerprint(model),
+        **describe_computing(model),
+        "tokenizer": describe_words(model.original_model, model.tokenizer) if words else None,
         "readout": said,
         "engine": engine,
         "max_new_tokens": max_new_tokens if readout.generates else None,
+    }
+
+
+def describe_computing(model: Model) -> dict[str, Any]:
+    """What determines a model's numbers: its weights, and what its config makes of them."""
+    return {
+        "fingerprint": fingerprint(model),
+        "config": describe_config(model.original_model),
     }
 
 
@@ -64,6 +78,7 @@ def _row(prompts: Prompts, item: int, layout: Any) -> dict[str, Any]:
     }
     return {
         **columns,
+        "text": prompts.texts[item],  # draws go by it
         "target": prompts.target_tokens[item],
         "template": layout,
         "as_text": prompts.as_text,
@@ -77,9 +92,17 @@ def name_cells(runs: Sequence[Intervention]) -> list[str]:
         TaskError: if one holds what does not say what it is.
     """
     said = [[_essence(part) for part in parts] for parts in describe_interventions(runs)]
+    acts = [[describe_value(act) for act in _applications(run)] for run in runs]
     for i, parts in enumerate(said):
         check_named(f"runs[{i}]", parts)
-    return [name_of(parts) for parts in said]
+        check_named(f"what applies runs[{i}]", acts[i])
+    return [name_of(each) for each in zip(said, acts, strict=True)]
+
+
+def _applications(run: Intervention) -> list[Any]:
+    """What puts parts of kinds of one's own on a model: it may change while they do not."""
+    acts = {application_of(part): None for part in run.parts if not is_ours(part)}
+    return sorted(acts, key=lambda act: json.dumps(describe_value(act), sort_keys=True))
 
 
 def is_by_prompt(run: Intervention) -> bool:
@@ -90,7 +113,8 @@ def is_by_prompt(run: Intervention) -> bool:
 def _essence(said: Any) -> Any:
     """A description without where its values came from: the values stand there themselves."""
     if isinstance(said, Mapping):
-        kept = {key: value for key, value in said.items() if key != "provenance"}
+        left_out = _ORIGINS if "kind" in said else ()
+        kept = {key: value for key, value in said.items() if key not in left_out}
         return {key: _essence(value) for key, value in kept.items()}
     return [_essence(one) for one in said] if isinstance(said, list) else said
 

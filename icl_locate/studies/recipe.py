@@ -1,28 +1,27 @@
 """What a saved number carries: where it came from."""
 
-import inspect
 import json
 import math
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import partial
 from hashlib import sha256
-from types import CodeType, ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from numpy import generic, ndarray
-from torch import Tensor
+from torch import Tensor, nn
 
 from icl_locate.interventions.base import Intervention
 from icl_locate.models.bridge import Model
-from icl_locate.models.fingerprint import fingerprint
+from icl_locate.models.fingerprint import fingerprint, weights_digest
 from icl_locate.models.loading import EMBEDDED, embedded_directory
 from icl_locate.prompts.tokens import Prompts
 from icl_locate.records.saved import Saved
+from icl_locate.studies.functions import describe_class, describe_function
 from icl_locate.studies.machine import describe_run
 
 
@@ -69,7 +68,7 @@ def describe_intervention(intervention: Intervention) -> list[dict[str, Any]]:
 
 def describe_interventions(interventions: Iterable[Intervention]) -> list[list[dict[str, Any]]]:
     """Several of them: what they share, such as the means that stand in for heads, is read once."""
-    seen: dict[int, Any] = {}
+    seen = _Seen()
     return [
         sorted(
             (_describe(part, seen) for part in intervention.parts),
@@ -85,10 +84,24 @@ def describe_value(value: Any) -> Any:
     >>> describe_value({3, 1, 2}), describe_value(float("-inf")), describe_value(len)
     ([1, 2, 3], '-inf', {'function': 'builtins.len'})
     """
-    return _describe(value, {})
+    return _describe(value, _Seen())
 
 
-def _describe(value: Any, seen: dict[int, Any]) -> Any:
+@dataclass
+class _Seen:
+    """What was described already.
+
+    Attributes:
+        values: arrays and results, which are read once, each with its description; they are held,
+            so that no other takes their number.
+        functions: of the outermost function that is being described, those inside, by their order.
+    """
+
+    values: dict[int, tuple[Any, Any]] = field(default_factory=dict)
+    functions: dict[Any, int] = field(default_factory=dict)
+
+
+def _describe(value: Any, seen: _Seen) -> Any:
     """A value; arrays and results that were ``seen`` are not read again."""
     if isinstance(value, Enum):
         return value.name
@@ -96,14 +109,10 @@ def _describe(value: Any, seen: dict[int, Any]) -> Any:
         return repr(value)
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, (Tensor, ndarray, Saved)):
-        if id(value) not in seen:
-            seen[id(value)] = (
-                _describe_object(value, seen)
-                if isinstance(value, Saved)
-                else (_describe_array(value))
-            )
-        return seen[id(value)]
+    if isinstance(value, (Tensor, ndarray, Saved, nn.Module)):
+        if id(value) not in seen.values:
+            seen.values[id(value)] = value, _describe_once(value, seen)
+        return seen.values[id(value)][1]
     if isinstance(value, generic):
         return _describe(value.item(), seen)
     if isinstance(value, Mapping):
@@ -116,19 +125,38 @@ def _describe(value: Any, seen: dict[int, Any]) -> Any:
     if isinstance(value, partial):
         return {"partial": _describe([value.func, value.args, value.keywords], seen)}
     if callable(value) and hasattr(value, "__qualname__"):
-        return _describe_function(value, seen)
+        outermost = not seen.functions
+        try:
+            return describe_function(value, lambda item: _describe(item, seen), seen.functions)
+        finally:
+            if outermost:
+                seen.functions.clear()
     return _describe_object(value, seen)
 
 
-def _describe_object(value: object, seen: dict[int, Any]) -> dict[str, Any]:
+def _describe_once(value: Tensor | ndarray | Saved | nn.Module, seen: _Seen) -> Any:
+    if isinstance(value, (Saved, nn.Module)):
+        return _describe_object(value, seen)
+    if isinstance(value, ndarray) and value.dtype.hasobject:
+        return {"shape": list(value.shape), "items": _describe(value.ravel().tolist(), seen)}
+    return _describe_array(value)
+
+
+def _describe_object(value: object, seen: _Seen) -> dict[str, Any]:
     """A dataclass by its fields; any other object by what its class has it say, if it does."""
-    kind = {"kind": type(value).__qualname__}
+    kind = type(value)
+    found: dict[str, Any] = {"kind": kind.__qualname__}
+    found |= describe_class(kind, lambda item: _describe(item, seen))
+    if isinstance(value, nn.Module):
+        return found | {"weights": weights_digest(value), "sha256": digest([repr(value)])}
     if is_dataclass(value):
-        return kind | {
-            field.name: _describe(getattr(value, field.name), seen) for field in fields(value)
-        }
+        names = dict.fromkeys(field.name for field in fields(value))
+        if "__dataclass_fields__" not in vars(kind):  # it may hold what no field says
+            names |= dict.fromkeys(getattr(value, "__dict__", {}))
+        return found | {name: _describe(getattr(value, name), seen) for name in names}
     says = repr(value)
-    return kind | ({"says": None} if " at 0x" in says else {"sha256": digest([says])})
+    tells = " at 0x" not in says and "..." not in says  # an address, or what is left out
+    return found | ({"sha256": digest([says])} if tells else {"says": None})
 
 
 def _describe_array(value: Tensor | ndarray) -> dict[str, Any]:
@@ -139,35 +167,6 @@ def _describe_array(value: Tensor | ndarray) -> dict[str, Any]:
     else:
         raw, kind = np.ascontiguousarray(value), str(value.dtype)
     return {"shape": list(value.shape), "dtype": kind, "sha256": sha256(raw.tobytes()).hexdigest()}
-
-
-def _describe_function(value: Any, seen: dict[int, Any]) -> dict[str, Any]:
-    """A function or class by its name; one of Python's by its code, closure and globals, too."""
-    found: dict[str, Any] = {"function": f"{value.__module__}.{value.__qualname__}"}
-    code = getattr(value, "__code__", None)
-    if code is not None:
-        found["sha256"] = digest([_code_of(code)])
-        used = inspect.getclosurevars(value)
-        for name, kept in (("closure", used.nonlocals), ("globals", used.globals)):
-            if kept:
-                found[name] = {key: _describe_used(item, seen) for key, item in kept.items()}
-    return found
-
-
-def _describe_used(value: Any, seen: dict[int, Any]) -> Any:
-    """What a function looks up: modules and what is called by name and code, other values whole."""
-    if isinstance(value, ModuleType):
-        return {"module": value.__name__}
-    code = getattr(value, "__code__", None)
-    if code is not None:
-        return {"function": value.__qualname__, "sha256": digest([_code_of(code)])}
-    return _describe(value, seen)
-
-
-def _code_of(code: CodeType) -> str:
-    """Instructions, names and constants; without the addresses that a nested code's text shows."""
-    constants = [_code_of(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
-    return str((code.co_code.hex(), code.co_names, constants))
 
 
 def prompts_digest(prompts: Iterable[Prompts]) -> str:
