@@ -56,7 +56,8 @@ class MergeConfig:
 class PruneConfig:
     """Say what a store can do without: what is half-written, damaged, or used by no run.
 
-    Nothing is removed without --yes.
+    Nothing is removed without --yes. The damaged record of a run stays, and all units with it,
+    until --runs names it.
     """
 
     store: Annotated[Path, tyro.conf.Positional]

@@ -105,7 +105,7 @@ def read_run(path: Path) -> RunRecord:
             said[name] = rest[name]
         units = check_items("units", rest["units"], "a list of units", error=ResultError)
         process = int(rest["process"])
-    except (ResultError, TypeError, ValueError) as error:
+    except (ResultError, TypeError, ValueError, OverflowError) as error:
         damaged(path, str(error), error)
     if said["name"] != path.stem or not all(map(_is_unit, units)):
         damaged(path, "its name or those of its units are none of ours")

@@ -7,6 +7,7 @@ can compute it, so what a file holds is checked by those who read it.
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,14 @@ class Sealed:
     data: bytes
     rest: dict[str, Any]
     form: str = ""
+
+    def summary(self, path: Path) -> dict[str, Any]:
+        """What its header says of it.
+
+        Raises:
+            ResultError: if that is no summary.
+        """
+        return _summary_of(self.data[: 8 + int.from_bytes(self.data[:8], "little")], path)
 
 
 def stamp(form: str, summary: Mapping[str, Any] | None = None) -> dict[str, str]:
@@ -81,11 +90,22 @@ def read_summary(path: str | Path, form: str) -> dict[str, Any]:
     """
     path = as_path(path)
     try:
+        _require_file(path)
         with path.open("rb") as file:
             header = read_header(file, path)
     except (OSError, MemoryError) as error:
         raise ResultError(f"{path} cannot be read: {describe(error)}") from error
     _find_stamp(header, path, form)
+    return _summary_of(header, path)
+
+
+def _require_file(path: Path) -> None:
+    """Refuse what is none: whoever opens a pipe may wait for ever."""
+    if not path.is_file():
+        raise ResultError(f"there is no {path}: expected the file that save() wrote")
+
+
+def _summary_of(header: bytes, path: Path) -> dict[str, Any]:
     try:
         text = str(json.loads(header[8:])["__metadata__"][SUMMARY])
     except (ValueError, TypeError, KeyError, RecursionError, MemoryError) as error:
@@ -104,11 +124,11 @@ def unseal(path: str | Path, form: str | None) -> Sealed:
     """
     path = as_path(path)
     try:
-        if not path.is_file():
-            raise ResultError(f"there is no {path}: expected the file that save() wrote")
+        _require_file(path)
         with path.open("rb") as file:
             header = read_header(file, path)
             found = _find_stamp(header, path, form)
+            _check_length(file, header, path)
             data = header + file.read()
     except (OSError, MemoryError) as error:
         raise ResultError(f"{path} cannot be read: {describe(error)}") from error
@@ -142,6 +162,18 @@ def read_header(file: BinaryIO, path: Path) -> bytes:
     if length > _LONGEST_HEADER:  # nothing else of a foreign file is read
         damaged(path, "it does not begin as such a file does")
     return header + file.read(length)
+
+
+def _check_length(file: BinaryIO, header: bytes, path: Path) -> None:
+    """Refuse a file that is longer than its header says, before all of it is read."""
+    try:
+        tensors = [one for name, one in json.loads(header[8:]).items() if name != "__metadata__"]
+        said = len(header) + max(one["data_offsets"][1] for one in tensors)
+        whole = os.fstat(file.fileno()).st_size == said
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        damaged(path, f"its header cannot be read, {describe(error)}", error)
+    if not whole:
+        damaged(path, "it is of another length than its header says")
 
 
 def _find_stamp(header: bytes, path: Path, form: str | None) -> re.Match[bytes]:

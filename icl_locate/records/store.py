@@ -149,7 +149,15 @@ def read_entry(path: Path) -> Entry:
     Raises:
         ResultError: if the file is none of ours, or says what none of ours would.
     """
-    said = read_summary(path, UNIT)
+    return entry_of(path, read_summary(path, UNIT))
+
+
+def entry_of(path: Path, said: Mapping[str, Any]) -> Entry:
+    """What the summary in a header says.
+
+    Raises:
+        ResultError: if it says what none of ours would.
+    """
     if said.get("context") != path.parent.name:
         damaged(path, "it is of another context than its directory")
     cells, items = (_read_names(path, said, name) for name in ("cells", "items"))

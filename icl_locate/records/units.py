@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from icl_locate.records.checkpoint import load_tensors, save_tensors
-from icl_locate.records.store import UNIT, Entry, read_entry
+from icl_locate.records.checkpoint import save_tensors, unpack
+from icl_locate.records.sealed import unseal
+from icl_locate.records.store import UNIT, Entry, entry_of
 
 
 def write_unit(entry: Entry, tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> None:
@@ -26,5 +27,5 @@ def read_unit(path: Path) -> tuple[Entry, dict[str, Tensor], dict[str, Any]]:
     Raises:
         ResultError: if it is damaged.
     """
-    tensors, rest = load_tensors(path, UNIT)
-    return read_entry(path), tensors, rest
+    found = unseal(path, UNIT)  # read once: another process may put a like file in its place
+    return entry_of(path, found.summary(path)), *unpack(path, found, (), ())

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from platform import node
@@ -53,6 +53,9 @@ def find_damage(store: Store) -> Iterator[Damage]:
 def merge(into: Store, sources: Iterable[Store]) -> dict[str, int]:
     """Copy what other stores hold into one; what is there already, and whole, stays.
 
+    Only the record of a run that has gone on since is replaced: else units that it takes later
+    would seem to be of no use.
+
     Returns:
         How many files were "copied", "there" already, and "damaged" and so left out.
 
@@ -63,7 +66,7 @@ def merge(into: Store, sources: Iterable[Store]) -> dict[str, int]:
     for source in sources:
         for path in _files(source):
             target = into.directory / path.relative_to(source.directory)
-            if _is_whole(target, into):
+            if _is_whole(target, into) and not _has_gone_on(path, target):
                 counts["there"] += 1
             elif _is_whole(path, source):
                 replace_file(target, [path.read_bytes()])
@@ -73,17 +76,28 @@ def merge(into: Store, sources: Iterable[Store]) -> dict[str, int]:
     return counts
 
 
+def _has_gone_on(path: Path, target: Path) -> bool:
+    """Whether a record says more of a run than another of the same run."""
+    record, known = (_read_or_none(each) if _is_run(each) else None for each in (path, target))
+    if record is None or known is None:
+        return False
+    ended = known.state == "running" != record.state
+    return ended or len(record.units) > len(known.units)
+
+
 @dataclass(frozen=True)
 class Waste:
     """What a store can do without.
 
     Attributes:
+        store: the store.
         leftovers: files that were never finished.
-        damaged: files that cannot be read.
+        damaged: units and trainings that cannot be read.
         unused: units that no record of a run takes.
         runs: records that were asked to go.
     """
 
+    store: Store
     leftovers: tuple[Path, ...]
     damaged: tuple[Path, ...]
     unused: tuple[Path, ...]
@@ -95,13 +109,41 @@ class Waste:
         return (*self.runs, *self.leftovers, *self.damaged, *self.unused)
 
     def remove(self) -> None:
-        """Remove them; what is gone by now is."""
-        for path in self.paths:
-            path.unlink(missing_ok=True)
+        """Remove them, but for what a run has taken or written anew since; what is gone is."""
+        taken = _taken(self.store, {path.stem for path in self.runs})
+        for path in (*self.runs, *self.leftovers):
+            _remove(path)
+        for path in self.damaged:
+            if not _is_whole(path, self.store):
+                _remove(path)
+        for path in self.unused:
+            if taken is not None and _label(path) not in taken:
+                _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if not path.is_dir() or path.is_symlink():  # a directory is none of ours
+        path.unlink(missing_ok=True)
+
+
+def _taken(store: Store, gone: Collection[str]) -> set[str] | None:
+    """The units that runs take, but for those of some; ``None`` where a record is damaged.
+
+    Of a record that cannot be read nobody knows what it takes.
+    """
+    left = [record for name, record in read_runs(store).items() if name not in gone]
+    found = set[str]()
+    for record in left:
+        if record is None:
+            return None
+        found |= record.units.keys()
+    return found
 
 
 def find_waste(store: Store, runs: Sequence[str] = ()) -> Waste:
     """What a store can do without, once the records of some runs are gone.
+
+    A damaged record stays, and all units with it, until it is named.
 
     Args:
         runs: names of runs whose records, and units that no other run takes, are to go.
@@ -117,13 +159,13 @@ def find_waste(store: Store, runs: Sequence[str] = ()) -> Waste:
             raise ResultError(f"there is no run {name!r} in {store.directory}: it holds {known}")
         if record is not None and state_of(record) == "running":
             raise ResultError(f"the run {name!r} is still going on: stop it first")
-    broken = {damage.path for damage in find_damage(store)}
-    left = {name: record for name, record in records.items() if name not in runs}
-    taken = {unit for record in left.values() if record is not None for unit in record.units}
+    # Units first, records last: what a run writes meanwhile, its record says by then.
     units = [path for context in store.contexts() for path in store.files(context)]
-    # Of a record that cannot be read nobody knows what it takes: its units stay.
-    unused = [path for path in units if None not in left.values() and _label(path) not in taken]
+    broken = {damage.path for damage in find_damage(store) if not _is_run(damage.path)}
+    taken = _taken(store, runs)
+    unused = [path for path in units if taken is not None and _label(path) not in taken]
     return Waste(
+        store,
         leftovers=tuple(_leftovers(store)),
         damaged=tuple(sorted(broken)),
         unused=tuple(path for path in unused if path not in broken),
@@ -139,7 +181,7 @@ def state_of(record: RunRecord) -> str:
         os.kill(record.process, 0)
     except ProcessLookupError:
         return "killed"
-    except OSError:
+    except (OSError, OverflowError):  # somebody else's, or a number that none has
         pass
     return "running"
 
@@ -174,7 +216,7 @@ def _leftovers(store: Store) -> list[Path]:
 
 def _check(path: Path, store: Store) -> None:
     """Refuse a file that is not what its place and name say."""
-    if path.parent == store.runs:
+    if _is_run(path):
         unseal(path, RUN)
         read_run(path)
     elif path.parent.parent.name == "units":
@@ -184,6 +226,11 @@ def _check(path: Path, store: Store) -> None:
             damaged(path, "it answers something else than its name says")
     else:
         unseal(path, None)
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a file of a store is where the records of runs are."""
+    return path.parent.name == "runs"
 
 
 def _is_whole(path: Path, store: Store) -> bool:
