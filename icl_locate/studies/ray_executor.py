@@ -141,6 +141,7 @@ class _Crew:
         free: workers that do.
         waiting: by the reference that is waited for, its worker, and its unit (``None``: it loads).
         tries: how often a unit was begun in vain.
+        avoided: by the number of a unit, the workers on which it failed.
         unable: why workers could not load the model.
         failed: why units failed for the last time.
     """
@@ -153,6 +154,7 @@ class _Crew:
     free: deque[Any] = field(default_factory=deque)
     waiting: dict[Any, tuple[Any, Any]] = field(default_factory=dict)
     tries: dict[int, int] = field(default_factory=dict)
+    avoided: dict[int, list[Any]] = field(default_factory=dict)
     unable: list[str] = field(default_factory=list)
     failed: list[str] = field(default_factory=list)
     n_died_loading: int = 0
@@ -175,6 +177,7 @@ class _Crew:
             done, _ = self.ray.wait([*self.waiting], num_returns=1, timeout=_PATIENCE)
             if not done and all(unit is None for _, unit in self.waiting.values()):
                 _log.warning("workers still wait for room in the cluster, or load the model")
+                self._hand_out(anyway=True)
             for one in done:
                 self._meet(one, *self.waiting.pop(one))
                 self._hand_out()
@@ -188,11 +191,26 @@ class _Crew:
         worker = self.make()
         self.waiting[worker.ready.remote()] = worker, None
 
-    def _hand_out(self) -> None:
-        """Give those who are free something to do; who has been so longest comes first."""
-        while self.left and self.free:
-            worker, unit = self.free.popleft(), self.left.popleft()
-            self.waiting[worker.do.remote(unit)] = worker, unit
+    def _hand_out(self, *, anyway: bool = False) -> None:
+        """Give those who are free something to do; who has been so longest comes first.
+
+        Args:
+            anyway: whether a worker gets a unit that failed on it, too: else one whose GPU broke
+                would fail them all, and sooner than others come to them.
+        """
+        for worker in [*self.free]:
+            fit = (i for i, unit in enumerate(self.left) if not self._failed_on(unit, worker))
+            place = next(fit, 0 if anyway and self.left else None)
+            if place is not None:
+                unit = self.left[place]
+                del self.left[place]
+                self.free.remove(worker)
+                self.waiting[worker.do.remote(unit)] = worker, unit
+        if self.left and self.free and not self.waiting:
+            self._hand_out(anyway=True)
+
+    def _failed_on(self, unit: Any, worker: Any) -> bool:
+        return any(worker is one for one in self.avoided.get(id(unit), ()))
 
     def _meet(self, done: Any, worker: Any, unit: Any) -> None:
         """See what a worker did."""
@@ -204,6 +222,7 @@ class _Crew:
                 self._give_up(worker, _reason(error))
             else:
                 self._try_again(unit, _reason(error))
+                self.avoided.setdefault(id(unit), []).append(worker)
                 self.free.append(worker)
         except errors.RayError as error:  # the worker is gone
             _log.warning("a worker died: %s", first_line(error))
