@@ -3,8 +3,10 @@
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -230,6 +232,28 @@ def by_words(amount):
     return lambda positions, n_rows: words
 
 
+def by_pattern(amount):
+    pattern = re.compile("long " * 99 + str(amount))
+    return lambda positions, n_rows: pattern
+
+
+def by_digits(amount):
+    found = SimpleNamespace(values=deque([torch.tensor(1 + amount * 1e-6)]))
+    return lambda positions, n_rows: found
+
+
+def by_text(amount):
+    class Own:
+        def __init__(self):
+            self.values = torch.tensor(1 + amount * 1e-6)
+
+        def __repr__(self):
+            return f"Own({self.values})"
+
+    found = Own()
+    return lambda positions, n_rows: found
+
+
 def by_builtin(amount):
     return [amount].__contains__
 
@@ -237,7 +261,8 @@ def by_builtin(amount):
 @pytest.mark.parametrize(
     "make",
     [with_default, with_keyword, with_attribute, decorated, in_module, in_closure_of_closure,
-     by_subclass, by_weights, by_words, by_builtin],
+     by_subclass, by_weights, by_words, by_pattern, by_digits, by_text,
+     by_builtin],
 )  # fmt: skip
 def test_what_a_function_holds_is_part_of_its_name(make):
     assert described(make(1)) == described(make(1)) != described(make(2))

@@ -200,3 +200,29 @@ def test_headers_that_mean_ill_are_damage(tmp_path, header):
             sealed.read_rest(path)
         with suppress(ResultError):  # of the rest of the file a summary says nothing
             assert sealed.read_summary(path, "x") == {}
+
+
+def test_a_program_that_goes_elsewhere_finds_its_store(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with using("store"):
+        slot = Slot.of({"a": 1}, {"b": 1}, [name(1)])
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        slot.keep({"found": torch.tensor(1)}, {})
+    assert slot.entry.path.is_relative_to(tmp_path / "store") and slot.find() is not None
+    assert not any((tmp_path / "elsewhere").iterdir())
+    (run,) = upkeep.read_runs(Store(tmp_path / "store")).values()
+    assert run.state == "done"
+
+
+def test_an_end_that_cannot_be_written_costs_no_result(tmp_path, monkeypatch, caplog):
+    def work():
+        with using(tmp_path):
+            monkeypatch.setattr(RunRecord, "write", fail)
+            return 42
+
+    def fail(*args):
+        raise ResultError("No space left on device")
+
+    assert work() == 42
+    assert "how the run ended is not in the store: No space left" in caplog.text

@@ -82,7 +82,7 @@ class Store:
             check_output(directory)
         except IclLocateError as error:
             raise ResultError(f"store is {str(directory)!r}: {error}") from error
-        return cls(directory)
+        return cls(directory.absolute())  # a program may go elsewhere meanwhile
 
     @property
     def runs(self) -> Path:

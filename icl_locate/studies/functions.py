@@ -9,7 +9,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterator
 from dataclasses import is_dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha256
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -180,6 +180,11 @@ def _is_installed(value: Any) -> bool:
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is None:
         return name.partition(".")[0] in sys.stdlib_module_names
+    return _lies_with_packages(file)
+
+
+@cache
+def _lies_with_packages(file: str) -> bool:
     return str(Path(file).resolve()).startswith(_SITE)
 
 

@@ -114,7 +114,7 @@ def using(
             _write_quietly(record, kept)
             raise
         record.end(None)
-        record.write(kept)
+        _write_quietly(record, kept)  # the answers are there, and kept: they are not lost for it
 
 
 def check_place(store: Any, executor: Any) -> tuple[Store | None, Executor | None]:

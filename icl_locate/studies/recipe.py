@@ -2,12 +2,16 @@
 
 import json
 import math
+import re
+from argparse import Namespace
+from collections import deque
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import Enum
 from functools import partial
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -117,7 +121,7 @@ def _describe(value: Any, seen: _Seen) -> Any:
         return _describe(value.item(), seen)
     if isinstance(value, Mapping):
         return {str(key): _describe(item, seen) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple, deque)):
         return [_describe(item, seen) for item in value]
     if isinstance(value, AbstractSet) and not is_dataclass(value):
         found = [_describe(item, seen) for item in value]
@@ -154,6 +158,11 @@ def _describe_object(value: object, seen: _Seen) -> dict[str, Any]:
         if "__dataclass_fields__" not in vars(kind):  # it may hold what no field says
             names |= dict.fromkeys(getattr(value, "__dict__", {}))
         return found | {name: _describe(getattr(value, name), seen) for name in names}
+    if isinstance(value, re.Pattern):  # its own text is cut
+        return found | {"pattern": _describe([value.pattern, value.flags], seen)}
+    if isinstance(value, (SimpleNamespace, Namespace)) or "class" in found:
+        # Numbers are rounded in a text, so that it would not tell them apart.
+        found |= _describe(getattr(value, "__dict__", {}), seen)
     says = repr(value)
     tells = " at 0x" not in says and "..." not in says  # an address, or what is left out
     return found | ({"sha256": digest([says])} if tells else {"says": None})
