@@ -245,7 +245,7 @@ def by_digits(amount):
 def by_text(amount):
     class Own:
         def __init__(self):
-            self.values = torch.tensor(1 + amount * 1e-6)
+            self.values = torch.tensor([1 + amount * 1e-6])
 
         def __repr__(self):
             return f"Own({self.values})"
