@@ -50,15 +50,15 @@ def swept(metric):
 
 
 def tokens_of(model):
-    mask = icl.ContextMask({"examples"}, icl.from_layer(1))
+    mask = icl.ContextMask({icl.Segment.EXAMPLES}, icl.from_layer(1))
     told = icl.generate(model, prompts_for(model), mask, max_new_tokens=4)
     return torch.tensor([[ord(letter) for letter in f"{text:<80}"] for text in told])
 
 
 MEASURES = {
     "clean": scored(icl.ContextMask(set(), icl.from_layer(0))),
-    "masked": scored(icl.ContextMask({"examples"}, icl.from_layer(0))),
-    "masked above": scored(icl.ContextMask({"examples"}, icl.from_layer(TOP))),
+    "masked": scored(icl.ContextMask({icl.Segment.EXAMPLES}, icl.from_layer(0))),
+    "masked above": scored(icl.ContextMask({icl.Segment.EXAMPLES}, icl.from_layer(TOP))),
     "ablated": scored(icl.HeadAblation({(0, 1), (TOP, 1)}, "zero")),
     "scaled": scored(icl.HeadScale({(0, 1): 0.5, (TOP, 0): 2.0})),
     "edges": scored(icl.EdgeMask(InductionEdges(), icl.from_layer(0))),

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from icl_locate.checks.reprs import short_repr
 from icl_locate.records.checkpoint import load_any
 
 UNSAID = "(not said)"
@@ -34,6 +35,7 @@ class TensorDifference:
     n_places: int = 0
 
 
+@short_repr("forms", "tensors", "n_tensors", "n_texts")
 @dataclass(frozen=True)
 class FileDifference:
     """What sets two files apart.

@@ -10,6 +10,7 @@ import numpy as np
 from numpy import ndarray
 from tqdm.auto import tqdm
 
+from icl_locate.checks.reprs import short_repr
 from icl_locate.metrics import Metric, score_totals
 from icl_locate.metrics.base import item_statistics
 from icl_locate.metrics.traits import runs_programs
@@ -75,6 +76,7 @@ def display(total: int, what: str, curves: Sequence[str] = (), *, show: bool) ->
         yield Display(bar, lines)
 
 
+@short_repr("metric", "curves")
 @dataclass
 class Watch:
     """Scores answers while they come, each once, and shows the curves that they make.

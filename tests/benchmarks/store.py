@@ -22,7 +22,7 @@ from turns import DOCS, in_turn, machine
 
 import icl_locate as icl
 from icl_locate.embedded.tokenizer import build_tokenizer
-from icl_locate.records.files import replace_file
+from icl_locate.records.files import check_output, replace_file
 from icl_locate.records.runs import RunRecord
 from icl_locate.records.store import Entry, Store
 from icl_locate.records.units import write_unit
@@ -55,6 +55,7 @@ class Config:
 
 def main(config: Config) -> None:
     """Measure, and write what was found, leaving the other parts' numbers as they are."""
+    check_output(config.output, FILES)
     numbers = config.output / FILES[0]
     found: dict[str, Any] = json.loads(numbers.read_text()) if numbers.exists() else {}
     measures = {"overhead": overhead, "listing": listing, "ray": ray_workers}

@@ -45,7 +45,7 @@ BETWEEN_MODULES = {
     "FormationModel.fill", "FormationModel.forward", "FormationModel.of", "FormationModel.run",
     "FormationStudy.of", "LayerClamp.on_streams", "PatternClamp.on_pattern",
     "ValueAblation.on_value",
-    "RayExecutor.run",
+    "RayExecutor.run", "Setting.first_shots", "Setting.run_all",
     "Positions.behind", "Positions.of", "Positions.take", "TokenTypes.mask",
     "Spread.covariance", "Spread.covariance_of", "Spread.noise", "Spread.of", "Spread.of_means",
 }  # fmt: skip
