@@ -22,6 +22,7 @@ import icl_locate as icl
 from icl_locate import studies
 from icl_locate.errors import ModelError, TaskError
 from icl_locate.hooks.registry import APPLICATIONS
+from icl_locate.lora.adapters import Teacher, load_base
 from icl_locate.metrics import LabelLogProbs, TargetLogProb
 from icl_locate.metrics.readouts import GENERATED_TEXT
 from icl_locate.models.fingerprint import fingerprint
@@ -390,6 +391,32 @@ def test_a_worker_with_another_config_or_tokenizer_is_refused():
     other.original_model.generation_config.eos_token_id = 9
     with pytest.raises(ModelError, match="^it differs in tokenizer from"):
         ModelLoader.of(model, lambda: other)()
+
+
+def test_the_answers_of_adapters_go_by_config_and_ends_too(tmp_path):
+    place = tiny.save(tiny.build("llama"), tmp_path / "model")
+    base, tokenizer = load_base(place, "cpu", "float32", None)
+    setting = studies.Setting.of(TASK, n_queries=2, n_shots=1)
+    config = replace(icl.lora.PRESETS["sia2024"], n_train=2, n_dev=1)
+    teacher, found = Teacher(setting, config, base, tokenizer), []
+    with using(tmp_path / "store"):
+        for holder, name in ((base.generation_config, "eos_token_id"), (base.config, "head_dim")):
+            found.append(teacher.slot({}).entry.path)
+            setattr(holder, name, 9)
+        found.append(teacher.slot({}).entry.path)
+    assert len(set(found)) == 3
+
+
+def test_the_training_of_gates_goes_by_the_config_too(tmp_path):
+    def train(model, store):
+        config = icl.gates.GateConfig(max_epochs=1)
+        return icl.gates.train_gates(
+            model, TASK, config, n_train=2, n_dev=2, n_curve=0, n_queries=2, n_shots=1,
+            metric="log_prob", store=store,
+        ).alpha  # fmt: skip
+
+    plain, other = (train(model, tmp_path) for model in (tiny.boot("llama"), llama(rms_norm_eps=9)))
+    assert other.equal(train(llama(rms_norm_eps=9), None)) and not other.equal(plain)
 
 
 SCRIPT = """

@@ -158,6 +158,7 @@ def test_a_pipe_is_no_unit(tmp_path):
     try:
         assert len([*store.entries(CONTEXT)]) == 1
         assert [damage.path for damage in upkeep.find_damage(store)] == [pipe]
+        assert not sealed.is_sealed(pipe)
     finally:
         signal.alarm(0)
 

@@ -146,6 +146,8 @@ def is_sealed(path: Path) -> bool:
     Raises:
         ResultError: if it cannot be read.
     """
+    if not path.is_file():  # whoever opens a pipe may wait for ever
+        return False
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
