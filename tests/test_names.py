@@ -68,6 +68,13 @@ def test_the_config_tells_what_the_weights_do_not():
     assert fingerprint(tiny.boot("llama")) == fingerprint(llama(rms_norm_eps=0.1))
 
 
+def test_the_numbers_of_modules_are_part_of_a_name():
+    model = tiny.boot_fresh("llama")
+    first = context(model)
+    model.original_model.model.norm.original_component.variance_epsilon = 0.1
+    assert context(model) != first
+
+
 def test_what_ends_and_spells_a_text_is_part_of_its_name(tmp_path):
     model = tiny.boot_fresh("llama")
     config, first = model.original_model.generation_config, context(model)
@@ -369,12 +376,22 @@ def torch_hook(model):
 
 
 @contextmanager
+def own_forward(model):
+    norm = model.original_model.model.norm.original_component
+    norm.forward = partial(lambda forward, states: 2 * forward(states), norm.forward)
+    try:
+        yield
+    finally:
+        del norm.forward
+
+
+@contextmanager
 def autocast(model):
     with torch.autocast("cpu", torch.bfloat16):
         yield
 
 
-@pytest.mark.parametrize("act", [torch_hook, autocast])
+@pytest.mark.parametrize("act", [torch_hook, own_forward, autocast])
 def test_what_no_name_tells_is_refused(tmp_path, act):
     model = tiny.boot("llama")
     with act(model), pytest.raises(ModelError, match="names of its answers do not tell"):

@@ -6,6 +6,7 @@ from hashlib import sha256
 from typing import Any
 
 from torch import nn
+from transformer_lens.hook_points import HookPoint
 
 _OF_FILES = frozenset(
     {
@@ -31,6 +32,7 @@ _OF_CALLS = ("padding", "truncation", "version")  # of a tokenizer's file; calls
 def describe_config(model: nn.Module) -> dict[str, Any]:
     """What a Hugging Face model's config says of how it computes: its digest, and its attention.
 
+    And the numbers that its modules took from there, such as a norm's epsilon, as they are now.
     Equal weights compute other things under another rotary base, window, cap, number of heads.
     What is off is left out, so that options which a later version knows change nothing.
     """
@@ -40,7 +42,18 @@ def describe_config(model: nn.Module) -> dict[str, Any]:
     return {
         "sha256": sha256(text.encode()).hexdigest(),
         "attention": getattr(config, "_attn_implementation", None),
+        "numbers": sha256(json.dumps(_numbers(model)).encode()).hexdigest(),
     }
+
+
+def _numbers(model: nn.Module) -> list[tuple[str, float]]:
+    modules = (one for one in model.named_modules() if not isinstance(one[1], HookPoint))
+    return [
+        (f"{name}.{key}", value)
+        for name, module in modules
+        for key, value in sorted(vars(module).items())
+        if type(value) is float and not key.startswith("_")
+    ]
 
 
 def _essence(said: Mapping[Any, Any]) -> dict[str, Any]:

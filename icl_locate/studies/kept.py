@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -169,14 +170,20 @@ def check_bare(model: Model) -> None:
 
 
 def _holds_torch_hooks(model: Model) -> bool:
-    """Whether a module holds hooks of torch's own kind that no library put there."""
+    """Whether a module holds hooks of torch's kind, or a forward, that no library put there."""
     modules = (one for one in model.original_model.modules() if not isinstance(one, HookPoint))
     return any(
-        str(getattr(hook, "__module__", "")).partition(".")[0] not in _LIBRARIES
+        str(getattr(_inner(hook), "__module__", "")).partition(".")[0] not in _LIBRARIES
         for module in modules
         for hook in chain(*(hooks.values() for hooks in _hooks_of(module)))
     )
 
 
-def _hooks_of(module: nn.Module) -> tuple[Mapping[int, Any], ...]:
-    return module._forward_hooks, module._forward_pre_hooks
+def _inner(hook: Any) -> Any:
+    """The function of a hook that was given some of its arguments."""
+    return _inner(hook.func) if isinstance(hook, partial) else hook
+
+
+def _hooks_of(module: nn.Module) -> tuple[Mapping[Any, Any], ...]:
+    own = {name: value for name, value in vars(module).items() if name == "forward"}
+    return module._forward_hooks, module._forward_pre_hooks, own
