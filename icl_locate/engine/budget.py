@@ -4,9 +4,9 @@ import logging
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
-import psutil
 import torch
 
 from icl_locate.engine.scoring import append_targets
@@ -16,6 +16,7 @@ from icl_locate.errors import ModelError, PromptError
 from icl_locate.interventions.base import Intervention
 from icl_locate.models.bridge import Model
 from icl_locate.models.costs import ModelCosts
+from icl_locate.models.memory import free_bytes, give_back, is_out_of_memory
 from icl_locate.prompts.tokens import Prompts
 
 _PLANNED_AT_ONCE = 16
@@ -82,6 +83,11 @@ class Cost:
         """All runs together."""
         return self.base + sum(self.each)
 
+    @property
+    def least(self) -> int:
+        """The clean run, and the dearest of the others."""
+        return self.base + max(self.each, default=0)
+
     def of_portion(self, runs: Sequence[int]) -> int:
         """Some of the runs together, and the clean one."""
         return self.base + sum(self.each[run] for run in runs)
@@ -92,11 +98,10 @@ class Cost:
         Raises:
             PromptError: if it does not hold one.
         """
-        dearest = self.base + max(self.each, default=0)
-        if budget < dearest:
+        if budget < self.least:
             raise PromptError(
                 f"token_budget is {budget}, but one prompt with one run beside the clean one holds "
-                f"{dearest} tokens at once: raise it"
+                f"{self.least} tokens at once: raise it"
             )
         found: list[list[int]] = []
         left = 0
@@ -109,18 +114,16 @@ class Cost:
         return found
 
 
-def default_budget(model: Model, prompts: Prompts, cost: int) -> int:
+def default_budget(model: Model, prompts: Prompts, cost: int, least: int | None = None) -> int:
     """The tokens that half of the free memory holds.
 
     Args:
         cost: of one prompt: the budget where a model's sizes are not to be told.
+        least: what a GPU is tried with, however full it is, since there only a try tells; ``None``
+            means one prompt.
     """
     weights = list(model.original_model.parameters())
     device = weights[0].device
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0]
-    else:
-        free = psutil.virtual_memory().available
     try:
         costs = ModelCosts.of(model, at_most=True)
     except ModelError as error:
@@ -129,7 +132,8 @@ def default_budget(model: Model, prompts: Prompts, cost: int) -> int:
     dtypes = (some.dtype for some in weights if some.is_floating_point())
     width = max(form.tokens.shape[1] for form in prompts.forms)
     each = costs.token_bytes(width, next(dtypes, torch.float32))
-    return max(1, int(free / 2 / each))
+    tried = (cost if least is None else least) if device.type == "cuda" else 1
+    return max(tried, int(free_bytes(device) / 2 / each))
 
 
 def run_in_chunks(
@@ -151,32 +155,41 @@ def run_in_chunks(
     size, start = min(batch_size, budget // cost, n_prompts), 0
     while start < n_prompts:
         items = range(start, min(start + size, n_prompts))
-        try:
-            run(items)
-        except RuntimeError as error:
-            if size == 1 or not is_out_of_memory(error):
-                raise
-            size = max(1, size // 2)
+        if fits(partial(run, items), smallest=size == 1):
+            start += size
+        else:
+            size //= 2
             _log.warning("out of memory: %d prompts at once from here on", size)
-            continue
-        start += size
 
 
-def in_halves(batch_size: int, run: Callable[[int], T]) -> T:
-    """What a run with a batch size gives; when memory runs out, one with half of it, and so on."""
-    while True:
-        try:
-            return run(batch_size)
-        except RuntimeError as error:
-            if batch_size == 1 or not is_out_of_memory(error):
-                raise
+def in_halves(batch_size: int, run: Callable[[int], T]) -> tuple[T, int]:
+    """What a run with a batch size gives, or with half of it when memory runs out, and so on.
+
+    Returns:
+        It, and the batch size that was not too much.
+    """
+    found: list[T] = []
+
+    def keep() -> None:
+        found.append(run(batch_size))
+
+    while not fits(keep, smallest=batch_size == 1):
         batch_size //= 2
-        _log.warning("out of memory: %d prompts at once", batch_size)
+        _log.warning("out of memory: %d prompts at once from here on", batch_size)
+    return found[0], batch_size
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out; what torch holds of a GPU's is then given back."""
-    found = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    if found and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return found
+def fits(run: Callable[[], object], *, smallest: bool) -> bool:
+    """Run, and tell whether memory was enough for it.
+
+    Args:
+        smallest: whether there is nothing smaller to try, so that the error is raised.
+    """
+    try:
+        run()
+        return True
+    except RuntimeError as error:
+        if smallest or not is_out_of_memory(error):
+            raise
+    give_back()  # not before the error is gone, which holds all that the run had made
+    return False

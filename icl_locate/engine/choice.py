@@ -28,6 +28,7 @@ from icl_locate.interventions.scale import HeadScale
 from icl_locate.interventions.states import StateEdit
 from icl_locate.models.bridge import Model
 from icl_locate.models.loading import check_model
+from icl_locate.models.memory import is_out_of_memory
 
 Engine = Literal["auto", "shared", "hooks"]
 ENGINES: tuple[str, ...] = ("auto", "shared", "hooks")
@@ -157,6 +158,8 @@ def _compare(model: Model, trials: Sequence[Intervention]) -> str:
     try:
         ours = score_many(model, prompts, trials, drop=can_drop(model))
     except (NotSharedError, ValueError, RuntimeError, TypeError, IndexError, KeyError) as error:
+        if is_out_of_memory(error):  # it says nothing of the model
+            raise
         return f"this {model.cfg.architecture} does not take it ({error})"
     theirs = torch.stack([score_targets(model, prompts, one) for one in trials])
     exact = {torch.float32: 1e-4, torch.float64: 1e-6}

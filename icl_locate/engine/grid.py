@@ -5,13 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from icl_locate.engine.budget import (
-    Cost,
-    default_budget,
-    in_halves,
-    is_out_of_memory,
-    run_in_chunks,
-)
+from icl_locate.engine.budget import Cost, default_budget, fits, in_halves, run_in_chunks
 from icl_locate.engine.choice import Engine, choose_engine
 from icl_locate.engine.hooked import Cell, answer_cell
 from icl_locate.engine.progress import CellCount
@@ -86,7 +80,9 @@ def answer_grid(
         check_segments(run, prompts.segments)
         require_batch(run, len(prompts))
     cost = Cost.of(model, prompts, runs, max_new_tokens if readout.generates else 0)
-    limit = token_budget if token_budget is not None else default_budget(model, prompts, cost.total)
+    limit = token_budget
+    if limit is None:
+        limit = default_budget(model, prompts, cost.total, cost.least)
     answers: list[list[Any]] = [[] for _ in runs]
     waiting = cost.portions(limit)
     while waiting:
@@ -96,11 +92,10 @@ def answer_grid(
             _run_batch, model, prompts, [runs[i] for i in some], readout, max_new_tokens,
             batch_size, count, [answers[i] for i in some],
         )  # fmt: skip
-        try:
-            run_in_chunks(len(prompts), cost.of_portion(some), limit, batch_size, run_batch)
-        except RuntimeError as error:
-            if len(some) == 1 or not is_out_of_memory(error):
-                raise
+        chunks = partial(
+            run_in_chunks, len(prompts), cost.of_portion(some), limit, batch_size, run_batch
+        )
+        if not fits(chunks, smallest=len(some) == 1):
             on_progress(-count.n_told)
             for i in some:
                 answers[i].clear()
@@ -140,11 +135,12 @@ def _run_hooked(
     """One hooked run for each cell; runs that do the same share one."""
     found: dict[frozenset[Intervention], Answers] = {}
     answers: list[Answers] = []
+    size = min(batch_size, len(prompts))
     for run in runs:
         acting = _acting(model, prompts, run)
         if acting not in found:
             cell = partial(answer_cell, model, prompts, run, readout, max_new_tokens)
-            found[acting] = in_halves(batch_size, cell)
+            found[acting], size = in_halves(size, cell)
         answers.append(found[acting])
         on_progress(1)
     return answers

@@ -15,6 +15,7 @@ from icl_locate.hooks.holding import NamedHook
 from icl_locate.hooks.probe import probe_prompts
 from icl_locate.interventions.edits import POINTS, Point
 from icl_locate.models.bridge import Model
+from icl_locate.models.memory import is_out_of_memory
 
 HOOKS: dict[Point, str] = {
     "resid_pre": "blocks.{}.hook_resid_pre",
@@ -74,9 +75,11 @@ def _try_points(model: Model) -> dict[Point, int | str]:
         seen: dict[Point, list[tuple[int, ...]]] = {point: [] for point in there}
         kept = _logits(model, tokens, _hooks(known, there, partial(_keep, model, seen)))
         other = _logits(model, tokens, _hooks(known, there, _disturb))
-    except (IclLocateError, torch.OutOfMemoryError):  # says nothing of the model
+    except IclLocateError:  # it says nothing of the model
         raise
     except (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
         return dict.fromkeys(POINTS, f"{type(error).__name__}: {error}"[:120])
     for point in there:
         row = POINTS.index(point)

@@ -20,6 +20,7 @@ from icl_locate.hooks.routes import MaskEdit, ScoresEdit
 from icl_locate.interventions.edges import Positions
 from icl_locate.interventions.masks import ContextMask, resolve
 from icl_locate.models.bridge import Model
+from icl_locate.models.memory import is_out_of_memory
 from icl_locate.prompts.tokens import Prompts
 
 
@@ -136,6 +137,8 @@ def _try_route(
         except MaskError:  # of a context that is open around this one: it says nothing of the model
             raise
         except (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError) as error:
+            if is_out_of_memory(error):  # nor does this
+                raise
             return f"{type(error).__name__}: {error}"[:120]
     effect = (clean[0] - masked[0]).abs().max()
     leak = (masked[0] - masked[1]).abs().max()

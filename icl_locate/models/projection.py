@@ -9,6 +9,7 @@ from torch.func import functional_call
 
 from icl_locate.errors import ModelError
 from icl_locate.models.bridge import Model
+from icl_locate.models.memory import is_out_of_memory
 
 
 @torch.no_grad()
@@ -37,6 +38,8 @@ def project_heads(
     try:
         return _without_bias(projection, alone.flatten(1)).float().cpu()
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"the output projection of layer {layer} of this {model.cfg.architecture} takes no "
             f"{n_heads} heads of width {width}: {error}"
@@ -80,6 +83,8 @@ def _matrices_of(
         made = _without_bias(projection, torch.eye(width, dtype=torch.float64))
         return made.T.reshape(-1, d_head, width).float().cpu()
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise ModelError(
             f"layer {layer} of this {model.cfg.architecture} does not make the {called} of its "
             f"heads, each {d_head} wide, by a matrix of the states that enter it: {error}"
