@@ -47,6 +47,9 @@ class Placed(torch.Tensor):
     def tolist(self):
         return self.held.tolist()
 
+    def untyped_storage(self):
+        return self.held.untyped_storage()
+
 
 class _Operations(TorchDispatchMode):
     """Has operations put on such a device what is made there."""
