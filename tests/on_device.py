@@ -1,4 +1,4 @@
-"""What every study gives on the CPU and on one other device, a line of JSON each.
+"""What the studies give on the CPU and on one other device, a line of JSON each.
 
 ``python tests/on_device.py DEVICE``: "spare:0" is a device in play, "cuda:0" a GPU. Run by
 test_on_device, in a process of its own, since devices in play stay.
@@ -138,6 +138,9 @@ MEASURES = {
     "head effects": lambda model: induction.head_effects(model, prompts_for(model)).losses,
     "reference": lambda model: induction.head_reference(model, n_texts=3, length=12).mean_z,
     "ablation study": ablated,
+    "context heads": lambda model: (
+        icl.HeadStudy(model, PSEUDO, n_shots=1, n_queries=2, metric="log_prob").sweep().scores
+    ),
     "task vectors": lambda model: (
         vectors.task_vectors(
             model, LABELS, **SHOWN, seeds=0, pairs=True, metric="first_token_prob"
@@ -164,6 +167,7 @@ MEASURES = {
     ),
     "retrieval": lambda model: circuit.induction_heads(model, LABELS, **SHOWN).scores,
     "kernels": lambda model: circuit.kernel_alignment(model, LABELS, **SHOWN).scores,
+    "labels": lambda model: circuit.label_alignment(model, LABELS, **SHOWN).scores,
     "assignment": lambda model: circuit.label_assignment(model, LABELS, **SHOWN).scores,
     "query and key": lambda model: circuit.query_key_view(model, LABELS, n_shots=4).points,
     "perplexity": lambda model: (

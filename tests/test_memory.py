@@ -1,7 +1,11 @@
 """Memory that runs out: what says so, what is given back, and what is not taken for a verdict."""
 
 import gc
+import json
+import subprocess
+import sys
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +18,7 @@ from icl_locate.engine.choice import choose_engine
 from icl_locate.hooks.points import check_point
 from icl_locate.models import memory
 
+SCRIPT = Path(__file__).with_name("full_memory.py")
 TASK = icl.load_task("pseudo-translation")
 OPTIONS = {"n_shots": 1, "n_queries": 8, "seeds": 0, "metric": "log_prob", "conditions": "examples"}
 FULL = [
@@ -115,6 +120,16 @@ def test_what_a_try_held_is_gone_before_the_next(engine, monkeypatch, caplog):
     assert len(given_back) == 3 and not any(given_back) and not any(left)
     assert "out of memory: 4 prompts at once from here on" in caplog.text
     torch.testing.assert_close(found.scores, wanted.scores)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there a process's memory has no bound")
+@pytest.mark.parametrize("engine", ["shared", "hooks"])
+def test_memory_that_really_runs_out(engine):
+    command = [sys.executable, str(SCRIPT), engine]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads(done.stdout)
+    assert found["told"] and found["apart"] < 1e-4, found
 
 
 def n_calls(ask):

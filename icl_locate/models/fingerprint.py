@@ -63,7 +63,7 @@ def weights_digest(model: nn.Module) -> str:
     taken = hashlib.sha256()
     if sums:
         device = sums[0][1].device
-        together = torch.cat([found.to(device, non_blocking=True) for _, found in sums]).cpu()
+        together = torch.cat([found.to(device) for _, found in sums]).cpu()
         taken.update("\n".join(name for name, _ in sums).encode())
         taken.update(together.numpy().tobytes())
     return taken.hexdigest()

@@ -41,6 +41,8 @@ class Config:
     """What to measure."""
     shape: Shape = field(default_factory=Shape)
     """Of the random model."""
+    device: str = "cpu"
+    """Where it runs, while the overhead is measured."""
     n_prompts: int = 8
     """Prompts of a sweep."""
     n_tokens: int = 320
@@ -61,15 +63,23 @@ def main(config: Config) -> None:
     measures = {"overhead": overhead, "listing": listing, "ray": ray_workers}
     with TemporaryDirectory() as folder:
         for part in config.parts:
-            found[part] = {"machine": machine("cpu"), **measures[part](config, Path(folder))}
+            found[part] = {
+                "machine": machine(where(config, part)),
+                **measures[part](config, Path(folder)),
+            }
             print(part, found[part])
     replace_file(numbers, [json.dumps(found, indent=1).encode()])
     replace_file(config.output / FILES[1], ["\n".join(table(found)).encode()])
 
 
+def where(config: Config, part: Part) -> str:
+    """The device that a part runs on."""
+    return config.device if part == "overhead" else "cpu"
+
+
 def overhead(config: Config, folder: Path) -> dict[str, Any]:
     """A sweep with a store of its own, and without; processor and wall seconds."""
-    bridge, _ = build(config.shape)
+    bridge, _ = build(config.shape, config.device)
     task = task_of(config)
     places = (folder / f"store_{i}" for i in count())
 
