@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 WORKERS ?= 2
 
-.PHONY: demo test lint types tests notebooks docs lowest constraints clean
+.PHONY: demo test lint types tests thorough notebooks docs lowest constraints clean
 
 demo: $(VENV)/demo.stamp
 	$(BIN)/icl-locate demo --output runs/demo
@@ -25,6 +25,12 @@ types: $(VENV)/dev.stamp
 tests: $(VENV)/dev.stamp
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 	ICL_LOCATE_UNTYPED=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal tests/untyped
+
+# What `make test` leaves out: slow tests, and more random examples and kills of the others.
+thorough: $(VENV)/dev.stamp
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow
+	ICL_LOCATE_EXAMPLES=50 ICL_LOCATE_KILLS=40 $(BIN)/python -m pytest -n $(WORKERS) \
+		--dist worksteal tests/test_laws.py tests/test_survival.py
 
 # The docs execute the notebooks, too, and fail where one does: `make test` runs them once.
 notebooks: $(VENV)/dev.stamp

@@ -24,7 +24,7 @@ from icl_locate import circuit, gates, induction, lora, savings, vectors
 PSEUDO = icl.load_task("pseudo-translation")
 WRITTEN = replace(PSEUDO, metric="token_accuracy")
 LABELS = icl.load_task("f_a_f_p/4")
-MASK = icl.ContextMask({"examples"}, icl.from_layer(1))
+MASK = icl.ContextMask({icl.Segment.EXAMPLES}, icl.from_layer(1))
 SMALL = {"n_shots": 1, "n_queries": 2, "seeds": 0}
 SHOWN = {"n_shots": 4, "n_queries": 4}  # of every class one
 

@@ -21,7 +21,7 @@ from icl_locate.records.runs import read_run, run_files
 from icl_locate.records.store import Store
 from icl_locate.records.units import read_unit
 
-N_KILLS = int(os.environ.get("ICL_LOCATE_KILLS", "6"))
+N_KILLS = int(os.environ.get("ICL_LOCATE_KILLS", "4"))
 """Of each study; the survival benchmark asks for more."""
 TASK = replace(icl.load_task("pseudo-translation"), metric="token_accuracy")
 LABELS = icl.load_task("f_a_f_p/4")

@@ -152,7 +152,8 @@ def _parts_of(measure: Any) -> Any:
         given = describe_value([measure.args, measure.keywords])
         return [_parts_of(measure.func), given]
     said = describe_value(inspect.unwrap(measure))
-    return {key: value for key, value in said.items() if key != "closure"}
+    own = ("function", "kind", "sha256", "defaults")
+    return {key: said[key] for key in own if key in said}
 
 
 def _folder(checkpoint: Checkpoint, output: str | Path | None) -> StepFolder | None:
