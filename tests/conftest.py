@@ -78,6 +78,10 @@ SLOW = {
     "test_memory.py": ("test_memory_that_really_runs_out",),
     "test_names.py": ("test_no_order_of_sets_is_part_of_a_name",),
     "test_on_device.py": ("test_studies_give_what_the_cpu_gives",),
+    "test_ray.py": (
+        "test_a_unit_that_fails_everywhere", "test_a_model_has_its_name", "test_other_weights",
+        "test_no_worker_that_loads",
+    ),
     "test_task_vectors.py": ("test_other_metrics",),
 }  # fmt: skip
 """Tests that say at length, or of one architecture more, what quicker ones say: `make thorough`."""
