@@ -47,7 +47,9 @@ def latent_heads() -> hf.PreTrainedModel:
         n_routed_experts=2, moe_intermediate_size=16, n_shared_experts=1, num_experts_per_tok=1,
         topk_group=1, n_group=1,
     )  # fmt: skip
-    return hf.DeepseekV2ForCausalLM(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return hf.DeepseekV2ForCausalLM(config)
 
 
 @pytest.mark.parametrize(("build", "width"), [(wide_heads, 12), (latent_heads, 6)])
