@@ -56,6 +56,7 @@ SLOW = {
     "test_benchmarks.py": ("test_every_way_gives_the_same",),
     "test_browser.py": ("test_every_kind_of_page_opens_on_a_phone",),
     "test_comparison.py": ("test_intervals_cover_what_is_true",),
+    "test_config_file.py": ("test_a_metric_of_ones_own_is_found_again",),
     "test_device_map.py": tuple(
         f"test_two_devices_give_what_one_gives[{name}" for name in ("gpt2", "opt")
     ),

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -27,8 +28,14 @@ TASK = replace(icl.load_task("pseudo-translation"), metric="token_accuracy")
 LABELS = icl.load_task("f_a_f_p/4")
 
 
-def sweep(store, output):
-    options = {"n_shots": 1, "n_queries": 8, "seeds": [0, 1], "max_new_tokens": 3}
+def sweep(store, output, n_queries=8, conditions=None):
+    options = {
+        "n_shots": 1,
+        "n_queries": n_queries,
+        "conditions": conditions,
+        "seeds": [0, 1],
+        "max_new_tokens": 3,
+    }
     return icl.sweep(tiny.boot("llama"), TASK, store=store, batch_size=1, **options)
 
 
@@ -43,7 +50,11 @@ def lora(store, output):
     return icl.lora.lora_by_layer(None, TASK, output, config, store=store, **options)
 
 
-STUDIES: dict[str, Callable] = {"sweep": sweep, "vectors": task_vectors, "lora": lora}
+STUDIES: dict[str, Callable] = {
+    "sweep": partial(sweep, n_queries=3),
+    "vectors": task_vectors,
+    "lora": lora,
+}
 
 
 def start(act, *given):
